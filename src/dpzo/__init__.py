@@ -1,0 +1,1 @@
+"""dpzo: private fine-tuning of language models with forward passes only."""

@@ -1,0 +1,64 @@
+"""What was done to the data, as plain data: the only language between those who act and those who account.
+
+A mechanism emits its event, a sampler wraps it, a plan composes it. An accountant reads the finished tree and never
+asks anyone for a number. All sensitivities are 1: events speak in units of `clip_norm`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class NeighboringRelation(str, Enum):
+    """Which two data sets a guarantee cannot tell apart.
+
+    - `zero_out`: one unit's contribution is replaced by nothing; the number of units N is public. Same numbers as
+      add/remove, because the released sum moves by one clipped row.
+    - `add_or_remove_one`: one unit is present or absent; N must not be read from the file.
+    - `replace_one`: one unit is exchanged for another; the released sum moves by two clipped rows, which the
+      accountant (and only the accountant) doubles.
+    """
+
+    ZERO_OUT = "zero_out"
+    ADD_OR_REMOVE_ONE = "add_or_remove_one"
+    REPLACE_ONE = "replace_one"
+
+
+@dataclass(frozen=True)
+class GaussianEvent:
+    """Sum of rows with ‖row‖₂ ≤ 1 plus N(0, noise_multiplier²) in each coordinate. Any number of coordinates."""
+
+    noise_multiplier: float
+
+
+@dataclass(frozen=True)
+class LaplaceEvent:
+    """Sum of rows with ‖row‖₁ ≤ 1 plus Laplace noise of scale `scale` (std √2·scale) in each of `dimension` coordinates.
+
+    `dimension` matters: the pure ε and the Rényi bounds hold for any, the one-dimensional privacy-loss distribution is
+    proved for dimension 1 only.
+    """
+
+    scale: float
+    dimension: int = 1
+
+
+@dataclass(frozen=True)
+class PoissonSampledEvent:
+    """`event` on a subset that every unit joins independently with probability `sampling_prob`; the subset is secret."""
+
+    sampling_prob: float
+    event: MechanismEvent
+
+
+@dataclass(frozen=True)
+class ComposedEvent:
+    """`event` done `count` times, each with fresh randomness, adaptively."""
+
+    event: MechanismEvent | PoissonSampledEvent
+    count: int
+
+
+MechanismEvent = GaussianEvent | LaplaceEvent
+Event = MechanismEvent | PoissonSampledEvent | ComposedEvent
