@@ -1,0 +1,271 @@
+"""The journal: every release of a run, in order, exactly once, on disk before anything is done with it.
+
+`journal.jsonl` is a header line and one line a step: lattice integers (or `burnt`), each line carrying the SHA-256 of
+itself and of all before it. `journal.head` is a second, separately synced file that names the last step and its hash,
+so a journal cut short is noticed. Neither holds a time, a count or anything else that is not a release or public.
+
+Order of every step: draw → append and fsync the line → move the head → apply the update. A process that dies between
+draw and line leaves the head `open`; whoever opens the run next *burns* that step: it is written down as spent, never
+drawn again, and never applied. So a kill buys nobody a second draw.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from dpzo.errors import DpzoError
+from dpzo.privacy import Release
+
+FORMAT = "dpzo-journal/1"
+JOURNAL = "journal.jsonl"
+HEAD = "journal.head"
+
+
+@dataclass(frozen=True)
+class Burnt:
+    """A step that is spent without a release: its draw was in flight when the process died."""
+
+    step: int
+
+
+Entry = Release | Burnt
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A verified journal, read-only: the header, and how many steps it holds. Public.
+
+    `last_hash` is the chain's hash after `num_steps` lines; `torn` says that a line without its end was found (and
+    disregarded); `closed` that the last process stopped cleanly.
+    """
+
+    path: Path
+    header: Mapping[str, Any]
+    num_steps: int
+    last_hash: str
+    closed: bool
+    torn: bool
+    size: int
+
+    def entries(self) -> Iterator[tuple[Entry, str]]:
+        """Each step's entry with the chain hash after it, streamed from the file."""
+        unit = float(self.header["lattice_unit"])
+        with self.path.open("rb") as file:
+            file.readline()
+            for step in range(self.num_steps):
+                fields = json.loads(file.readline())
+                burnt = "burnt" in fields
+                yield Burnt(step) if burnt else Release(step, tuple(fields["values"]), unit), fields["hash"]
+
+
+def read(folder: Path) -> Transcript:
+    """Read and verify a run's journal without changing it.
+
+    Raises DpzoError naming the first bad line: not JSON, wrong step, wrong hash, wrong shape, or fewer lines than the
+    head recorded.
+    """
+    path, head_path = folder / JOURNAL, folder / HEAD
+    try:
+        file = path.open("rb")
+    except OSError:
+        raise DpzoError(f"{folder}: no readable {JOURNAL} here; give the folder that dpzo train wrote") from None
+    with file:
+        line = file.readline()
+        header = _parse(path, line, 1)
+        if not line.endswith(b"\n") or header.get("format") != FORMAT or not isinstance(header.get("header"), dict):
+            raise DpzoError(f"{path}: line 1 is not the header of a {FORMAT} journal")
+        hashed = _chain("", {"format": FORMAT, "header": header["header"]})
+        if hashed != header.get("hash"):
+            raise DpzoError(f"{path}: line 1 was changed after it was written (its hash does not fit)")
+        width = header["header"]["plan"]["num_directions"]
+        hashes, num_steps, size, torn = [hashed], 0, len(line), False
+        while line := file.readline():
+            if not line.endswith(b"\n"):
+                torn = True
+                break
+            hashed = _verify(path, line, num_steps, hashed, width)
+            hashes = [hashes[-1], hashed]
+            num_steps += 1
+            size += len(line)
+    head = _read_head(head_path)
+    behind = num_steps - int(head["step"])
+    # The head moves after its line: it may be one line behind, never ahead, and never off the chain.
+    if behind < 0:
+        raise DpzoError(f"{path}: cut short after step {num_steps}; {HEAD} knows {head['step']} steps")
+    if behind > 1 or head["hash"] != (hashes[0] if behind == 1 else hashes[-1]):
+        raise DpzoError(f"{path}: does not belong to the {HEAD} beside it")
+    closed = bool(head["closed"]) and behind == 0 and not torn
+    return Transcript(path, header["header"], num_steps, hashed, closed, torn, size)
+
+
+class Journal:
+    """The open, locked journal of one run: append-only, one writer at a time. Use `create` or `reopen`."""
+
+    def __init__(self, folder: Path, file_descriptor: int, num_steps: int, last_hash: str, width: int) -> None:
+        self.folder = folder
+        self.num_steps = num_steps
+        self.last_hash = last_hash
+        self._width = width
+        self._file = file_descriptor
+
+    @classmethod
+    def create(cls, folder: Path, header: Mapping[str, Any]) -> Journal:
+        """Start a journal in `folder` (which must hold none): header line and head are on disk when this returns."""
+        path = folder / JOURNAL
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        except FileExistsError:
+            raise DpzoError(f"{folder}: already holds a run; use dpzo resume, or another --output") from None
+        _lock(file, folder)
+        body = {"format": FORMAT, "header": dict(header)}
+        hashed = _chain("", body)
+        journal = cls(folder, file, 0, hashed, int(header["plan"]["num_directions"]))
+        journal._write_line({**body, "hash": hashed})
+        journal._move_head(closed=False)
+        return journal
+
+    @classmethod
+    def reopen(cls, folder: Path) -> Journal:
+        """Take up a run again: lock, verify, drop a torn line, and burn the step that was in flight, if one was.
+
+        Raises DpzoError if another process holds the run or the journal does not verify.
+        """
+        try:
+            file = os.open(folder / JOURNAL, os.O_RDWR | os.O_APPEND)
+        except OSError:
+            raise DpzoError(f"{folder}: no writable {JOURNAL} here; give the folder that dpzo train wrote") from None
+        _lock(file, folder)
+        found = read(folder)
+        plan = found.header["plan"]
+        journal = cls(folder, file, found.num_steps, found.last_hash, int(plan["num_directions"]))
+        if found.torn:
+            os.ftruncate(file, found.size)
+            os.fsync(file)
+        if not found.closed and found.num_steps < plan["steps"]:
+            journal._append({"step": found.num_steps, "burnt": True})
+        else:
+            journal._move_head(closed=False)
+        return journal
+
+    def append(self, release: Release) -> None:
+        """Write a release down, durably. Only after this returns may the update be applied."""
+        if release.step != self.num_steps or len(release.values) != self._width:
+            raise ValueError("a journal takes each step once, in order, with all its directions")
+        self._append({"step": release.step, "values": list(release.values)})
+
+    def close(self, *, clean: bool) -> None:
+        """Let go of the run. `clean` promises that no draw is in flight, so that the next process burns nothing."""
+        try:
+            if clean:
+                self._move_head(closed=True)
+        finally:
+            os.close(self._file)
+
+    def _append(self, body: dict[str, Any]) -> None:
+        hashed = _chain(self.last_hash, body)
+        self._write_line({**body, "hash": hashed})
+        self.num_steps += 1
+        self.last_hash = hashed
+        self._move_head(closed=False)
+
+    def _write_line(self, fields: Mapping[str, Any]) -> None:
+        line = _canonical(fields) + b"\n"
+        try:
+            # A short write leaves a torn line, which the next reader drops and burns.
+            while line:
+                line = line[os.write(self._file, line) :]
+            os.fsync(self._file)
+        except OSError as error:
+            raise _disk_error(self.folder / JOURNAL, error) from None
+
+    def _move_head(self, *, closed: bool) -> None:
+        head = {"step": self.num_steps, "hash": self.last_hash, "closed": closed}
+        write_durably(self.folder / HEAD, _canonical(head) + b"\n")
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` as one atomic, synced act, owner-only. DpzoError if the disk refuses."""
+    scratch = path.with_name(path.name + ".new")
+    try:
+        file = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            remaining = content
+            while remaining:
+                remaining = remaining[os.write(file, remaining) :]
+            os.fsync(file)
+        finally:
+            os.close(file)
+        scratch.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _disk_error(path, error) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and creations in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_error(path: Path, error: OSError) -> DpzoError:
+    return DpzoError(f"{path}: {error.strerror}; the run is intact up to its last journalled step: make room, resume")
+
+
+def _lock(file: int, folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise DpzoError(f"{folder}: another process is working on this run; wait for it or stop it") from None
+
+
+def _canonical(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def _chain(previous: str, body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(previous.encode() + b"\n" + _canonical(body)).hexdigest()
+
+
+def _parse(path: Path, line: bytes, number: int) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        raise DpzoError(f"{path}: line {number} is not JSON; the journal is damaged") from None
+    if not isinstance(fields, dict):
+        raise DpzoError(f"{path}: line {number} is not a journal line")
+    return cast("dict[str, Any]", fields)
+
+
+def _verify(path: Path, line: bytes, step: int, previous: str, width: int) -> str:
+    fields = _parse(path, line, step + 2)
+    hashed = fields.pop("hash", None)
+    values = fields.get("values")
+    shaped = (
+        isinstance(values, list) and len(values) == width and all(type(value) is int for value in values)
+        if values is not None
+        else fields.get("burnt") is True
+    )
+    if fields.get("step") != step or not shaped or _chain(previous, fields) != hashed:
+        raise DpzoError(f"{path}: line {step + 2} (step {step}) was changed, moved or damaged after it was written")
+    return str(hashed)
+
+
+def _read_head(path: Path) -> dict[str, Any]:
+    try:
+        head = json.loads(path.read_bytes())
+        if isinstance(head["step"], int) and isinstance(head["hash"], str) and isinstance(head["closed"], bool):
+            return cast("dict[str, Any]", head)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise DpzoError(f"{path}: missing or damaged; without it a journal that was cut short cannot be told from a whole one")

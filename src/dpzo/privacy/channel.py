@@ -1,0 +1,89 @@
+"""The one door: private rows go in, one noisy integer vector a step comes out, and never more than the plan's T."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dpzo.privacy.mechanisms import clip_rows, lattice
+from dpzo.privacy.plan import PrivacyPlan
+from dpzo.privacy.randomness import Randomness, SecretRandom
+
+
+class BudgetExhausted(RuntimeError):
+    """The plan's releases are spent; no further one is drawn."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """What step `step` made public: Σ rows + noise, as integers (K,) in steps of `unit`. Safe to publish."""
+
+    step: int
+    values: tuple[int, ...]
+    unit: float
+
+    def slopes(self) -> npt.NDArray[np.float64]:
+        """The released sums in slope units, float64 (K,): values × unit, one rounding each."""
+        return np.array([float(value) for value in self.values]) * self.unit
+
+
+class PrivateChannel:
+    """Draws each step's batch and releases each step's noisy sum, in turn, at most `plan.steps` times.
+
+    Guarantee: the sequence of releases of one channel (together with public data) is (plan.epsilon, plan.delta)-DP
+    under plan.relation, for every choice of the rows, adaptive ones included, provided that row i of a step depends on
+    unit i's data and on public values alone. Steps already spent by an earlier process are given as `spent`.
+
+    `nonprivate_randomness` (from a step to a source of words) is the seam for tests; a channel that has one says so in
+    `has_guarantee`, and so must everything built on it.
+    """
+
+    def __init__(
+        self,
+        plan: PrivacyPlan,
+        *,
+        spent: int = 0,
+        nonprivate_randomness: Callable[[int], Randomness] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.has_guarantee = nonprivate_randomness is None
+        self._source_at = nonprivate_randomness
+        self._lattice = lattice(plan.mechanism, plan.clip_norm, plan.num_directions)
+        self._step = spent
+        self._batch_size: int | None = None
+        self._source: Randomness = SecretRandom()
+
+    @property
+    def spent(self) -> int:
+        """Releases done so far, burnt steps included."""
+        return self._step
+
+    def draw_batch(self, num_units: int) -> npt.NDArray[np.int64]:
+        """Indices (ascending, secret) of the units of the coming step, out of 0..num_units−1."""
+        self._refuse_when_spent()
+        if self._source_at is not None:
+            self._source = self._source_at(self._step)
+        batch = self.plan.sampler.draw(num_units, self._source)
+        self._batch_size = len(batch)
+        return batch
+
+    def release(self, rows: npt.NDArray[np.floating]) -> Release:
+        """Clip, sum, add noise: rows (batch, K) of slopes → the step's Release. NaN and ±inf rows count 0.
+
+        An empty batch releases noise alone. Raises BudgetExhausted on release T + 1, ValueError on a wrong shape.
+        """
+        self._refuse_when_spent()
+        if self._batch_size is None or rows.shape != (self._batch_size, self.plan.num_directions):
+            raise ValueError("rows must have one row per unit of the batch drawn for this step and K columns")
+        step, self._step, self._batch_size = self._step, self._step + 1, None
+        total = clip_rows(rows, self._lattice).sum(axis=0)
+        noise = self.plan.mechanism.draw(self._lattice.bits, self.plan.num_directions, self._source.words())
+        values = tuple(int(value) + draw for value, draw in zip(total, noise, strict=True))
+        return Release(step, values, self._lattice.unit)
+
+    def _refuse_when_spent(self) -> None:
+        if self._step >= self.plan.steps:
+            raise BudgetExhausted(f"all {self.plan.steps} releases of the plan are spent")

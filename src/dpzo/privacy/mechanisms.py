@@ -1,0 +1,162 @@
+"""Clip to an integer lattice, add exact noise: the two mechanisms and the grid they work on.
+
+Noise scale = 2^bits lattice units, so a draw is ⌊2^bits·X⌋ with X of scale 1 sampled exactly. The clipped sum is an
+integer s, and s + ⌊Y⌋ = ⌊s + Y⌋: what leaves is a function of the continuous mechanism's output, whose privacy-loss
+distribution therefore holds as it stands. The bound on a row is checked in integers after rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dpzo.errors import DpzoError
+from dpzo.privacy.events import GaussianEvent, LaplaceEvent, MechanismEvent
+from dpzo.privacy.randomness import Words, gaussian_floor, laplace_floor
+
+# The bound on a row is at least this many lattice units per √K (L2) or per K (L1): rounding costs under 0.1 % of C.
+RESOLUTION = 1000
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """`unit`: slope per integer step; noise scale = 2^bits units; every integer row has norm ≤ `bound` units."""
+
+    unit: float
+    bits: int
+    bound: int
+    order: int
+
+
+class Mechanism(Protocol):
+    """A noise for the sum of clipped rows. Closed set: see MECHANISMS."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def order(self) -> int:
+        """2: rows are clipped in L2; 1: in L1."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """Scale parameter of the noise ÷ clip_norm."""
+        ...
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise ÷ clip_norm."""
+        ...
+
+    def event(self, num_directions: int) -> MechanismEvent:
+        """What one release is, for the accountant."""
+        ...
+
+    def draw(self, bits: int, size: int, words: Words) -> list[int]:
+        """`size` exact draws of ⌊2^bits·X⌋, X of scale 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(0, (scale·clip_norm)²) on each of the K sums of rows clipped in L2. (ε, δ), any K at the price of one."""
+
+    scale: float
+    name = "gaussian"
+    order = 2
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
+    @property
+    def noise_multiplier(self) -> float:
+        return self.scale
+
+    def event(self, num_directions: int) -> GaussianEvent:
+        return GaussianEvent(self.scale)
+
+    def draw(self, bits: int, size: int, words: Words) -> list[int]:
+        return gaussian_floor(bits, size, words)
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """Laplace(scale·clip_norm) on each of the K sums of rows clipped in L1. Pure ε, or (ε, δ)."""
+
+    scale: float
+    name = "laplace"
+    order = 1
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
+    @property
+    def noise_multiplier(self) -> float:
+        return math.sqrt(2) * self.scale
+
+    def event(self, num_directions: int) -> LaplaceEvent:
+        return LaplaceEvent(self.scale, num_directions)
+
+    def draw(self, bits: int, size: int, words: Words) -> list[int]:
+        return laplace_floor(bits, size, words)
+
+
+MECHANISMS: dict[str, type[Gaussian] | type[Laplace]] = {"gaussian": Gaussian, "laplace": Laplace}
+# Noise standard deviation of a mechanism of scale 1: how a noise multiplier becomes a scale.
+UNIT_STD = {"gaussian": 1.0, "laplace": math.sqrt(2)}
+
+
+def lattice(mechanism: Mechanism, clip_norm: float, num_directions: int) -> Lattice:
+    """The coarsest lattice whose unit is noise scale / 2^bits and at most clip_norm / (1000·√K) (L2) or /(1000·K) (L1).
+
+    The bound is ⌊2^bits / scale⌋ computed in rationals, so bound ÷ 2^bits ≤ 1/scale exactly: the realised noise
+    multiplier is never below the one that the event names.
+    """
+    scale = Fraction(mechanism.scale)
+    finest = RESOLUTION**2 * num_directions if mechanism.order == 2 else (RESOLUTION * num_directions) ** 2
+    bits = 0
+    while (bound := int(2**bits / scale)) ** 2 < finest:
+        bits += 1
+    if bits > 60 or bound > 2**30:
+        raise DpzoError(f"--noise-multiplier {mechanism.noise_multiplier:g} is outside what the lattice can hold")
+    return Lattice(mechanism.scale * clip_norm / 2**bits, bits, bound, mechanism.order)
+
+
+def clip_rows(rows: npt.NDArray[np.floating], grid: Lattice) -> npt.NDArray[np.int64]:
+    """Rows (B, K) of slopes → integers (B, K) with ‖row‖ ≤ grid.bound, whatever comes in.
+
+    row · min(1, C/‖row‖) / unit, rounded toward zero; a row with NaN or ±inf becomes 0. The norm is then checked in
+    integers and shrunk by single units where floating-point error left it too long, so the bound holds exactly. Row i
+    depends on row i alone.
+    """
+    slopes = np.array(rows, dtype=np.float64)
+    slopes[~np.isfinite(slopes).all(axis=1)] = 0.0
+    # Divide by the largest entry first: no square overflows, no quotient is 0/0.
+    largest = np.abs(slopes).max(axis=1, keepdims=True, initial=0.0)
+    largest[largest == 0.0] = 1.0
+    shape = slopes / largest
+    length = np.linalg.norm(shape, ord=grid.order, axis=1, keepdims=True)
+    length[length == 0.0] = 1.0
+    with np.errstate(over="ignore"):  # an infinite length in units is simply clipped
+        stretch = np.minimum(largest / grid.unit, grid.bound / length)
+    integers = np.trunc(shape * stretch).astype(np.int64)
+    while (too_long := ~within_bound(integers, grid)).any():
+        integers[too_long] -= np.sign(integers[too_long])
+    return integers
+
+
+def within_bound(integers: npt.NDArray[np.int64], grid: Lattice) -> npt.NDArray[np.bool_]:
+    """Whether each integer row (B, K) obeys ‖row‖₂² ≤ bound² (or ‖row‖₁ ≤ bound): integer arithmetic only."""
+    if grid.order == 2:
+        return np.asarray((integers * integers).sum(axis=1) <= grid.bound**2)
+    return np.asarray(np.abs(integers).sum(axis=1) <= grid.bound)
+
+
+def _check_scale(scale: float) -> None:
+    if not (math.isfinite(scale) and scale > 0):
+        raise DpzoError("--noise-multiplier must be a positive finite number")

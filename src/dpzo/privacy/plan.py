@@ -1,0 +1,179 @@
+"""A plan couples the objects that act: sampler + mechanism + relation → event, sensitivity, ε. The only way to an ε."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from dpzo.errors import DpzoError
+from dpzo.privacy import accounting
+from dpzo.privacy.events import ComposedEvent, NeighboringRelation
+from dpzo.privacy.mechanisms import MECHANISMS, UNIT_STD, Mechanism, lattice
+from dpzo.privacy.sampling import SAMPLERS, FullBatch, PoissonSampling, Sampler
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """Everything that the guarantee depends on, fixed before the first step. Public: safe to print, save and publish.
+
+    `num_examples` units N (public), `sampler`, `mechanism`, `clip_norm` C (slope), `steps` T releases,
+    `num_directions` K (does not enter an L2 account), `delta`, `relation`. `epsilon` follows; it is never an input.
+    """
+
+    num_examples: int
+    sampler: Sampler
+    mechanism: Mechanism
+    clip_norm: float
+    steps: int
+    num_directions: int
+    delta: float
+    relation: NeighboringRelation = NeighboringRelation.ZERO_OUT
+
+    def __post_init__(self) -> None:
+        for option, count in (
+            ("--num-examples", self.num_examples),
+            ("--steps", self.steps),
+            ("--num-directions", self.num_directions),
+        ):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise DpzoError(f"{option} must be a whole number of at least 1")
+        if not 0 < self.clip_norm < float("inf"):
+            raise DpzoError("--clip-norm must be a positive finite number (slope units)")
+        if not 0 <= self.delta < 1:
+            raise DpzoError("--delta must lie in [0, 1): 0 asks for pure ε, 1e-5 is a usual choice")
+        _require_support(self.mechanism.name, self.sampler, self.relation, self.delta, self.num_directions)
+        lattice(self.mechanism, self.clip_norm, self.num_directions)
+
+    @property
+    def event(self) -> ComposedEvent:
+        """T adaptive releases of the sampled mechanism, in units of clip_norm."""
+        return ComposedEvent(self.sampler.event(self.mechanism.event(self.num_directions)), self.steps)
+
+    @cached_property
+    def epsilon(self) -> float:
+        """The ε that the event gives at this delta, rounded to the safe side."""
+        return accounting.epsilon(self.event, self.delta, self.relation)
+
+    @property
+    def accountant(self) -> str:
+        """Which accountant answers for `epsilon`."""
+        return accounting.accountant_name(self.event, self.delta, self.relation)
+
+    @property
+    def expected_batch_size(self) -> float:
+        """q·N: the public normaliser of every update."""
+        return self.sampler.sampling_prob * self.num_examples
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Noise standard deviation ÷ clip_norm."""
+        return self.mechanism.noise_multiplier
+
+    @property
+    def noise_scale(self) -> float:
+        """Scale parameter of the noise in slope units: the standard deviation of Gaussian noise, b of Laplace noise."""
+        return self.mechanism.scale * self.clip_norm
+
+    def to_dict(self) -> dict[str, Any]:
+        """What plan.json and a journal's header hold: the inputs of the plan, exactly."""
+        return {
+            "num_examples": self.num_examples,
+            "sampling": self.sampler.name,
+            "sampling_prob": self.sampler.sampling_prob,
+            "mechanism": self.mechanism.name,
+            "scale": self.mechanism.scale,
+            "clip_norm": self.clip_norm,
+            "steps": self.steps,
+            "num_directions": self.num_directions,
+            "delta": self.delta,
+            "relation": self.relation.value,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> PrivacyPlan:
+        """The plan that `to_dict` wrote. Raises DpzoError on an unknown name."""
+        return cls(
+            num_examples=fields["num_examples"],
+            sampler=_sampler(fields["sampling"], fields["sampling_prob"]),
+            mechanism=MECHANISMS[_known(fields["mechanism"], MECHANISMS, "--mechanism")](fields["scale"]),
+            clip_norm=fields["clip_norm"],
+            steps=fields["steps"],
+            num_directions=fields["num_directions"],
+            delta=fields["delta"],
+            relation=relation_named(fields["relation"]),
+        )
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        num_examples: int,
+        expected_batch_size: float,
+        steps: int,
+        delta: float,
+        epsilon: float | None = None,
+        noise_multiplier: float | None = None,
+        clip_norm: float = 1.0,
+        num_directions: int = 1,
+        mechanism: str = "gaussian",
+        neighboring_relation: NeighboringRelation = NeighboringRelation.ZERO_OUT,
+    ) -> PrivacyPlan:
+        """A plan from what people declare: give `epsilon` (the noise is solved for) or `noise_multiplier`, not both.
+
+        The solved noise is the smallest, to 0.1 % in ε, whose ε does not exceed the one asked for. Raises DpzoError on
+        anything out of range, unsupported, or out of reach.
+        """
+        if (epsilon is None) == (noise_multiplier is None):
+            raise DpzoError("give exactly one of --epsilon and --noise-multiplier")
+        if isinstance(num_examples, bool) or not isinstance(num_examples, int) or num_examples < 1:
+            raise DpzoError("--num-examples must be a whole number of at least 1")
+        if not 0 < expected_batch_size <= num_examples:
+            raise DpzoError("--expected-batch-size must lie between 0 and --num-examples")
+        _known(mechanism, MECHANISMS, "--mechanism")
+        full = expected_batch_size == num_examples
+        sampler = FullBatch() if full else PoissonSampling(expected_batch_size / num_examples)
+
+        def plan_at(scale: float) -> PrivacyPlan:
+            return cls(
+                num_examples=num_examples,
+                sampler=sampler,
+                mechanism=MECHANISMS[mechanism](scale),
+                clip_norm=clip_norm,
+                steps=steps,
+                num_directions=num_directions,
+                delta=delta,
+                relation=neighboring_relation,
+            )
+
+        if noise_multiplier is not None:
+            return plan_at(noise_multiplier / UNIT_STD[mechanism])
+        assert epsilon is not None
+        plan_at(1.0)  # refuses what is out of range or unsupported before any search
+        return plan_at(
+            accounting.calibrate_noise(lambda scale: plan_at(scale).event, epsilon, delta, neighboring_relation)
+        )
+
+
+def relation_named(name: str) -> NeighboringRelation:
+    """The relation called `name`; DpzoError names the known ones."""
+    return NeighboringRelation(_known(name, {r.value: r for r in NeighboringRelation}, "--relation"))
+
+
+def _sampler(name: str, sampling_prob: float) -> Sampler:
+    if _known(name, SAMPLERS, "sampling") == FullBatch.name:
+        return FullBatch()
+    return PoissonSampling(sampling_prob)
+
+
+def _require_support(mechanism: str, sampler: Sampler, rel: NeighboringRelation, delta: float, dimension: int) -> None:
+    support = accounting.support(mechanism, sampler.name, rel, delta == 0, dimension)
+    if not support.supported:
+        raise DpzoError(support.reason)
+
+
+def _known(name: str, names: Mapping[str, object], option: str) -> str:
+    if name not in names:
+        raise DpzoError(f"{option} must be one of {', '.join(sorted(names))}")
+    return name

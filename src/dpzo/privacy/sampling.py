@@ -1,0 +1,67 @@
+"""Who is in a step's batch. Closed set: see SAMPLERS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dpzo.errors import DpzoError
+from dpzo.privacy.events import MechanismEvent, PoissonSampledEvent
+from dpzo.privacy.randomness import Randomness, poisson_members
+
+
+class Sampler(Protocol):
+    """Draws a batch and says what that does to the mechanism's event: the same object does both."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sampling_prob(self) -> float: ...
+    def draw(self, num_units: int, randomness: Randomness) -> npt.NDArray[np.int64]:
+        """Indices of the units in this step's batch, ascending; shape (batch,), possibly empty."""
+        ...
+
+    def event(self, inner: MechanismEvent) -> MechanismEvent | PoissonSampledEvent:
+        """`inner` as it is when run on such a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class PoissonSampling:
+    """Every unit joins independently with probability `sampling_prob`. The batch is secret; its size varies."""
+
+    sampling_prob: float
+    name = "poisson"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sampling_prob <= 1:
+            raise DpzoError(
+                f"sampling probability {self.sampling_prob:g} must lie in (0, 1]: lower --expected-batch-size to at "
+                "most --num-examples"
+            )
+
+    def draw(self, num_units: int, randomness: Randomness) -> npt.NDArray[np.int64]:
+        return poisson_members(num_units, self.sampling_prob, randomness)
+
+    def event(self, inner: MechanismEvent) -> PoissonSampledEvent:
+        return PoissonSampledEvent(self.sampling_prob, inner)
+
+
+@dataclass(frozen=True)
+class FullBatch:
+    """Every unit, every step; no amplification claimed."""
+
+    name = "full_batch"
+    sampling_prob = 1.0
+
+    def draw(self, num_units: int, randomness: Randomness) -> npt.NDArray[np.int64]:
+        return np.arange(num_units, dtype=np.int64)
+
+    def event(self, inner: MechanismEvent) -> MechanismEvent:
+        return inner
+
+
+SAMPLERS: dict[str, type[PoissonSampling] | type[FullBatch]] = {"poisson": PoissonSampling, "full_batch": FullBatch}
