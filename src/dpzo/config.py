@@ -91,9 +91,7 @@ class RunConfig(_Group):
     training: TrainingConfig = TrainingConfig()
 
 
-def load_config(
-    path: Path | None, options: Mapping[str, Any], assignments: Sequence[str] = ()
-) -> RunConfig:
+def load_config(path: Path | None, options: Mapping[str, Any], assignments: Sequence[str] = ()) -> RunConfig:
     """The config of a YAML file, overridden by `options` (dotted name → value) and then by `a.b=c` assignments.
 
     Raises DpzoError naming the option or the field, without repeating what it was given.
@@ -159,7 +157,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
     group, separator, field = name.partition(".")
     if not separator or not field or "." in field:
-        raise DpzoError(f"--set {name}: expected group.field=value with group one of {', '.join(RunConfig.model_fields)}")
+        raise DpzoError(
+            f"--set {name}: expected group.field=value with group one of {', '.join(RunConfig.model_fields)}"
+        )
     if group not in RunConfig.model_fields:
         raise DpzoError(f"--set {name}: no group of that name; there are {', '.join(RunConfig.model_fields)}")
     tree.setdefault(group, {})[field] = value

@@ -268,4 +268,6 @@ def _read_head(path: Path) -> dict[str, Any]:
             return cast("dict[str, Any]", head)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise DpzoError(f"{path}: missing or damaged; without it a journal that was cut short cannot be told from a whole one")
+    raise DpzoError(
+        f"{path}: missing or damaged; without it a journal that was cut short cannot be told from a whole one"
+    )

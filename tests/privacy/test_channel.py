@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from dpzo.privacy import (
     BudgetExhausted,
     FullBatch,
@@ -17,7 +19,6 @@ from dpzo.privacy import (
     Sampler,
     lattice,
 )
-from scipy import stats
 
 
 class Double:

@@ -5,12 +5,13 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 import pytest
-from dpzo.errors import DpzoError
-from dpzo.privacy import Gaussian, Laplace, clip_rows, lattice
-from dpzo.privacy.mechanisms import RESOLUTION, Mechanism, within_bound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from dpzo.errors import DpzoError
+from dpzo.privacy import Gaussian, Laplace, clip_rows, lattice
+from dpzo.privacy.mechanisms import RESOLUTION, Mechanism, within_bound
 
 any_float = st.floats(allow_nan=True, allow_infinity=True, width=64)
 mechanisms = st.builds(

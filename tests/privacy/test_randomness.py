@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import stats
+
 from dpzo.privacy import SecretRandom
 from dpzo.privacy import randomness as module
 from dpzo.privacy.randomness import gaussian_floor, laplace_floor, poisson_members
-from scipy import stats
 
 DRAWS = 1_000_000
 BITS = 6
@@ -28,9 +29,7 @@ def chi_square_p(draws: npt.NDArray[np.int64], law: stats.rv_continuous, scale: 
     low, high = int(-3.6 * 2**bits), int(3.6 * 2**bits)
     edges = np.arange(low, high + 1)
     cdf = np.concatenate([[0.0], law.cdf(edges / 2**bits, scale=scale), [1.0]])
-    counts = np.concatenate(
-        [[np.sum(draws < low)], np.histogram(draws, bins=edges - 0.5)[0], [np.sum(draws >= high)]]
-    )
+    counts = np.concatenate([[np.sum(draws < low)], np.histogram(draws, bins=edges - 0.5)[0], [np.sum(draws >= high)]])
     return float(stats.chisquare(counts, np.diff(cdf) * len(draws)).pvalue)
 
 
@@ -77,7 +76,7 @@ def test_planted_faults_in_the_sampler_are_seen(monkeypatch: pytest.MonkeyPatch)
 
     def forgets_the_coin(k: int, x: module.Lazy, words: module.Words) -> bool:
         last, even = x, True
-        while module._less(drawn := [], last, words):
+        while (drawn := module._descend(last, words)) is not None:
             if module._uniform_below(2 * k + 2, words) == 0:
                 break
             last, even = drawn, not even

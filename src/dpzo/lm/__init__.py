@@ -1,0 +1,1 @@
+"""Language models: loading, fixed-shape batches, per-example losses, isolation."""

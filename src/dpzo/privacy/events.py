@@ -7,10 +7,10 @@ asks anyone for a number. All sensitivities are 1: events speak in units of `cli
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 
-class NeighboringRelation(str, Enum):
+class NeighboringRelation(StrEnum):
     """Which two data sets a guarantee cannot tell apart.
 
     - `zero_out`: one unit's contribution is replaced by nothing; the number of units N is public. Same numbers as
@@ -34,7 +34,7 @@ class GaussianEvent:
 
 @dataclass(frozen=True)
 class LaplaceEvent:
-    """Sum of rows with ‖row‖₁ ≤ 1 plus Laplace noise of scale `scale` (std √2·scale) in each of `dimension` coordinates.
+    """Sum of rows with ‖row‖₁ ≤ 1 plus Laplace noise of scale `scale` (std √2·scale) in `dimension` coordinates each.
 
     `dimension` matters: the pure ε and the Rényi bounds hold for any, the one-dimensional privacy-loss distribution is
     proved for dimension 1 only.
@@ -46,7 +46,7 @@ class LaplaceEvent:
 
 @dataclass(frozen=True)
 class PoissonSampledEvent:
-    """`event` on a subset that every unit joins independently with probability `sampling_prob`; the subset is secret."""
+    """`event` on a secret subset, which every unit joins independently with probability `sampling_prob`."""
 
     sampling_prob: float
     event: MechanismEvent

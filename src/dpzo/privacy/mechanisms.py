@@ -144,7 +144,7 @@ def clip_rows(rows: npt.NDArray[np.floating], grid: Lattice) -> npt.NDArray[np.i
     length[length == 0.0] = 1.0
     with np.errstate(over="ignore"):  # an infinite length in units is simply clipped
         stretch = np.minimum(largest / grid.unit, grid.bound / length)
-    integers = np.trunc(shape * stretch).astype(np.int64)
+    integers: npt.NDArray[np.int64] = np.trunc(shape * stretch).astype(np.int64)
     while (too_long := ~within_bound(integers, grid)).any():
         integers[too_long] -= np.sign(integers[too_long])
     return integers

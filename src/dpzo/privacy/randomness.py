@@ -112,6 +112,12 @@ def _less(x: Lazy, y: Lazy, words: Words) -> bool:
         place += 1
 
 
+def _descend(last: Lazy, words: Words) -> Lazy | None:
+    """A fresh uniform deviate if it lies below `last`, which happens with probability `last`; otherwise None."""
+    drawn: Lazy = []
+    return drawn if _less(drawn, last, words) else None
+
+
 def _normal(words: Words) -> tuple[int, Lazy]:
     """|Z| = k + x for a standard normal Z (Karney 2016, Algorithm N; the sign is drawn by the caller)."""
     while True:
@@ -131,7 +137,7 @@ def _exp_minus_half(words: Words) -> bool:
     if last[0] >> (WORD_BITS - 1):
         return True
     even = False
-    while _less(drawn := [], last, words):
+    while (drawn := _descend(last, words)) is not None:
         last, even = drawn, not even
     return even
 
@@ -142,7 +148,7 @@ def _exp_minus_tail(k: int, x: Lazy, words: Words) -> bool:
     A run x > u₁ > u₂ > …, each further member kept with probability (2k+x)/(2k+2), of even length.
     """
     last, even = x, True
-    while _less(drawn := [], last, words):
+    while (drawn := _descend(last, words)) is not None:
         choice = _uniform_below(2 * k + 2, words)
         # 0: stop; 1: go on with probability x; 2 … 2k+1: go on. Together (2k + x)/(2k + 2).
         if choice == 0 or (choice == 1 and not _less([], x, words)):
@@ -165,7 +171,7 @@ def _exponential(words: Words) -> tuple[int, Lazy]:
     while True:
         first: Lazy = []
         last, odd = first, True
-        while _less(drawn := [], last, words):
+        while (drawn := _descend(last, words)) is not None:
             last, odd = drawn, not odd
         if odd:
             return n, first

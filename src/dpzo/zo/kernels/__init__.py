@@ -1,0 +1,1 @@
+"""Kernels that turn counters into direction elements: `reference` (plain torch, the oracle) and `cpu` (numba)."""
