@@ -1,0 +1,75 @@
+"""The ε that goes on the card: the tightest proved accountant for an event, checked against a second one."""
+
+from __future__ import annotations
+
+import math
+
+from dpzo.errors import DpzoError
+from dpzo.privacy.accounting import closed_form, matrix, pld
+from dpzo.privacy.accounting.query import Query, check_delta, flatten
+from dpzo.privacy.events import Event, NeighboringRelation
+
+
+class AccountantDisagreement(RuntimeError):
+    """Two accountants contradict each other: a bug in one of them, never a mistake of the user."""
+
+
+def epsilon(event: Event, delta: float, relation: NeighboringRelation) -> float:
+    """Smallest ε this project can prove for `event` at δ under `relation`.
+
+    Guarantee: an upper bound on the true ε, never above the Rényi bound. δ = 0 asks for pure ε.
+    Errors: DpzoError on a number out of range or a combination that no accountant supports.
+    """
+    query = flatten(event)
+    check_delta(delta)
+    accountant = _accountant(query, delta == 0.0, relation)
+    if accountant == matrix.PURE:
+        return closed_form.laplace_pure_epsilon(query.noise, query.sampling_prob, query.count, relation)
+    if accountant == matrix.EXACT:
+        return closed_form.gaussian_epsilon(delta, closed_form.gaussian_mu(query, relation))
+    bound = closed_form.rdp_epsilon_of(query, delta, relation)
+    if accountant == matrix.RDP:
+        return bound
+    found = pld.epsilon(query, delta, relation)
+    _agree(found, bound, 4.0 * pld.grid(query, relation), "epsilon")
+    return min(found, bound)
+
+
+def delta(event: Event, epsilon: float, relation: NeighboringRelation) -> float:
+    """Smallest δ this project can prove for `event` at ε under `relation`; the same accountants as `epsilon`."""
+    query = flatten(event)
+    if not 0.0 <= epsilon < math.inf:
+        raise DpzoError(f"--epsilon is {epsilon}, must be at least 0 and finite")
+    accountant = _accountant(query, False, relation)
+    if accountant == matrix.EXACT:
+        return closed_form.gaussian_delta(epsilon, closed_form.gaussian_mu(query, relation))
+    bound = closed_form.rdp_delta_of(query, epsilon, relation)
+    if accountant == matrix.RDP or bound == 0.0:
+        return bound
+    return min(pld.delta(query, epsilon, relation), bound)
+
+
+def accountant_name(event: Event, delta: float, relation: NeighboringRelation) -> str:
+    """The accountant behind `epsilon(event, delta, relation)`, as the card prints it."""
+    query = flatten(event)
+    check_delta(delta)
+    accountant = _accountant(query, delta == 0.0, relation)
+    if accountant == matrix.PURE:
+        return "pure epsilon (exact: Poisson amplification, linear composition)"
+    if accountant == matrix.EXACT:
+        return "analytic Gaussian (exact: Balle and Wang 2018)"
+    if accountant == matrix.RDP:
+        return "RDP (closed form, any dimension; Canonne-Kamath-Steinke conversion)"
+    return f"PLD (dp-accounting {pld.version()}, connect-the-dots, grid {pld.grid(query, relation):g})"
+
+
+def _accountant(query: Query, pure: bool, relation: NeighboringRelation) -> str:
+    answer = matrix.support(query.mechanism, query.sampling, relation, pure, query.dimension)
+    if not answer.supported:
+        raise DpzoError(f"{query.mechanism} with {query.sampling} under {relation.value}: {answer.reason}")
+    return answer.accountant
+
+
+def _agree(found: float, bound: float, slack: float, name: str) -> None:
+    if math.isfinite(found) and found > bound * (1.0 + 1e-6) + slack:
+        raise AccountantDisagreement(f"PLD gives {name} {found!r}, above the Rényi bound {bound!r}")

@@ -1,0 +1,92 @@
+"""A finished event tree, checked and flattened to the five numbers every accountant reads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from dpzo.errors import DpzoError
+from dpzo.privacy.events import (
+    ComposedEvent,
+    Event,
+    GaussianEvent,
+    LaplaceEvent,
+    NeighboringRelation,
+    PoissonSampledEvent,
+)
+
+MechanismName = Literal["gaussian", "laplace"]
+SamplingName = Literal["poisson", "full_batch"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """`count` adaptive releases of one mechanism, each on a fresh Poisson sample (all units when sampling_prob is 1).
+
+    `noise` is the Gaussian standard deviation or the Laplace scale, in units of `clip_norm`.
+    """
+
+    mechanism: MechanismName
+    noise: float
+    dimension: int
+    sampling_prob: float
+    count: int
+
+    @property
+    def sampling(self) -> SamplingName:
+        return "full_batch" if self.sampling_prob == 1.0 else "poisson"
+
+
+def flatten(event: Event) -> Query:
+    """Check every number of an event tree and flatten it.
+
+    Errors: DpzoError naming the option when a noise is not positive and finite, a sampling probability is outside
+    (0, 1], or a count or a dimension is below 1.
+    """
+    count = 1
+    if isinstance(event, ComposedEvent):
+        count, event = _whole(event.count, "--steps"), event.event
+    sampling_prob = 1.0
+    if isinstance(event, PoissonSampledEvent):
+        sampling_prob, event = float(event.sampling_prob), event.event
+        if not 0.0 < sampling_prob <= 1.0:
+            raise DpzoError(
+                f"sampling probability is {sampling_prob}, must be in (0, 1]: "
+                "lower --expected-batch-size or raise --num-examples"
+            )
+    if isinstance(event, GaussianEvent):
+        return Query("gaussian", _positive(event.noise_multiplier), 1, sampling_prob, count)
+    if isinstance(event, LaplaceEvent):
+        dimension = _whole(event.dimension, "--num-directions")
+        return Query("laplace", _positive(event.scale), dimension, sampling_prob, count)
+    raise DpzoError(f"no accountant knows an event of type {type(event).__name__}: use gaussian or laplace")
+
+
+def check_delta(delta: float) -> None:
+    """Refuse a δ outside [0, 1), NaN included."""
+    if not 0.0 <= delta < 1.0:
+        raise DpzoError(f"--delta is {delta}, must be at least 0 and below 1: a usual choice is 1e-5")
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Refuse an ε that is not positive and finite."""
+    if not 0.0 < epsilon < math.inf:
+        raise DpzoError(f"--epsilon is {epsilon}, must be positive and finite: a usual choice is between 0.5 and 8")
+
+
+def shift(relation: NeighboringRelation) -> float:
+    """How far one unit moves the released sum, in units of `clip_norm`: 2 for replace_one, else 1."""
+    return 2.0 if relation is NeighboringRelation.REPLACE_ONE else 1.0
+
+
+def _positive(noise: float) -> float:
+    if not 0.0 < noise < math.inf:
+        raise DpzoError(f"--noise-multiplier is {noise}, must be positive and finite")
+    return float(noise)
+
+
+def _whole(value: int, option: str) -> int:
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise DpzoError(f"{option} is {value}, must be a whole number of at least 1")
+    return int(value)
