@@ -1,0 +1,245 @@
+"""Losses of chosen records at the module's present weights: what a zeroth-order step evaluates."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpzo.errors import DpzoError
+from dpzo.lm.batching import Encoded, MicroBatch, microbatches
+from dpzo.lm.encoder import EncoderClassifier
+from dpzo.lm.losses import class_cross_entropy, mean_answer_log_prob, option_cross_entropy
+from dpzo.lm.quiet import silent_libraries
+
+Losses = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+class Objective(Protocol):
+    """Losses of records (or units), each a function of the weights and of that record alone."""
+
+    def losses(self, records: Indices) -> Losses:
+        """Loss of each named record, shape (B,), in nats; (0,) for none."""
+        ...
+
+
+class Predictor(Protocol):
+    """Classes of records, for evaluation."""
+
+    def predict(self, records: Indices) -> Indices:
+        """Class or option of the highest score, shape (B,); −1 where the scores are not finite."""
+        ...
+
+
+class TokenObjective:
+    """Runs the whole module on token rows, in micro-batches of one shape.
+
+    Guarantee: the loss of record i is a function of the weights and record i, bit for bit, on a shape that
+    `isolation.check_isolation` has passed, for an unchanged thread count. An empty record's loss is 0 at every θ.
+    """
+
+    def __init__(self, module: nn.Module, encoded: Encoded, microbatch_size: int) -> None:
+        if microbatch_size < 1:
+            raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")
+        self.module = module
+        self.encoded = encoded
+        self.microbatch_size = microbatch_size
+        self._accepted = frozenset(inspect.signature(_unwrapped(module).forward).parameters)
+
+    def __repr__(self) -> str:
+        return f"TokenObjective({self.encoded!r}, microbatch_size={self.microbatch_size})"
+
+    def losses(self, records: Indices) -> Losses:
+        """Loss of each record at the module's present weights, shape (B,), float64 holding fp32 or better."""
+        result = np.zeros(len(records), dtype=np.float64)
+        for batch, scores in self._scored(records):
+            values = _record_losses(self.encoded, scores, batch.targets)
+            result[batch.start : batch.start + batch.count] = values[: batch.count].double().cpu().numpy()
+        result[self.encoded.empty[np.asarray(records, dtype=np.int64)]] = 0.0
+        return result
+
+    def predict(self, records: Indices) -> Indices:
+        """Class or option of the highest score, shape (B,); −1 where the scores are not finite."""
+        if self.encoded.form == "completion":
+            raise DpzoError("a completion task has no classes to predict; compare its losses")
+        result = np.full(len(records), -1, dtype=np.int64)
+        for batch, scores in self._scored(records):
+            table = scores.reshape(-1, self.encoded.options) if self.encoded.form == "options" else scores
+            result[batch.start : batch.start + batch.count] = _argmax(table)[: batch.count]
+        return result
+
+    def _scored(self, records: Indices) -> Any:
+        """(micro-batch, scores) pairs; scores are logits (m, C), or mean log-probabilities (m · options,)."""
+        device = next(self.module.parameters()).device
+        with silent_libraries(), torch.no_grad():
+            for batch in microbatches(self.encoded, records, self.microbatch_size, device):
+                yield batch, self._scores(batch)
+
+    def _scores(self, batch: MicroBatch) -> Tensor:
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if batch.token_types is not None and "token_type_ids" in self._accepted:
+            inputs["token_type_ids"] = batch.token_types
+        if "use_cache" in self._accepted:
+            inputs["use_cache"] = False
+        if self.encoded.form == "classes":
+            output: Any = self.module(**inputs)
+            logits: Tensor = output if isinstance(output, Tensor) else output.logits
+            return logits.float()
+        if "position_ids" in self._accepted:
+            inputs["position_ids"] = batch.position_ids
+        needed = self.encoded.max_answer_tokens + 1
+        if "logits_to_keep" in self._accepted:
+            inputs["logits_to_keep"] = needed
+        logits = self.module(**inputs).logits
+        return mean_answer_log_prob(logits[:, -needed:, :], batch.input_ids, batch.answer_lengths)
+
+
+class FeatureObjective:
+    """A frozen encoder's features, computed once and kept in memory, and the linear head on top of them.
+
+    The features never touch a disk. Guarantee and empty records as in `TokenObjective`.
+    """
+
+    def __init__(
+        self,
+        module: EncoderClassifier,
+        features: Tensor,
+        targets: Indices,
+        empty: NDArray[np.bool_],
+        microbatch_size: int,
+    ) -> None:
+        if microbatch_size < 1:
+            raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")
+        self.module = module
+        self.microbatch_size = microbatch_size
+        self._features = features
+        self._targets = torch.from_numpy(np.asarray(targets, dtype=np.int64)).to(features.device)
+        self._empty = empty
+        self._kept: tuple[bytes, list[tuple[Tensor, Tensor]]] = (b"", [])
+
+    def __repr__(self) -> str:
+        return f"FeatureObjective(microbatch_size={self.microbatch_size})"
+
+    def losses(self, records: Indices) -> Losses:
+        """Loss of each record at the head's present weights, shape (B,), float64 holding fp32."""
+        result = np.zeros(len(records), dtype=np.float64)
+        with torch.no_grad():
+            for start, (features, targets) in enumerate(self._blocks(records)):
+                values = class_cross_entropy(self.module.head(features), targets).cpu().numpy()
+                place = slice(start * self.microbatch_size, (start + 1) * self.microbatch_size)
+                result[place] = values[: len(result[place])]
+        result[self._empty[np.asarray(records, dtype=np.int64)]] = 0.0
+        return result
+
+    def predict(self, records: Indices) -> Indices:
+        """Class of the highest logit, shape (B,); −1 where the logits are not finite."""
+        result = np.full(len(records), -1, dtype=np.int64)
+        with torch.no_grad():
+            for start, (features, _) in enumerate(self._blocks(records)):
+                place = slice(start * self.microbatch_size, (start + 1) * self.microbatch_size)
+                result[place] = _argmax(self.module.head(features))[: len(result[place])]
+        return result
+
+    def _blocks(self, records: Indices) -> list[tuple[Tensor, Tensor]]:
+        """The records' features in blocks of one shape, zeros after the last; the latest request is remembered.
+
+        A step asks for the same records 2K times.
+        """
+        chosen = np.ascontiguousarray(records, dtype=np.int64)
+        key = chosen.tobytes()
+        if self._kept[0] != key:
+            size = self.microbatch_size
+            blocks = []
+            for start in range(0, len(chosen), size):
+                rows = torch.from_numpy(chosen[start : start + size]).to(self._features.device)
+                features = self._features.new_zeros((size, self._features.shape[1]))
+                features[: len(rows)] = self._features[rows]
+                targets = self._targets.new_zeros(size)
+                targets[: len(rows)] = self._targets[rows]
+                blocks.append((features, targets))
+            self._kept = (key, blocks)
+        return self._kept[1]
+
+
+def compute_features(module: EncoderClassifier, encoded: Encoded, microbatch_size: int) -> Tensor:
+    """Features of every record, shape (N, D), fp32, on the module's device; in micro-batches of one shape.
+
+    Law: row i depends on record i alone, on a shape that the isolation check has passed.
+    """
+    device = next(module.parameters()).device
+    width = module.head.in_features
+    features = torch.zeros((len(encoded), width), dtype=torch.float32, device=device)
+    with silent_libraries(), torch.no_grad():
+        for batch in microbatches(encoded, np.arange(len(encoded)), microbatch_size, device):
+            extra = {} if batch.token_types is None else {"token_type_ids": batch.token_types}
+            found = module.features(batch.input_ids, batch.attention_mask, **extra)
+            features[batch.start : batch.start + batch.count] = found[: batch.count]
+    return features
+
+
+@dataclass(frozen=True, repr=False)
+class UnitObjective:
+    """Loss of a unit (a person): the mean over the records that are theirs, in float64, correctly rounded.
+
+    ℓ_u = (1/n_u) Σ_{i ∈ u} ℓ_i. The sum is exact (`math.fsum`), so it depends neither on the order of the records
+    nor on where they stood in a batch. A unit without records has loss 0; one non-finite record makes its unit NaN.
+    """
+
+    objective: Objective
+    unit_records: Sequence[Indices]  # records of unit u
+
+    def losses(self, records: Indices) -> Losses:
+        """Loss of each named *unit*, shape (B,)."""
+        members = [np.asarray(self.unit_records[int(unit)], dtype=np.int64) for unit in records]
+        if not members:
+            return np.zeros(0, dtype=np.float64)
+        values = self.objective.losses(np.concatenate(members))
+        result = np.zeros(len(members), dtype=np.float64)
+        start = 0
+        for place, own in enumerate(members):
+            part = values[start : start + len(own)]
+            start += len(own)
+            if len(own):
+                result[place] = math.fsum(part) / len(own) if np.isfinite(part).all() else math.nan
+        return result
+
+
+def group_units(unit_of_record: Indices, num_units: int) -> tuple[Indices, ...]:
+    """Records of each unit, ascending, from each record's unit number in 0 … num_units − 1."""
+    numbers = np.asarray(unit_of_record, dtype=np.int64)
+    if len(numbers) and (numbers.min() < 0 or numbers.max() >= num_units):
+        raise DpzoError("--num-examples: the file holds more units than declared; declare the number of units")
+    order = np.argsort(numbers, kind="stable")
+    bounds = np.searchsorted(numbers[order], np.arange(num_units + 1))
+    return tuple(order[bounds[unit] : bounds[unit + 1]] for unit in range(num_units))
+
+
+def _record_losses(encoded: Encoded, scores: Tensor, targets: Tensor) -> Tensor:
+    if encoded.form == "classes":
+        return class_cross_entropy(scores, targets)
+    if encoded.form == "completion":
+        return -scores
+    return option_cross_entropy(scores.reshape(-1, encoded.options), targets)
+
+
+def _argmax(scores: Tensor) -> Indices:
+    best = torch.where(torch.isfinite(scores).all(dim=-1), scores.argmax(dim=-1), -1)
+    result: Indices = best.cpu().numpy()
+    return result
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The model under PEFT's wrapper, whose signature tells which inputs it takes."""
+    inner: Any = module
+    while hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
+    result: nn.Module = inner
+    return result

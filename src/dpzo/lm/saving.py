@@ -1,0 +1,163 @@
+"""Write a model so that it loads without dpzo, and read it back for evaluation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dpzo.errors import DpzoError
+from dpzo.lm.encoder import EncoderClassifier
+from dpzo.lm.models import Initialiser, Kind, LoadedModel, load_model
+from dpzo.lm.quiet import global_generators_kept, silent_libraries
+
+_HEAD_WEIGHTS = "head.safetensors"
+_HEAD_CARD = "head.json"
+
+_PLAIN = """# A text classifier: encoder, mean pooling, unit length, linear head
+
+`{labels_file}` names the classes in the order of the head's rows.
+These lines need torch, transformers{peft_word} and safetensors:
+
+```python
+import json
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+{peft_import}
+folder = "."
+encoder = {encoder}
+tokenizer = AutoTokenizer.from_pretrained(folder)
+head = load_file(f"{{folder}}/head.safetensors")
+labels = json.load(open(f"{{folder}}/head.json"))["labels"]
+
+def logits(texts):
+    batch = tokenizer(texts, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
+    with torch.no_grad():
+        hidden = encoder(**batch).last_hidden_state
+    mask = batch["attention_mask"].unsqueeze(-1)
+    mean = (hidden * mask).sum(1) / mask.sum(1)
+    features = torch.nn.functional.normalize(mean, dim=-1)
+    return features @ head["head.weight"].T + head["head.bias"]
+```
+"""
+
+
+def save(
+    loaded: LoadedModel, folder: str | Path, *, labels: tuple[str, ...] | None = None, max_length: int = 512
+) -> None:
+    """Save the module at its present weights, and the tokenizer, in the libraries' own formats, safetensors only.
+
+    LoRA: PEFT's adapter folder. Full or part of a causal model or sequence classifier: `save_pretrained`. An
+    `EncoderClassifier`: the encoder (or its adapter), `head.safetensors`, `head.json` with the declared labels, and a
+    README whose few lines load it. `max_length` is the number of tokens the model was trained to read.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    module: Any = loaded.module
+    with silent_libraries(), global_generators_kept():
+        if isinstance(module, EncoderClassifier):
+            encoder: Any = module.encoder
+            encoder.save_pretrained(target)
+            _save_head(module, target, labels)
+            (target / "README.md").write_text(_plain_lines(loaded, max_length), encoding="utf-8")
+        else:
+            module.save_pretrained(target)
+        loaded.tokenizer.save_pretrained(target)
+
+
+def _save_head(module: EncoderClassifier, target: Path, labels: tuple[str, ...] | None) -> None:
+    state = {"head.weight": module.head.weight, "head.bias": module.head.bias}
+    save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, target / _HEAD_WEIGHTS)
+    card = {
+        "pooling": "mean over the attention mask",
+        "normalised": True,
+        "labels": list(labels) if labels is not None else [str(i) for i in range(module.head.out_features)],
+    }
+    (target / _HEAD_CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _plain_lines(loaded: LoadedModel, max_length: int) -> str:
+    base = repr(loaded.base_name)
+    adapter = f"PeftModel.from_pretrained(AutoModel.from_pretrained({base}), folder).eval()"
+    whole = "AutoModel.from_pretrained(folder).eval()"
+    return _PLAIN.format(
+        labels_file=_HEAD_CARD,
+        peft_word=", peft" if loaded.lora is not None else "",
+        peft_import="from peft import PeftModel\n" if loaded.lora is not None else "",
+        encoder=adapter if loaded.lora is not None else whole,
+        max_length=max_length,
+    )
+
+
+def load_saved(
+    folder: str | Path,
+    kind: Kind,
+    *,
+    base: str | Path | None = None,
+    num_labels: int | None = None,
+    device: str | torch.device = "cpu",
+) -> LoadedModel:
+    """Load what `save` wrote, for evaluation: nothing in it is trainable.
+
+    `base` overrides the base model that an adapter names. Errors: `DpzoError` when the folder is not one of ours.
+    """
+    path = Path(folder)
+    adapter, head = path / "adapter_config.json", path / _HEAD_WEIGHTS
+    if not path.is_dir() or not (adapter.is_file() or (path / "config.json").is_file()):
+        raise DpzoError(
+            f"{folder}: holds no saved model (config.json or adapter_config.json); give a run's model folder"
+        )
+    weights = load_file(head) if head.is_file() else None
+    if weights is not None:
+        num_labels = int(weights["head.weight"].shape[0])
+    if adapter.is_file():
+        source = (
+            base if base is not None else json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        )
+    else:
+        source = path
+        if num_labels is None and kind == "classification":
+            num_labels = _saved_labels(path)
+    loaded = load_model(
+        source,
+        kind,
+        initialiser=_unused,
+        num_labels=num_labels,
+        trainable=".",
+        architecture="encoder" if weights is not None else None,
+    )
+    module: nn.Module = loaded.module
+    with silent_libraries(), global_generators_kept():
+        if adapter.is_file():
+            inner: Any = module.encoder if isinstance(module, EncoderClassifier) else module
+            adapted: Any = PeftModel.from_pretrained(inner, str(path), use_safetensors=True)
+            if isinstance(module, EncoderClassifier):
+                module.encoder = adapted
+            else:
+                module = adapted
+        if weights is not None:
+            state = dict(module.named_parameters())
+            with torch.no_grad():
+                for key in ("head.weight", "head.bias"):
+                    state[key].copy_(weights[key])
+    module.to(device).eval().requires_grad_(False)
+    return replace(loaded, module=module, trainable="nothing", trainable_names=(), new_names=())
+
+
+def _saved_labels(path: Path) -> int | None:
+    """Number of classes in a saved configuration, by the library's two ways of writing it."""
+    card = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if "id2label" in card:
+        return len(card["id2label"])
+    found = card.get("num_labels", 2)
+    return found if isinstance(found, int) else None
+
+
+_unused: Initialiser = lambda name, shape: torch.zeros(shape)  # noqa: E731  every value is overwritten by the folder's
