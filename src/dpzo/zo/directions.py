@@ -1,0 +1,243 @@
+"""Public directions: every element is a pure function of (seed, step, k, parameter, element index), never of order.
+
+A direction is addressed, not drawn, so it does not depend on the device, on sharding, on block sizes, on which other
+directions were made, or on any generator's state. `kernels.spec` fixes the bits; `SCHEME` names that specification.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Final, Literal, cast
+
+import torch
+from torch import Tensor
+
+from dpzo.errors import DpzoError
+from dpzo.zo.kernels import reference, spec
+from dpzo.zo.kernels.spec import SCHEME, Kernels, Stream
+
+__all__ = ["KINDS", "SCHEME", "Backend", "DirectionScheme", "Kind", "StepDirections", "public_normal", "public_uniform"]
+
+Backend = Literal["numba", "reference"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A law of z with E[zzᵀ] = I: the element law, and whether the whole direction is scaled to ‖z‖ = √d."""
+
+    law: int
+    on_sphere: bool
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "rademacher": Kind(spec.SIGNS, on_sphere=False),
+    "gaussian": Kind(spec.NORMALS, on_sphere=False),
+    "sphere": Kind(spec.NORMALS, on_sphere=True),
+}
+
+
+def _kernels(backend: Backend, device: torch.device) -> Kernels:
+    """The kernels asked for; numba serves CPU tensors only, elsewhere the reference gives the same bits."""
+    if backend == "numba" and device.type == "cpu":
+        from dpzo.zo.kernels import cpu  # numba takes half a second to import
+
+        return cast(Kernels, cpu)
+    if backend in ("numba", "reference"):
+        return cast(Kernels, reference)
+    raise DpzoError(f"backend: {backend!r} is unknown; choose numba or reference")
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 1 << 64:
+        raise DpzoError(f"seed: {seed} is outside 0 … 2^64 − 1; choose a seed in that range")
+
+
+def _check_flat(tensor: Tensor) -> None:
+    if tensor.dtype != torch.float32 or tensor.dim() != 1 or not tensor.is_contiguous():
+        raise ValueError(
+            f"expected a flat contiguous float32 tensor, not {tensor.dtype} of shape {tuple(tensor.shape)}"
+        )
+
+
+@dataclass(frozen=True)
+class DirectionScheme:
+    """All directions of a run.
+
+    - `kind`: a key of `KINDS`; `seed`: public, 0 … 2⁶⁴ − 1; `num_directions`: K ≥ 1.
+    - `sizes`: element count of each trainable parameter, in the journal header's order; Σ sizes = d < 2³⁸.
+
+    Each kind has E[z] = 0 and E[zzᵀ] = I. Distinct (seed, step, k, parameter, kind) never share a counter, nor does any
+    initialisation. Raises DpzoError for an unknown kind or a value outside its range.
+    """
+
+    kind: str
+    seed: int
+    num_directions: int
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+        if self.kind not in KINDS:
+            raise DpzoError(f"directions: {self.kind!r} is unknown; choose one of {', '.join(KINDS)}")
+        if not 1 <= self.num_directions <= spec.MAX_DIRECTIONS:
+            raise DpzoError(f"num_directions: {self.num_directions} is outside 1 … 2^24; choose a number in that range")
+        if not 0 < len(self.sizes) <= spec.MAX_PARAMETERS:
+            raise DpzoError(f"trainable: {len(self.sizes)} parameters; directions need 1 … 2^20 of them")
+        if min(self.sizes) < 0 or not 0 < sum(self.sizes) < 1 << 38:
+            raise DpzoError("trainable: the parameters hold no element, or 2^38 and more; choose other parameters")
+
+    @property
+    def dimension(self) -> int:
+        """d, the number of trainable elements."""
+        return sum(self.sizes)
+
+    def at(self, step: int, backend: Backend = "numba") -> StepDirections:
+        """The K directions of one step, 0 ≤ step < 2³²; nothing is generated yet. The backend never changes a bit."""
+        return StepDirections(self, step, backend)
+
+
+@dataclass(frozen=True)
+class StepDirections:
+    """The K directions z_0 … z_{K−1} of one step, generated where they are used and never stored.
+
+    `parameter` is an index into the scheme's `sizes`; `start` is the global index of the first element, so any shard of
+    a parameter can be asked for. Tensors are flat, contiguous, fp32; `out` may be `base` but not overlap it otherwise.
+    """
+
+    scheme: DirectionScheme
+    step: int
+    backend: Backend = "numba"
+    _factors: dict[int, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.step < spec.MAX_STEPS:
+            raise DpzoError(f"step: {self.step} is outside 0 … 2^32 − 1")
+
+    @property
+    def num_directions(self) -> int:
+        """K."""
+        return self.scheme.num_directions
+
+    def stream(self, k: int, parameter: int) -> Stream:
+        """The counters of direction k in one parameter; see `kernels.spec`."""
+        scheme = self.scheme
+        if not 0 <= k < scheme.num_directions or not 0 <= parameter < len(scheme.sizes):
+            raise IndexError("no such direction or parameter")
+        return Stream(
+            law=KINDS[scheme.kind].law,
+            key0=scheme.seed & 0xFFFFFFFF,
+            key1=scheme.seed >> 32,
+            parameter=parameter,
+            c2=self.step,
+            c3=k | spec.PURPOSES[scheme.kind] << 24,
+        )
+
+    def scale_factor(self, k: int) -> float:
+        """√d / ‖g_k‖ rounded to fp32 for `sphere`, with g_k the Gaussian direction over all parameters jointly; else 1.
+
+        ‖g_k‖² is a sum of integers ⌊fl(g²)·2²⁴⌋. Integer addition is associative, so every sharding, block size, thread
+        count and order yields the same bits without agreeing on anything; a float64 sum is only reproducible while
+        all sides use the same blocks in the same order, which a sharded run cannot promise. The truncation shifts the
+        norm by 1.5e-8·d/‖g‖², less than the factor's own rounding. Costs one generation of the whole direction; cached.
+        """
+        if not KINDS[self.scheme.kind].on_sphere:
+            return 1.0
+        if k not in self._factors:
+            kernels = _kernels(self.backend, torch.device("cpu"))
+            parts = enumerate(self.scheme.sizes)
+            total = sum(kernels.square_sum(self.stream(k, parameter), 0, size) for parameter, size in parts)
+            self._factors[k] = sphere_factor(self.scheme.dimension, total)
+        return self._factors[k]
+
+    def fill(self, k: int, parameter: int, out: Tensor, start: int = 0) -> None:
+        """out_j ← z_{k, start + j}."""
+        self._check(parameter, out, start)
+        _kernels(self.backend, out.device).fill(self.stream(k, parameter), self.scale_factor(k), out, start)
+
+    def add(self, k: int, parameter: int, base: Tensor, scale: float, out: Tensor, start: int = 0) -> None:
+        """out_j ← fl(base_j + fl(scale·z_{k, start + j})), `scale` rounded to fp32 first; two rounded operations."""
+        self._check(parameter, out, start)
+        _check_flat(base)
+        if base.numel() != out.numel():
+            raise ValueError("base and out differ in length")
+        stream, factor = self.stream(k, parameter), self.scale_factor(k)
+        _kernels(self.backend, out.device).add(stream, factor, base, scale, out, start)
+
+    def accumulate(self, k: int, parameter: int, coefficient: float, acc: Tensor, start: int = 0) -> None:
+        """acc_j ← fl(acc_j + fl(coefficient·z_{k, start + j}))."""
+        self._check(parameter, acc, start)
+        kernels = _kernels(self.backend, acc.device)
+        kernels.accumulate([self.stream(k, parameter)], [self.scale_factor(k)], [coefficient], acc, start)
+
+    def combine(self, parameter: int, coefficients: Sequence[float], out: Tensor, start: int = 0) -> None:
+        """out_j ← Σ_k fl(c_k·z_{k, start + j}) in fp32, sequentially for k = 0 … K − 1 from zero."""
+        self._check(parameter, out, start)
+        if len(coefficients) != self.num_directions:
+            raise ValueError(f"{len(coefficients)} coefficients for {self.num_directions} directions")
+        streams = [self.stream(k, parameter) for k in range(self.num_directions)]
+        factors = [self.scale_factor(k) for k in range(self.num_directions)]
+        out.zero_()
+        _kernels(self.backend, out.device).accumulate(streams, factors, coefficients, out, start)
+
+    def _check(self, parameter: int, out: Tensor, start: int) -> None:
+        _check_flat(out)
+        if start < 0 or start + out.numel() > self.scheme.sizes[parameter]:
+            raise IndexError("the elements asked for lie outside the parameter")
+
+
+def sphere_factor(dimension: int, square_sum: int) -> float:
+    """fl32(√(d·2²⁴ / S)) for the integer sum S = Σ⌊g²·2²⁴⌋: the ratio and the root each rounded once in float64.
+
+    S = 0 (only possible for a handful of elements, about once in 2²⁰ draws of a single one) yields 0: no direction.
+    """
+    if square_sum == 0:
+        return 0.0
+    root = math.sqrt(Fraction(dimension << spec.FIXED_POINT_BITS, square_sum))
+    return float(torch.tensor(root, dtype=torch.float32))
+
+
+def public_uniform(seed: int, name: str | int, size: int, low: float, high: float) -> Tensor:
+    """A flat fp32 tensor of `size` public uniforms in [low, high], to initialise the new parameter `name`.
+
+    Formula: fl(low + fl(fl32(high − low)·u)) with u = (⌊w / 2⁹⌋ + ½)·2⁻²³ ∈ (0, 1). A pure function of its arguments,
+    bitwise equal everywhere, and independent of every direction. Raises DpzoError for a seed outside 0 … 2⁶⁴ − 1.
+    """
+    stream = _initial_stream(seed, name, "init_uniform")
+    out = torch.empty(size, dtype=torch.float32)
+    width, base = torch.tensor(high - low, dtype=torch.float32), torch.tensor(low, dtype=torch.float32)
+    chunk = 1 << 18
+    for at in range(0, size, chunk):
+        words = reference.uniform_words(stream, at, min(chunk, size - at), torch.device("cpu"))
+        unit = ((words >> 9).to(torch.float32) + 0.5) * 2.0**-23
+        out[at : at + chunk] = base + width * unit
+    return out
+
+
+def public_normal(seed: int, name: str | int, size: int, std: float, backend: Backend = "numba") -> Tensor:
+    """A flat fp32 tensor of `size` public normals of deviation `std`, to initialise the new parameter `name`.
+
+    Formula: fl(std·g). A pure function of its arguments, bitwise equal everywhere, and independent of every direction.
+    Raises DpzoError for a seed outside 0 … 2⁶⁴ − 1.
+    """
+    out = torch.empty(size, dtype=torch.float32)
+    _kernels(backend, out.device).fill(_initial_stream(seed, name, "init_normal"), std, out, 0)
+    return out
+
+
+def _initial_stream(seed: int, name: str | int, purpose: str) -> Stream:
+    """A stream addressed by 76 bits of a hash: a name and the index of the same spelling are different addresses."""
+    _check_seed(seed)
+    label = f"index:{name}" if isinstance(name, int) else f"name:{name}"
+    digest = int.from_bytes(hashlib.sha256(label.encode()).digest(), "little")
+    return Stream(
+        law=spec.NORMALS,
+        key0=seed & 0xFFFFFFFF,
+        key1=seed >> 32,
+        parameter=digest & (spec.MAX_PARAMETERS - 1),
+        c2=(digest >> 20) & 0xFFFFFFFF,
+        c3=((digest >> 52) & 0xFFFFFF) | spec.PURPOSES[purpose] << 24,
+    )
