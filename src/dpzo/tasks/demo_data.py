@@ -22,7 +22,7 @@ DEMO_LABELS = tuple(words.INTENTS)
 NUM_TRAIN = 3000
 NUM_TEST = 600
 
-_ASIDE_PROB = 0.20
+_ASIDE_PROB = 0.10
 _TYPO_PROB = 0.35
 
 DEMO = Task(
@@ -31,7 +31,7 @@ DEMO = Task(
     template="{text} This message is about",
     labels=DEMO_LABELS,
     label_words=tuple(f" {label}" for label in DEMO_LABELS),
-    max_length=96,
+    max_length=64,
     metric="accuracy",
     layouts=(
         Layout(
@@ -51,7 +51,7 @@ DEMO = Task(
 def demo_messages(seed: int = 0, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST) -> tuple[Records, Records]:
     """Generate (train, test): the same texts and labels for the same public seed, on every platform.
 
-    A message states one intent, its label; a fifth of them go on to mention a second. No two messages are equal, and
+    A message states one intent, its label; a tenth of them go on to mention a second. No two messages are equal, and
     some phrasings occur in one split only. Errors: ValueError for a negative size.
     """
     if num_train < 0 or num_test < 0:
@@ -104,15 +104,15 @@ def _message(random: Random, intent: str, split: Literal["train", "test"]) -> st
     if random.random() < 0.5:
         parts.append(_pick(random, words.CONTEXTS))
     parts.append(_statement(random, intent, split))
-    if random.random() < _ASIDE_PROB:
-        # Two intents in one message, the first being the one to act on, keep the task short of trivial.
-        parts.append(f"Also, {_statement(random, _pick(random, DEMO_LABELS), split)}")
-    if random.random() < 0.6:
+    if random.random() < 0.4:
         parts.append(_pick(random, words.CONTACTS))
     if random.random() < 0.5:
         parts.append(_pick(random, words.CLOSINGS))
-    if random.random() < 0.7:
+    if random.random() < 0.6:
         parts.append("{first_name} {last_name}")
+    if random.random() < _ASIDE_PROB:
+        # Two intents in one message, the first being the one to act on, keep the task short of trivial.
+        parts.append(f"PS: {_statement(random, _pick(random, DEMO_LABELS), split)}")
     template = " ".join(parts)
     return _worn(random, _filled(random, template, person))
 

@@ -6,7 +6,6 @@ The csv module is not used: its limit on the size of a field is a global of the 
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,8 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 def read_table(path: str | Path, *, columns: Sequence[str] | None = None, quoted: bool = True) -> Iterator[Row]:
     """Yield (row number, {column: value}) for each record of a `.csv`, `.tsv` or `.jsonl` file, also `.gz` of each.
 
-    - The row number is the physical line, from 1, on which the record begins: the one an editor shows.
+    - The row number is the physical line, from 1, on which the record begins: the one an editor shows. Lines end with
+      a line feed, alone or after a carriage return.
     - csv: RFC 4180 with a header; quoted fields may hold delimiters, doubled quotes and line ends; a quote inside an
       unquoted field is an ordinary character; wholly empty lines are skipped; fields may have any size; values are str.
     - tsv: the same with tabs; `quoted=False` makes a quote an ordinary character everywhere.
@@ -150,9 +150,9 @@ def _check_header(path: Path, row: int, columns: Sequence[str]) -> None:
 
 
 def _delimited_records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    lines = _split_carriage_returns(_lines(path))
+    lines = _lines(path)
     for row, line in lines:
-        if not line.rstrip("\r\n"):
+        if not _without_end(line):
             continue
         cells: list[str] = []
         position = 0
@@ -160,12 +160,12 @@ def _delimited_records(path: Path, delimiter: str, quoted: bool) -> Iterator[tup
             if quoted and line.startswith('"', position):
                 cell, line, position = _quoted_cell(path, row, lines, line, position + 1)
                 cells.append(cell)
-                if line[position:].rstrip("\r\n") and not line.startswith(delimiter, position):
+                if _without_end(line[position:]) and not line.startswith(delimiter, position):
                     fail(path, row, 'has text after a closing quote; write a quote inside a quoted field as ""')
                 end = position if line.startswith(delimiter, position) else -1
             else:
                 end = line.find(delimiter, position)
-                cells.append(line[position:end] if end >= 0 else line[position:].rstrip("\r\n"))
+                cells.append(line[position:end] if end >= 0 else _without_end(line[position:]))
             if end < 0:
                 break
             position = end + 1
@@ -193,10 +193,6 @@ def _quoted_cell(
             return "".join(parts), line, end + 1
 
 
-def _split_carriage_returns(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Count lines as editors do: a carriage return ends one too, alone or before a line feed."""
-    row = 0
-    for _, line in lines:
-        for piece in io.StringIO(line, newline="") if "\r" in line else (line,):
-            row += 1
-            yield row, piece
+def _without_end(text: str) -> str:
+    # A carriage return elsewhere is data: many writers leave it unquoted when their own lines end with a line feed.
+    return text.removesuffix("\n").removesuffix("\r")
