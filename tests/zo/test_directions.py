@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def test_shards_equal_the_whole(kind: str, cuts: list[int], backend: Backend) ->
     expected = whole(at, 1, 0)
     out = torch.full((20_000,), float("nan"))
     edges = sorted({0, 20_000, *cuts})
-    for low, high in reversed(list(zip(edges, edges[1:], strict=False))):
+    for low, high in reversed(list(pairwise(edges))):
         at.fill(1, 0, out[low:high], start=low)
     assert torch.equal(out, expected)
 

@@ -1,0 +1,79 @@
+"""From losses to projections: the only place of this room where data is looked at."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpzo.zo.directions import StepDirections
+from dpzo.zo.parameters import TrainableParameters
+from dpzo.zo.shift import shifted
+
+Units = NDArray[np.int64]
+Projections = NDArray[np.float64]
+
+
+class Objective(Protocol):
+    """A loss per unit. Row i of the answer depends on unit i and the weights alone, bit for bit (law 7)."""
+
+    def losses(self, units: Units) -> NDArray[np.floating[Any]]:
+        """(B,) float32 or float64 losses of `units` at the module's present weights; NaN and ±inf are allowed."""
+
+
+class Estimator(Protocol):
+    """(B, K) slopes of each unit's loss along the step's directions."""
+
+    def __call__(
+        self,
+        objective: Objective,
+        parameters: TrainableParameters,
+        units: Units,
+        directions: StepDirections,
+        smoothing: float,
+    ) -> Projections: ...
+
+
+def central_difference(
+    objective: Objective,
+    parameters: TrainableParameters,
+    units: Units,
+    directions: StepDirections,
+    smoothing: float,
+) -> Projections:
+    """Directional slopes by two evaluations a direction; private, so for `PrivateChannel.release` alone.
+
+    d_ik = (ℓ_i(θ + φ·z_k) − ℓ_i(θ − φ·z_k)) / (2φ), in float64 from the losses as given; shape (B, K), loss per
+    parameter unit. It estimates z_k·∇ℓ_i(θ) with an error of order φ², exact for a quadratic loss, so that
+    E[d_ik·z_k] is the gradient of ℓ_i smoothed over φz.
+
+    - B = 0 gives shape (0, K); the objective is not called.
+    - A unit whose loss is NaN or ±inf on a side may get NaN or ±inf: the channel counts such a row as 0.
+    - θ is never written: see `shifted`. Row i depends on unit i alone if the objective keeps that promise.
+
+    Source: the two-point estimator of Spall 1992 (simultaneous perturbation).
+    """
+    if not smoothing > 0:
+        raise ValueError("smoothing must be positive")
+    rows = np.zeros((len(units), directions.num_directions))
+    if len(units) == 0:
+        return rows
+    for k in range(directions.num_directions):
+        with shifted(parameters, directions, k, smoothing):
+            above = _losses(objective, units)
+        with shifted(parameters, directions, k, -smoothing):
+            below = _losses(objective, units)
+        with np.errstate(invalid="ignore", over="ignore"):
+            rows[:, k] = (above - below) / (2 * smoothing)
+    return rows
+
+
+def _losses(objective: Objective, units: Units) -> NDArray[np.float64]:
+    losses = np.asarray(objective.losses(units), dtype=np.float64)
+    if losses.shape != (len(units),):
+        raise ValueError("the objective must return one loss a unit")  # no figure: the batch size is private
+    return losses
+
+
+ESTIMATORS: dict[str, Estimator] = {"central": central_difference}

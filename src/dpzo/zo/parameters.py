@@ -1,0 +1,113 @@
+"""The trainable part of a module: which parameters, in which order, and how their shifted copies are held."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dpzo.errors import DpzoError
+from dpzo.zo.scratch import Scratch
+
+Materialise = Literal["auto", "all", "layer"]
+
+_SMALL_BYTES = 4 << 20
+_SMALL_SHARE = 8
+
+
+class TrainableParameters:
+    """The named parameters of `module`, each once, in the module's own `named_parameters()` order.
+
+    - A tied weight has one entry, under its first name; any of its names may be given.
+    - Every parameter of the module loses its gradient and `requires_grad`: nothing here uses autograd.
+    - `materialise`: how `shift.shifted` holds shifted weights: `all` at once, a `layer` at a time, or `auto`: `all`
+      when the trainable part is under 1/8 of the module's elements or under 4 MiB, else `layer`. The bits are the same.
+
+    Raises DpzoError when a name is unknown, none is given, or a parameter is not contiguous float32 or shares memory
+    with another one without being the same parameter.
+    """
+
+    def __init__(self, module: nn.Module, names: Collection[str], materialise: Materialise = "auto") -> None:
+        aliases = dict(module.named_parameters(remove_duplicate=False))
+        unknown = sorted(set(names) - aliases.keys())
+        if unknown:
+            raise DpzoError(f"trainable: the model has no parameter {unknown[0]!r}; choose names it has")
+        wanted = {id(aliases[name]) for name in names}
+        chosen = [(name, p) for name, p in module.named_parameters() if id(p) in wanted]
+        if not any(p.numel() for _, p in chosen):
+            raise DpzoError("trainable: no parameter is chosen; choose at least one")
+        for name, p in chosen:
+            if p.dtype != torch.float32:
+                raise DpzoError(
+                    f"trainable: {name!r} is {p.dtype}; only float32 can be trained: load the model in float32"
+                )
+            if not p.is_contiguous():
+                raise DpzoError(f"trainable: {name!r} is not contiguous in memory; make it contiguous or leave it out")
+        places = [p.data_ptr() for _, p in chosen if p.numel()]
+        if len(set(places)) != len(places):
+            raise DpzoError("trainable: two parameters share memory without being tied; tie them or choose one")
+        if materialise not in ("auto", "all", "layer"):
+            raise DpzoError(f"materialise: {materialise!r} is unknown; choose auto, all or layer")
+        for p in module.parameters():
+            p.requires_grad_(False)
+            p.grad = None
+        self.module = module
+        self.materialise: Materialise = materialise
+        self.scratch = Scratch()
+        self._named: dict[str, nn.Parameter] = dict(chosen)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """First names, in header order."""
+        return tuple(self._named)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes, in header order."""
+        return tuple(tuple(p.shape) for p in self._named.values())
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Element counts, in header order: what `DirectionScheme` takes."""
+        return tuple(p.numel() for p in self._named.values())
+
+    @property
+    def dimension(self) -> int:
+        """d, the number of trainable elements."""
+        return sum(self.sizes)
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+    def __iter__(self) -> Iterator[nn.Parameter]:
+        """The parameters themselves, in header order."""
+        return iter(self._named.values())
+
+    def flat(self, index: int) -> Tensor:
+        """Parameter `index` as a flat view of its own memory."""
+        return list(self._named.values())[index].detach().view(-1)
+
+    def effective_materialise(self) -> Literal["all", "layer"]:
+        """`materialise` with `auto` decided."""
+        if self.materialise != "auto":
+            return self.materialise
+        total = sum(p.numel() for p in self.module.parameters())
+        small = 4 * self.dimension < _SMALL_BYTES or _SMALL_SHARE * self.dimension < total
+        return "all" if small else "layer"
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the trainable part, by first name."""
+        return {name: p.detach().clone() for name, p in self._named.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Write a state into the parameters. Raises DpzoError unless names, shapes and dtypes agree exactly."""
+        if state.keys() != self._named.keys():
+            raise DpzoError("trainable: the saved parameters are not the ones chosen; choose the same as in that run")
+        for name, p in self._named.items():
+            if state[name].shape != p.shape or state[name].dtype != p.dtype:
+                raise DpzoError(f"trainable: the saved {name!r} has another shape or dtype; load the same base model")
+        with torch.no_grad():
+            for name, p in self._named.items():
+                p.copy_(state[name])
