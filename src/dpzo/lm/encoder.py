@@ -21,9 +21,9 @@ def pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """
     mask = attention_mask.unsqueeze(-1) > 0
     kept = torch.where(mask, hidden.float(), torch.zeros((), device=hidden.device))
-    mean = kept.sum(dim=1) / attention_mask.sum(dim=1, keepdim=True).clamp(min=1).float()
-    length = torch.linalg.vector_norm(mean, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)
-    return mean / length
+    mean: Tensor = kept.sum(dim=1) / attention_mask.sum(dim=1, keepdim=True).clamp(min=1).float()
+    length: Tensor = torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
+    return mean / length.clamp(min=NORM_FLOOR)
 
 
 class EncoderClassifier(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,13 @@ def fingerprint(module: nn.Module, exclude: Collection[str] = ()) -> str:
     under each of its names. Equal fingerprints mean equal bits; the host must be little-endian, as every supported
     one is. Not for private data: the hash of a private file is a leak.
     """
+    return fingerprint_tensors({name: t for name, t in module.state_dict().items() if name not in exclude})
+
+
+def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """The same hash over tensors given by name."""
     digest = hashlib.sha256(b"dpzo-weights/v1\n")
-    tensors: dict[str, Tensor] = module.state_dict()
     for name in sorted(tensors):
-        if name in exclude:
-            continue
         tensor = tensors[name].detach()
         header = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
         digest.update(json.dumps(header).encode() + b"\n")

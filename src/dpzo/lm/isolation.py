@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from dpzo.errors import DpzoError
 from dpzo.lm.batching import Encoded, Form
 from dpzo.lm.objectives import Objective
 
 _SYNTHETIC_SEED = 20_240_607
-CANDIDATES = (32, 16, 64, 8, 48, 24, 4, 1)
+FULL_EVERY = 5
+"""One synthetic record in this many fills its rows."""
+CANDIDATES = (16, 32, 8, 64, 48, 24, 4, 1)
 """Micro-batch sizes tried after the preferred one. A single record has no neighbours: the last resort."""
 
 
@@ -53,8 +57,9 @@ def synthetic_rows(shape: RowShape, records: int) -> Encoded:
     rows, width = records * options, shape.max_length
     shortest = 1 if shape.form == "classes" else 2
     lengths = draw.integers(shortest, width, size=rows, dtype=np.int32)
-    lengths[::5] = width - 1
-    lengths[3::7] = shortest
+    by_record = lengths.reshape(records, options)
+    by_record[::FULL_EVERY] = width - 1
+    by_record[3::7] = shortest
     tokens = draw.integers(0, shape.vocabulary, size=(rows, width), dtype=np.int32)
     columns = np.arange(width)
     first = (width - lengths if shape.left_padded else np.zeros_like(lengths))[:, None]
@@ -85,7 +90,7 @@ def check_isolation(objective: Objective, microbatch_size: int, records: int | N
     `objective` is the production objective over `records` public synthetic records (2 · `microbatch_size` unless
     told). Every record is evaluated in several places of a micro-batch, beside other neighbours (longer, shorter,
     the very same, none but dummy rows), after an insertion and after removals; all results have to agree bit for bit.
-    About seven micro-batches are run. It is evidence on this machine, shape and thread count, not a proof.
+    Six micro-batches are run. It is evidence on this machine, shape and thread count, not a proof.
     """
     size = microbatch_size
     total = 2 * size if records is None else records
@@ -103,16 +108,16 @@ def check_isolation(objective: Objective, microbatch_size: int, records: int | N
 def _arrangements(size: int, total: int) -> list[NDArray[np.int64]]:
     first = np.arange(size, dtype=np.int64)
     other = np.arange(total - size, total, dtype=np.int64)
+    mixed = first[::-1].copy()
+    mixed[::2] = other[::2]  # the rest move, and every second neighbour is another record, of another length
     draw = np.random.Generator(np.random.PCG64(_SYNTHETIC_SEED + 1))
-    mixed = first.copy()
-    mixed[::2] = other[::2]  # every second neighbour is another record, of another length
     return [
         first,
-        first[::-1].copy(),
-        np.concatenate((other[:1], first[: size - 1])),  # one inserted before all
-        first[:1],  # alone among dummy rows
         mixed,
-        draw.permutation(np.concatenate((first, other)))[: size + size // 2],  # ends in a micro-batch half filled
+        np.concatenate((other[:1], first[: size - 1])),  # one inserted before all, the last one removed
+        first[:1],  # alone among dummy rows
+        np.resize(np.arange(0, total, FULL_EVERY, dtype=np.int64), size),  # no row shorter than the longest
+        draw.permutation(np.concatenate((first, other)))[: max(1, 3 * size // 4)],  # partly filled
     ]
 
 
@@ -136,3 +141,24 @@ def choose_microbatch(
         f"--model: its losses do not repeat bit for bit on {torch.get_num_threads()} threads, "
         "so one record could show in another; use another model or a single thread (OMP_NUM_THREADS=1)"
     )
+
+
+@contextmanager
+def lively(module: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Give every all-zero parameter among `names` public random values for the length of a check.
+
+    A head or a LoRA matrix that is still zero hides whatever precedes it: each record would have the same loss and
+    every check would pass. The parameters' own storage is set aside and put back, not written.
+    """
+    draw = torch.Generator().manual_seed(_SYNTHETIC_SEED)
+    aside: list[tuple[nn.Parameter, torch.Tensor]] = []
+    try:
+        for name, parameter in module.named_parameters():
+            if name in names and not parameter.any():
+                aside.append((parameter, parameter.data))
+                values = torch.rand(parameter.shape, generator=draw) - 0.5
+                parameter.data = values.to(device=parameter.device, dtype=parameter.dtype)
+        yield
+    finally:
+        for parameter, data in aside:
+            parameter.data = data

@@ -64,15 +64,19 @@ def add_lora(
     with torch.no_grad():
         for name, parameter in whole.named_parameters():
             if ".lora_" in name:
-                if "_A" in name.split(".lora_", 1)[1].split(".")[0] or ".lora_A." in name:
+                if ".lora_A." in name or ".lora_embedding_A." in name:
                     bound = 1.0 / math.sqrt(parameter.shape[1])
                     parameter.copy_(initialiser(name, tuple(parameter.shape)) * bound)
                 else:
                     parameter.zero_()
                 made.append(name)
                 trained.append(name)
-            elif ".modules_to_save." in name or name in ("head.weight", "head.bias"):
+            elif name in ("head.weight", "head.bias"):
                 trained.append(name)
+            elif ".modules_to_save." in name:
+                trained.append(name)
+                if name.removeprefix("base_model.model.").replace(".modules_to_save.default", "") in new_names:
+                    made.append(name)
     return whole, trained, made
 
 

@@ -138,6 +138,13 @@ def load_model(
     )
 
 
+def peek_architecture(name_or_folder: str | Path, kind: Kind, *, revision: str | None = None) -> Architecture:
+    """Which architecture `load_model` would choose, from the configuration alone: no weights are read."""
+    name = str(name_or_folder)
+    with silent_libraries():
+        return _architecture(_load_config(name, _source(name, revision)), kind)
+
+
 def _source(name: str, revision: str | None) -> dict[str, Any]:
     """Arguments common to every loader: where from, and what is never allowed."""
     common: dict[str, Any] = {"trust_remote_code": False}
