@@ -32,7 +32,7 @@ class ModelConfig(_Group):
     revision: str | None = Field(None, description="hub revision; a commit hash pins the base model")
     trainable: str | None = Field(None, description="head, lora, full, or a regular expression over parameter names")
     lora_rank: Count = 8
-    lora_alpha: Positive = 16.0
+    lora_alpha: Count = 16
 
 
 class DataConfig(_Group):
@@ -48,7 +48,7 @@ class DataConfig(_Group):
     labels: tuple[str, ...] | None = Field(None, description="declared label set, in order")
     label_words: tuple[str, ...] | None = Field(None, description="what a causal model says for each label")
     template: str = Field("{text}", description="prompt around the text, for causal models")
-    max_length: Count = Field(64, description="tokens a record is padded or cut to")
+    max_length: Count | None = Field(None, description="tokens a record is padded or cut to; default: the task's")
     max_answer_tokens: Count = Field(32, description="tokens a completion is cut to")
 
 

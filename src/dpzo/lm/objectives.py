@@ -26,7 +26,7 @@ Indices = NDArray[np.int64]
 class Objective(Protocol):
     """Losses of records (or units), each a function of the weights and of that record alone."""
 
-    def losses(self, records: Indices) -> Losses:
+    def losses(self, records: Indices, /) -> Losses:
         """Loss of each named record, shape (B,), in nats; (0,) for none."""
         ...
 
@@ -169,16 +169,21 @@ class FeatureObjective:
         return self._kept[1]
 
 
-def compute_features(module: EncoderClassifier, encoded: Encoded, microbatch_size: int) -> Tensor:
-    """Features of every record, shape (N, D), fp32, on the module's device; in micro-batches of one shape.
+def compute_features(
+    module: EncoderClassifier, encoded: Encoded, microbatch_size: int, records: Indices | None = None
+) -> Tensor:
+    """Features of `records` (all of them unless named), shape (B, D), fp32, on the module's device.
+
+    In micro-batches of one shape.
 
     Law: row i depends on record i alone, on a shape that the isolation check has passed.
     """
     device = next(module.parameters()).device
     width = module.head.in_features
-    features = torch.zeros((len(encoded), width), dtype=torch.float32, device=device)
+    chosen = np.arange(len(encoded), dtype=np.int64) if records is None else records
+    features = torch.zeros((len(chosen), width), dtype=torch.float32, device=device)
     with silent_libraries(), torch.no_grad():
-        for batch in microbatches(encoded, np.arange(len(encoded)), microbatch_size, device):
+        for batch in microbatches(encoded, chosen, microbatch_size, device):
             extra = {} if batch.token_types is None else {"token_type_ids": batch.token_types}
             found = module.features(batch.input_ids, batch.attention_mask, **extra)
             features[batch.start : batch.start + batch.count] = found[: batch.count]

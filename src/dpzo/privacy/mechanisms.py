@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ class Mechanism(Protocol):
     """A noise for the sum of clipped rows. Closed set: see MECHANISMS."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> Literal["gaussian", "laplace"]: ...
     @property
     def order(self) -> int:
         """2: rows are clipped in L2; 1: in L1."""
@@ -67,8 +67,8 @@ class Gaussian:
     """N(0, (scale·clip_norm)²) on each of the K sums of rows clipped in L2. (ε, δ), any K at the price of one."""
 
     scale: float
-    name = "gaussian"
-    order = 2
+    name: ClassVar[Literal["gaussian"]] = "gaussian"
+    order: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         _check_scale(self.scale)
@@ -89,8 +89,8 @@ class Laplace:
     """Laplace(scale·clip_norm) on each of the K sums of rows clipped in L1. Pure ε, or (ε, δ)."""
 
     scale: float
-    name = "laplace"
-    order = 1
+    name: ClassVar[Literal["laplace"]] = "laplace"
+    order: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         _check_scale(self.scale)

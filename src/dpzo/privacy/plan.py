@@ -43,7 +43,11 @@ class PrivacyPlan:
             raise DpzoError("--clip-norm must be a positive finite number (slope units)")
         if not 0 <= self.delta < 1:
             raise DpzoError("--delta must lie in [0, 1): 0 asks for pure ε, 1e-5 is a usual choice")
-        _require_support(self.mechanism.name, self.sampler, self.relation, self.delta, self.num_directions)
+        support = accounting.support(
+            self.mechanism.name, self.sampler.name, self.relation, self.delta == 0, self.num_directions
+        )
+        if not support.supported:
+            raise DpzoError(support.reason)
         lattice(self.mechanism, self.clip_norm, self.num_directions)
 
     @property
@@ -152,7 +156,7 @@ class PrivacyPlan:
         assert epsilon is not None
         plan_at(1.0)  # refuses what is out of range or unsupported before any search
         return plan_at(
-            accounting.calibrate_noise(lambda scale: plan_at(scale).event, epsilon, delta, neighboring_relation)
+            accounting.calibrate.noise(lambda scale: plan_at(scale).event, epsilon, delta, neighboring_relation)
         )
 
 
@@ -165,12 +169,6 @@ def _sampler(name: str, sampling_prob: float) -> Sampler:
     if _known(name, SAMPLERS, "sampling") == FullBatch.name:
         return FullBatch()
     return PoissonSampling(sampling_prob)
-
-
-def _require_support(mechanism: str, sampler: Sampler, rel: NeighboringRelation, delta: float, dimension: int) -> None:
-    support = accounting.support(mechanism, sampler.name, rel, delta == 0, dimension)
-    if not support.supported:
-        raise DpzoError(support.reason)
 
 
 def _known(name: str, names: Mapping[str, object], option: str) -> str:

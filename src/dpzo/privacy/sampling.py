@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ class Sampler(Protocol):
     """Draws a batch and says what that does to the mechanism's event: the same object does both."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> Literal["poisson", "full_batch"]: ...
     @property
     def sampling_prob(self) -> float: ...
     def draw(self, num_units: int, randomness: Randomness) -> npt.NDArray[np.int64]:
@@ -34,7 +34,7 @@ class PoissonSampling:
     """Every unit joins independently with probability `sampling_prob`. The batch is secret; its size varies."""
 
     sampling_prob: float
-    name = "poisson"
+    name: ClassVar[Literal["poisson"]] = "poisson"
 
     def __post_init__(self) -> None:
         if not 0 < self.sampling_prob <= 1:
@@ -54,8 +54,8 @@ class PoissonSampling:
 class FullBatch:
     """Every unit, every step; no amplification claimed."""
 
-    name = "full_batch"
-    sampling_prob = 1.0
+    name: ClassVar[Literal["full_batch"]] = "full_batch"
+    sampling_prob: ClassVar[float] = 1.0
 
     def draw(self, num_units: int, randomness: Randomness) -> npt.NDArray[np.int64]:
         return np.arange(num_units, dtype=np.int64)

@@ -22,8 +22,8 @@ DEMO_LABELS = tuple(words.INTENTS)
 NUM_TRAIN = 3000
 NUM_TEST = 600
 
-_ASIDE_PROB = 0.10
-_TYPO_PROB = 0.35
+_ASIDE_PROB = 0.06
+_TYPO_PROB = 0.30
 
 DEMO = Task(
     name="demo",
@@ -51,7 +51,7 @@ DEMO = Task(
 def demo_messages(seed: int = 0, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST) -> tuple[Records, Records]:
     """Generate (train, test): the same texts and labels for the same public seed, on every platform.
 
-    A message states one intent, its label; a tenth of them go on to mention a second. No two messages are equal, and
+    A message states one intent, its label; a few of them go on to mention a second. No two messages are equal, and
     some phrasings occur in one split only. Errors: ValueError for a negative size.
     """
     if num_train < 0 or num_test < 0:

@@ -29,7 +29,7 @@ INTENTS: Mapping[str, Phrasing] = MappingProxyType(
                 "I never received the {item} so I expect {amount} back on my card.",
             ),
             train=("How do I get reimbursed for order {order}?", "Kindly issue a refund for the {item}."),
-            test=("The return of the {item} was accepted, where are my {amount}?", "Credit the {amount} to my card."),
+            test=("The {item} went back to you, where is my money?", "Please refund the {amount} to my card."),
         ),
         "delivery": Phrasing(
             shared=(
@@ -42,7 +42,10 @@ INTENTS: Mapping[str, Phrasing] = MappingProxyType(
                 "Has the {item} been shipped yet?",
             ),
             train=("Any news on the parcel {order}?", "My package seems lost on the way."),
-            test=("It is {weekday} and the {item} is not here.", "The driver did not ring, which depot has my {item}?"),
+            test=(
+                "It is {weekday} and the {item} has not been delivered.",
+                "The driver did not ring, which depot has my {item}?",
+            ),
         ),
         "password": Phrasing(
             shared=(
@@ -57,7 +60,7 @@ INTENTS: Mapping[str, Phrasing] = MappingProxyType(
             train=("How can I reset the password for {email}?", "The sign-in page says unknown user."),
             test=(
                 "The verification code for {email} does not come.",
-                "I have no access to my profile since {weekday}.",
+                "My login fails since {weekday} and I have no access.",
             ),
         ),
         "cancel": Phrasing(
@@ -71,7 +74,10 @@ INTENTS: Mapping[str, Phrasing] = MappingProxyType(
                 "Can order {order} still be called off?",
             ),
             train=("Kindly cancel {order}.", "How do I terminate the {plan}?"),
-            test=("I changed my mind about the {item}.", "Please close the {plan} with effect from {weekday}."),
+            test=(
+                "I changed my mind, please cancel the {item}.",
+                "Please close the {plan} with effect from {weekday}.",
+            ),
         ),
         "invoice": Phrasing(
             shared=(
@@ -84,7 +90,7 @@ INTENTS: Mapping[str, Phrasing] = MappingProxyType(
                 "The invoice of {order} has no VAT on it.",
             ),
             train=("Where can I download the receipts of this year?", "Please correct the bill over {amount}."),
-            test=("{company} needs paperwork for the {amount} we paid.", "The PDF for {order} lists a wrong total."),
+            test=("{company} needs the invoice over {amount}.", "The PDF of the bill for {order} lists a wrong total."),
         ),
         "complaint": Phrasing(
             shared=(
@@ -97,7 +103,10 @@ INTENTS: Mapping[str, Phrasing] = MappingProxyType(
                 "I will tell everyone how badly you handled order {order}.",
             ),
             train=("I want to speak to a manager.", "The worst service I have had in years."),
-            test=("{first} from your team hung up on me.", "Nobody there seems to care about {order}."),
+            test=(
+                "{first} from your team was rude and hung up on me.",
+                "I am disappointed, nobody answers and nobody cares.",
+            ),
         ),
         "technical": Phrasing(
             shared=(
@@ -123,7 +132,7 @@ INTENTS: Mapping[str, Phrasing] = MappingProxyType(
                 "Can the {item} go to my office at {street}?",
             ),
             train=("New address: {street}.", "Please replace my old number by {phone}."),
-            test=("From {weekday} on I live at {street}.", "The {item} should go to {company}, {street}."),
+            test=("From {weekday} on my new address is {street}.", "Please correct my address to {street}."),
         ),
     }
 )

@@ -18,7 +18,7 @@ Projections = NDArray[np.float64]
 class Objective(Protocol):
     """A loss per unit. Row i of the answer depends on unit i and the weights alone, bit for bit (law 7)."""
 
-    def losses(self, units: Units) -> NDArray[np.floating[Any]]:
+    def losses(self, units: Units, /) -> NDArray[np.floating[Any]]:
         """(B,) float32 or float64 losses of `units` at the module's present weights; NaN and ±inf are allowed."""
 
 

@@ -29,7 +29,7 @@ def noise(make_event: Callable[[float], Event], epsilon: float, delta: float, re
         return headline.epsilon(make_event(x), delta, relation)
 
     query = flatten(make_event(1.0))
-    accountant = matrix.support(query.mechanism, query.sampling, relation, delta == 0.0, query.dimension).accountant
+    accountant = headline.accountant_of(query, delta, relation)
     slack = SLACK if accountant == matrix.PLD else 1e-9
     start = _estimate(make_event, epsilon, delta, relation)
     low, spent_low, high, spent_high = _bracket(spent, start, epsilon, delta)

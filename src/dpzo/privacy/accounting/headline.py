@@ -22,7 +22,7 @@ def epsilon(event: Event, delta: float, relation: NeighboringRelation) -> float:
     """
     query = flatten(event)
     check_delta(delta)
-    accountant = _accountant(query, delta == 0.0, relation)
+    accountant = accountant_of(query, delta, relation)
     if accountant == matrix.PURE:
         return closed_form.laplace_pure_epsilon(query.noise, query.sampling_prob, query.count, relation)
     if accountant == matrix.EXACT:
@@ -40,7 +40,7 @@ def delta(event: Event, epsilon: float, relation: NeighboringRelation) -> float:
     query = flatten(event)
     if not 0.0 <= epsilon < math.inf:
         raise DpzoError(f"--epsilon is {epsilon}, must be at least 0 and finite")
-    accountant = _accountant(query, False, relation)
+    accountant = accountant_of(query, None, relation)
     if accountant == matrix.EXACT:
         return closed_form.gaussian_delta(epsilon, closed_form.gaussian_mu(query, relation))
     bound = closed_form.rdp_delta_of(query, epsilon, relation)
@@ -53,20 +53,26 @@ def accountant_name(event: Event, delta: float, relation: NeighboringRelation) -
     """The accountant behind `epsilon(event, delta, relation)`, as the card prints it."""
     query = flatten(event)
     check_delta(delta)
-    accountant = _accountant(query, delta == 0.0, relation)
+    accountant = accountant_of(query, delta, relation)
     if accountant == matrix.PURE:
         return "pure epsilon (exact: Poisson amplification, linear composition)"
     if accountant == matrix.EXACT:
         return "analytic Gaussian (exact: Balle and Wang 2018)"
     if accountant == matrix.RDP:
-        return "RDP (closed form, any dimension; Canonne-Kamath-Steinke conversion)"
+        return "RDP (own closed form, Canonne-Kamath-Steinke conversion)"
     return f"PLD (dp-accounting {pld.version()}, connect-the-dots, grid {pld.grid(query, relation):g})"
 
 
-def _accountant(query: Query, pure: bool, relation: NeighboringRelation) -> str:
-    answer = matrix.support(query.mechanism, query.sampling, relation, pure, query.dimension)
+def accountant_of(query: Query, delta: float | None, relation: NeighboringRelation) -> str:
+    """Which accountant answers; a function of everything but the noise, so calibration never changes accountants.
+
+    `delta` None means: some positive δ, still to be found. Errors: DpzoError with the matrix's reason.
+    """
+    answer = matrix.support(query.mechanism, query.sampling, relation, delta == 0.0, query.dimension)
     if not answer.supported:
         raise DpzoError(f"{query.mechanism} with {query.sampling} under {relation.value}: {answer.reason}")
+    if answer.accountant == matrix.PLD and delta is not None and not pld.resolves(query, delta):
+        return matrix.RDP
     return answer.accountant
 
 

@@ -113,8 +113,8 @@ def _gaussian_fraction(order: float, noise: float, sampling_prob: float) -> floa
 
 def _gaussian_replace(noise: float, sampling_prob: float) -> tuple[Array, Array]:
     orders = np.concatenate([[1.02, 1.05], np.arange(11, 60) / 10.0, np.arange(6, 32), np.geomspace(32, 512, 17)])
-    if noise < 0.1:
-        # One release leaks at most what it leaks without sampling: joint convexity of the divergence.
+    if noise < 0.3:
+        # One release leaks at most what it leaks without sampling: joint quasi-convexity of the divergence.
         return orders, _gaussian(orders, noise / 2.0)
     bounds = np.empty_like(orders)
     for i, order in enumerate(orders):

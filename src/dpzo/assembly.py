@@ -1,0 +1,429 @@
+"""From a config to the parts of a run. Everything built here but the objective is public."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dpzo.config import FROM_FILE, DataConfig, RunConfig, with_values
+from dpzo.defaults import Part, fill_defaults
+from dpzo.errors import DpzoError
+from dpzo.lm import (
+    Encoded,
+    EncoderClassifier,
+    FeatureObjective,
+    LoadedModel,
+    LoraSettings,
+    RowShape,
+    TokenObjective,
+    UnitObjective,
+    check_isolation,
+    choose_microbatch,
+    compute_features,
+    encode_classes,
+    encode_completions,
+    encode_options,
+    group_units,
+    load_model,
+    peek_architecture,
+    synthetic_rows,
+)
+from dpzo.privacy import PrivacyPlan
+from dpzo.privacy.plan import relation_named
+from dpzo.tasks import TASKS, Records, Task, own_classification, own_completion
+from dpzo.train import Job, journal_header
+from dpzo.zo import (
+    SCHEDULES,
+    SCHEME,
+    DirectionScheme,
+    Objective,
+    Sgd,
+    StepDirections,
+    TailAverage,
+    TrainableParameters,
+    Update,
+    public_uniform,
+    shifted,
+)
+
+# Rows of kept features that a head scores at a time: large enough to be quick, small enough to fill.
+HEAD_MICROBATCH = 256
+OWN_MAX_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What records are read for: the filled config, the task, and a model."""
+
+    config: RunConfig
+    task: Task
+    loaded: LoadedModel
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a step will take, from shapes and a measurement on synthetic tokens. Public."""
+
+    seconds_per_step: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A run's public parts: the model at θ_0 with all that is declared about it, the job that trains it, a forecast."""
+
+    subject: Subject
+    job: Job
+    forecast: Forecast
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task that a config declares: a built-in one, or the user's own file."""
+    data = config.data
+    if data.task is not None:
+        if data.task not in TASKS:
+            raise DpzoError(f"--task {data.task}: unknown; there are {', '.join(sorted(TASKS))}")
+        return TASKS[data.task]
+    if data.kind == "completion":
+        return own_completion(max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length)
+    if data.labels is None:
+        raise DpzoError(
+            "--labels is missing: declare the label set, as in --labels yes,no (read from the file it would be "
+            "private); for prompt and completion columns give --kind completion"
+        )
+    return own_classification(
+        data.labels,
+        template=data.template,
+        label_words=data.label_words,
+        max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length,
+    )
+
+
+def build_plan(config: RunConfig, num_examples: int) -> PrivacyPlan:
+    """The privacy plan of a filled config. Raises DpzoError on what is out of range, unsupported or infeasible."""
+    privacy = config.privacy
+    if privacy.steps is None or privacy.expected_batch_size is None or privacy.num_directions is None:
+        raise DpzoError("the config still has open fields; fill its defaults first")
+    return PrivacyPlan.build(
+        num_examples=num_examples,
+        expected_batch_size=privacy.expected_batch_size,
+        steps=privacy.steps,
+        delta=privacy.delta,
+        epsilon=privacy.epsilon,
+        noise_multiplier=privacy.noise_multiplier,
+        clip_norm=1.0 if privacy.clip_norm is None else privacy.clip_norm,
+        num_directions=privacy.num_directions,
+        mechanism=privacy.mechanism,
+        neighboring_relation=relation_named(privacy.relation),
+    )
+
+
+NumExamplesSource = Literal["declared", "task", "from-file"]
+
+
+def assemble(
+    config: RunConfig,
+    *,
+    num_examples: int,
+    num_examples_source: NumExamplesSource,
+    has_guarantee: bool = True,
+    base: str | None = None,
+    nonprivate_uses: tuple[str, ...] = (),
+) -> Assembled:
+    """Load the base model, fill the defaults, solve the plan, check isolation on synthetic tokens; build the job.
+
+    `base` replaces the config's model name or folder (the fingerprint in the header still decides whether it is the
+    same model). Nothing private is read. Raises DpzoError for whatever the user can mend.
+    """
+    task = task_of(config)
+    if config.data.max_length is None:
+        config = with_values(config, data={"max_length": task.max_length})
+    name = config.model.name if base is None else base
+    architecture = peek_architecture(name, task.kind, revision=config.model.revision)
+    trainable = config.model.trainable
+    if trainable is None:
+        trainable = "head" if architecture == "encoder" else "lora"
+        config = with_values(config, model={"trainable": trainable})
+    part: Part = "head" if trainable == "head" else "lora" if trainable == "lora" else "full"
+    config = fill_defaults(config, part, num_examples)
+    plan = build_plan(config, num_examples)
+    training = config.training
+    seed = training.seed
+
+    def initialiser(parameter: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return public_uniform(seed, parameter, math.prod(shape), -1.0, 1.0).reshape(shape)
+
+    loaded = load_model(
+        name,
+        task.kind,
+        initialiser=initialiser,
+        labels=task.labels,
+        trainable=trainable,
+        lora=LoraSettings(rank=config.model.lora_rank, alpha=config.model.lora_alpha),
+        revision=config.model.revision,
+    )
+    if loaded.takes_options and task.label_words is None:
+        raise DpzoError("--label-words is missing: a causal model needs a word for each label, as in ' bad, good'")
+    parameters = TrainableParameters(loaded.module, loaded.trainable_names)
+    scheme = DirectionScheme(training.directions, seed, plan.num_directions, parameters.sizes)
+    assert training.learning_rate is not None
+    assert training.smoothing is not None
+    assert training.average is not None
+    schedule = SCHEDULES[training.schedule](training.learning_rate, plan.steps, training.warmup_steps)
+    update: Update = Sgd(schedule, plan.expected_batch_size)
+    if training.average > 0:
+        update = TailAverage(update, plan.steps, training.average)
+    shape = _row_shape(config, task, loaded)
+    first = scheme.at(0)
+    microbatch = _isolated_microbatch(_microbatch(config), shape, loaded, parameters, first, training.smoothing)
+    config = with_values(config, training={"microbatch_size": microbatch})
+    public = {
+        "config": config.model_dump(mode="json"),
+        "base": {
+            "name": config.model.name,
+            "revision": config.model.revision,
+            "fingerprint": loaded.base_fingerprint,
+            "architecture": loaded.architecture,
+        },
+        "task": {"name": task.name, "version": task.version, "kind": task.kind},
+        "num_examples_source": num_examples_source,
+        "directions": {"scheme": SCHEME, "kind": scheme.kind, "seed": seed},
+        "initialisation": {"scheme": SCHEME, "seed": seed, "new": list(loaded.new_names)},
+        "update": {"rule": "sgd", "average": training.average, "schedule": training.schedule},
+        "parameters": [[n, list(s), "float32"] for n, s in zip(parameters.names, parameters.shapes, strict=True)],
+        "evaluation": {"microbatch_size": microbatch, "isolation": "passed"},
+        "nonprivate_uses": list(nonprivate_uses),
+        "environment": environment(),
+    }
+    job = Job(
+        plan=plan,
+        parameters=parameters,
+        scheme=scheme,
+        smoothing=training.smoothing,
+        update=update,
+        header=journal_header(plan, has_guarantee, public),
+        checkpoint_every=training.checkpoint_every,
+    )
+    forecast = _forecast(microbatch, shape, loaded, parameters, first, plan)
+    return Assembled(Subject(config, task, loaded), job, forecast)
+
+
+def encode(records: Records, subject: Subject) -> Encoded:
+    """The records as token matrices of the declared width."""
+    config, task, tokenizer = subject.config.data, subject.task, subject.loaded.tokenizer
+    if task.kind == "completion":
+        return encode_completions(
+            tokenizer,
+            task.prompts(records),
+            records.completions,
+            max_length=_max_length(config),
+            max_answer_tokens=config.max_answer_tokens,
+        )
+    assert records.labels is not None
+    if subject.loaded.takes_options:
+        assert task.label_words is not None
+        return encode_options(
+            tokenizer,
+            task.prompts(records),
+            task.label_words,
+            records.labels,
+            max_length=_max_length(config),
+            empty=np.array([not text.strip() for text in records.texts]),
+        )
+    return encode_classes(tokenizer, records.texts, records.labels, max_length=_max_length(config))
+
+
+def scorer(encoded: Encoded, subject: Subject) -> TokenObjective | FeatureObjective:
+    """What gives each record's loss and prediction: over kept features when nothing but an encoder's head learns."""
+    loaded, microbatch_size = subject.loaded, _microbatch(subject.config)
+    if _keeps_features(loaded):
+        assert isinstance(loaded.module, EncoderClassifier)
+        features = compute_features(loaded.module, encoded, microbatch_size)
+        return FeatureObjective(loaded.module, features, encoded.targets, encoded.empty, HEAD_MICROBATCH)
+    return TokenObjective(loaded.module, encoded, microbatch_size)
+
+
+def objective(records: Records, subject: Subject) -> Objective:
+    """The private objective: one loss per unit. Reads every record; what it holds never leaves the process."""
+    by_record = scorer(encode(records, subject), subject)
+    if records.num_units == len(records):
+        return by_record
+    assert records.units is not None
+    return UnitObjective(by_record, group_units(records.units, records.num_units))
+
+
+def environment() -> dict[str, str]:
+    """Versions of what computes, and the thread count: for bug reports and the card."""
+    names = ("dpzo", "torch", "transformers", "peft", "safetensors", "numpy", "scipy", "numba", "dp-accounting")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found | {"threads": str(torch.get_num_threads())}
+
+
+@dataclass(frozen=True)
+class _Shifted:
+    """An objective evaluated beside θ_0, where new heads and adapters are not zero and could not hide a dependence."""
+
+    inner: Objective
+    parameters: TrainableParameters
+    directions: StepDirections
+    scale: float
+
+    def losses(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        with shifted(self.parameters, self.directions, 0, self.scale):
+            return np.asarray(self.inner.losses(units))
+
+
+@dataclass(frozen=True)
+class _FeatureBits:
+    """The bits of each record's features folded into one exact number, to compare features and not just losses."""
+
+    module: EncoderClassifier
+    encoded: Encoded
+    microbatch_size: int
+
+    def losses(self, records: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        features = compute_features(self.module, self.encoded, self.microbatch_size, records)
+        bits = features.cpu().numpy().view(np.int32)
+        weights = np.arange(1, bits.shape[1] + 1, dtype=np.int64)
+        return np.asarray(((bits.astype(np.int64) * weights).sum(axis=1) % 2**52).astype(np.float64))
+
+
+def _max_length(data: DataConfig) -> int:
+    assert data.max_length is not None
+    return data.max_length
+
+
+def _microbatch(config: RunConfig) -> int:
+    assert config.training.microbatch_size is not None
+    return config.training.microbatch_size
+
+
+def _keeps_features(loaded: LoadedModel) -> bool:
+    return isinstance(loaded.module, EncoderClassifier) and all(n.startswith("head.") for n in loaded.trainable_names)
+
+
+def _row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
+    """The declared shape of a record's rows, for synthetic tokens."""
+    data = config.data
+    num_labels = 1 if task.labels is None else len(task.labels)
+    answers, form = 0, "classes"
+    if task.kind == "completion":
+        answers, form = data.max_answer_tokens, "completion"
+    elif loaded.takes_options:
+        assert task.label_words is not None
+        words = encode_options(loaded.tokenizer, [""], task.label_words, [0], max_length=_max_length(data))
+        answers, form = words.max_answer_tokens, "options"
+    return RowShape(
+        form=form,  # type: ignore[arg-type]
+        max_length=_max_length(data),
+        vocabulary=len(loaded.tokenizer),
+        num_classes=num_labels,
+        max_answer_tokens=answers,
+        left_padded=form != "classes",
+        pad_token_id=int(loaded.tokenizer.pad_token_id),
+    )
+
+
+def _isolated_microbatch(
+    preferred: int,
+    shape: RowShape,
+    loaded: LoadedModel,
+    parameters: TrainableParameters,
+    directions: StepDirections,
+    smoothing: float,
+) -> int:
+    """The micro-batch size whose rows do not feel their neighbours, checked on public synthetic tokens (law 7)."""
+
+    def production(encoded: Encoded, size: int) -> _FeatureBits | _Shifted:
+        if _keeps_features(loaded):
+            assert isinstance(loaded.module, EncoderClassifier)
+            return _FeatureBits(loaded.module, encoded, size)
+        return _Shifted(TokenObjective(loaded.module, encoded, size), parameters, directions, smoothing)
+
+    chosen = choose_microbatch(production, shape, preferred)
+    if _keeps_features(loaded):
+        head = _Shifted(_synthetic_head(loaded, shape), parameters, directions, 1.0)
+        if not check_isolation(head, HEAD_MICROBATCH):
+            raise DpzoError("--model: the head's losses feel their neighbours on this machine; try OMP_NUM_THREADS=1")
+    return chosen
+
+
+def _synthetic_head(loaded: LoadedModel, shape: RowShape) -> FeatureObjective:
+    """The production head over public synthetic features."""
+    assert isinstance(loaded.module, EncoderClassifier)
+    rows = synthetic_rows(shape, 2 * HEAD_MICROBATCH)
+    width = loaded.module.head.in_features
+    features = public_uniform(0, "isolation", len(rows) * width, -1.0, 1.0).reshape(len(rows), width)
+    return FeatureObjective(loaded.module, features, rows.targets, rows.empty, HEAD_MICROBATCH)
+
+
+def _forecast(
+    microbatch_size: int,
+    shape: RowShape,
+    loaded: LoadedModel,
+    parameters: TrainableParameters,
+    directions: StepDirections,
+    plan: PrivacyPlan,
+) -> Forecast:
+    """Time and memory of a step at the expected batch size, from one timed evaluation on synthetic tokens."""
+    if _keeps_features(loaded):
+        judge: Objective = _synthetic_head(loaded, shape)
+        size = HEAD_MICROBATCH
+    else:
+        size = microbatch_size
+        judge = TokenObjective(loaded.module, synthetic_rows(shape, size), size)
+    timed = _Shifted(judge, parameters, directions, 1e-3)
+    units = np.arange(size, dtype=np.int64)
+    timed.losses(units)
+    start = time.perf_counter()
+    timed.losses(units)
+    evaluation = time.perf_counter() - start
+    seconds = 2 * plan.num_directions * math.ceil(plan.expected_batch_size / size) * evaluation
+    return Forecast(seconds, planned_memory(loaded.module, parameters.sizes, shape, microbatch_size))
+
+
+def planned_memory(module: torch.nn.Module, sizes: tuple[int, ...], shape: RowShape, microbatch_size: int) -> int:
+    """Bytes that weights, the shifted copy and one micro-batch's activations take: an estimate from shapes alone."""
+    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    config: Any = getattr(module, "config", getattr(getattr(module, "encoder", None), "config", None))
+    hidden = getattr(config, "hidden_size", 0)
+    wide = getattr(config, "intermediate_size", 4 * hidden)
+    rows = microbatch_size * (shape.num_classes if shape.form == "options" else 1)
+    tokens = rows * shape.max_length
+    # At a layer's peak: its input, three projections, attention's output and the wide inner vector, in fp32.
+    activations = 4 * tokens * (6 * hidden + 2 * (wide if isinstance(wide, int) else 4 * hidden))
+    logits = 8 * rows * (shape.max_answer_tokens + 1) * shape.vocabulary if shape.form != "classes" else 0
+    return weights + 4 * max(sizes) + activations + logits
+
+
+def resolve_num_examples(
+    config: RunConfig, task: Task, data_dir: Path | None, count_units: Callable[[], int]
+) -> tuple[int, NumExamplesSource]:
+    """N and where it comes from: declared, a public fact of the task, or (no guarantee) counted from the file."""
+    declared = config.privacy.num_examples
+    if declared == FROM_FILE:
+        return count_units(), "from-file"
+    if isinstance(declared, int):
+        return declared, "declared"
+    published = None if data_dir is None else task.public_num_examples(data_dir, "train")
+    if published is not None:
+        return published, "task"
+    raise DpzoError(
+        "--num-examples is missing: N enters the guarantee, so it must be a public number that you declare, not one "
+        "counted from the private file; '--num-examples from-file' counts it, and the card then says no guarantee"
+    )

@@ -1,0 +1,80 @@
+"""Checkpoints: the public state after some step, so that a resume replays hundreds of steps and not thousands.
+
+A checkpoint is post-processing of releases and therefore free. It is a convenience, never an authority: it counts only
+if its hash is the journal's at that step, and a missing, torn or foreign one costs a longer replay and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from dpzo.errors import DpzoError
+from dpzo.journal import Transcript, sync_folder
+from dpzo.zo import TrainableParameters, Update
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Where a resume starts: parameters hold θ_step, `tensors` the update's state after `step` steps."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+
+
+def save(
+    folder: Path, parameters: TrainableParameters, state: dict[str, torch.Tensor], step: int, chain_hash: str
+) -> None:
+    """Replace the run's checkpoint by (θ, update state) after `step` steps; atomic and synced."""
+    tensors = {f"parameter/{name}": tensor for name, tensor in parameters.state().items()}
+    tensors |= {f"update/{name}": tensor.contiguous() for name, tensor in state.items()}
+    path = folder / CHECKPOINT
+    scratch = path.with_name(CHECKPOINT + ".new")
+    try:
+        safetensors.torch.save_file(tensors, scratch, metadata={"step": str(step), "hash": chain_hash})
+        scratch.chmod(0o600)
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.replace(path)
+        sync_folder(folder)
+    except (OSError, safetensors.SafetensorError):
+        scratch.unlink(missing_ok=True)
+        raise DpzoError(f"{path}: could not be written; the journal is intact: make room, then dpzo resume") from None
+
+
+def load(folder: Path, parameters: TrainableParameters, update: Update, transcript: Transcript) -> Restored:
+    """Load the checkpoint into `parameters` if the journal vouches for it; otherwise leave θ_0 and start at step 0."""
+    fresh = update.init(parameters)
+    try:
+        with safetensors.safe_open(folder / CHECKPOINT, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        step, chain_hash = int(metadata["step"]), metadata["hash"]
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        return Restored(0, fresh)
+    theta = {n.removeprefix("parameter/"): t for n, t in tensors.items() if n.startswith("parameter/")}
+    state = {n.removeprefix("update/"): t for n, t in tensors.items() if n.startswith("update/")}
+    known = parameters.state()
+    fits = _shapes(theta) == _shapes(known) and _shapes(state) == _shapes(fresh)
+    if not fits or not _vouched(transcript, step, chain_hash):
+        return Restored(0, fresh)
+    parameters.load(theta)
+    return Restored(step, state)
+
+
+def _vouched(transcript: Transcript, step: int, chain_hash: str) -> bool:
+    """Whether the journal's chain has this hash after `step` steps."""
+    if step == 0:
+        return False
+    return any(entry.step == step - 1 and hashed == chain_hash for entry, hashed in transcript.entries())
+
+
+def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

@@ -1,0 +1,195 @@
+"""The privacy card: what a run claims, on which assumptions, and what it does not cover.
+
+A card is a function of the journal alone, so anyone who holds the journal can rebuild and compare it. An assumption
+that fails turns the claim into "no guarantee"; it never turns it into another number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dpzo.journal import Transcript, write_durably
+from dpzo.privacy import PrivacyPlan
+from dpzo.privacy.events import NeighboringRelation
+
+CARD_JSON = "privacy_card.json"
+CARD_MARKDOWN = "privacy_card.md"
+
+Verdict = Literal["pass", "fail", "assumed"]
+
+RELATIONS = {
+    NeighboringRelation.ZERO_OUT: "one unit's contribution is replaced by nothing; the number of units is public",
+    NeighboringRelation.ADD_OR_REMOVE_ONE: "one unit is added or removed; the number of units is declared, not counted",
+    NeighboringRelation.REPLACE_ONE: "one unit is exchanged for another; the number of units is public",
+}
+
+NOT_COVERED = (
+    "whatever the base model already knew, or was trained on, before this run",
+    "hyper-parameters, task design or declarations that were chosen by looking at the private data",
+    "evaluations on private data, and any use of the data outside this run",
+    "several runs on the same data: their guarantees add up",
+    "groups of units: a group of k is protected at k times ε, and more δ",
+    "the memory of the training machine, co-tenants who time its steps, and operators who copy and roll back a run",
+    "the owner-only file local.yaml in the run folder, which names where the data lies: do not publish it",
+)
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """One thing the claim rests on. `assumed` is for what no program can check."""
+
+    statement: str
+    verdict: Verdict
+
+
+def build_card(transcript: Transcript) -> dict[str, Any]:
+    """The card of a journal as plain data. Reads no data, no weights, nothing but the verified transcript."""
+    header = transcript.header
+    plan = PrivacyPlan.from_dict(header["plan"])
+    assumptions = _assumptions(transcript, plan)
+    sound = all(assumption.verdict != "fail" for assumption in assumptions)
+    unit = _unit(header)
+    return {
+        "claim": _claim(plan, unit) if sound else _NO_GUARANTEE,
+        "guarantee": sound,
+        "epsilon": plan.epsilon if sound else None,
+        "delta": plan.delta if sound else None,
+        "relation": {"name": plan.relation.value, "meaning": RELATIONS[plan.relation]},
+        "unit": unit,
+        "mechanism": {
+            "name": plan.mechanism.name,
+            "clip": f"L{plan.mechanism.order} norm of a unit's {plan.num_directions} slopes",
+            "clip_norm": plan.clip_norm,
+            "noise_multiplier": plan.noise_multiplier,
+            "noise_scale": plan.noise_scale,
+            "lattice_unit": header["lattice_unit"],
+            "sampler": "exact continuous noise from operating-system entropy, floored to the lattice",
+        },
+        "sampling": {
+            "name": plan.sampler.name,
+            "sampling_prob": plan.sampler.sampling_prob,
+            "expected_batch_size": plan.expected_batch_size,
+            "num_examples": plan.num_examples,
+            "num_examples_source": header["num_examples_source"],
+            "normaliser": "the expected batch size, a public constant",
+        },
+        "steps": {
+            "planned": plan.steps,
+            "spent": transcript.num_steps,
+            "burnt": sum(1 for entry, _ in transcript.entries() if not hasattr(entry, "values")),
+            "note": "the claim is that of the whole plan, also for a run that stopped early",
+        },
+        "accountant": plan.accountant,
+        "assumptions": [{"statement": a.statement, "verdict": a.verdict} for a in assumptions],
+        "tuning": header["config"]["privacy"]["tuning"],
+        "not_covered": list(NOT_COVERED),
+        "nonprivate_uses": list(header["nonprivate_uses"]),
+        "base_model": header["base"],
+        "journal_hash": transcript.last_hash,
+        "versions": header["environment"],
+    }
+
+
+_NO_GUARANTEE = "No guarantee: at least one assumption below fails, so this run claims nothing about privacy."
+
+
+def _claim(plan: PrivacyPlan, unit: str) -> str:
+    level = f"ε = {_round_up(plan.epsilon)}" + (f", δ = {plan.delta:g}" if plan.delta > 0 else " (pure)")
+    return (
+        f"Whatever the run published (weights, journal and logs) is differentially private at {level} for every "
+        f"{unit}, under the relation {plan.relation.value} ({RELATIONS[plan.relation]})."
+    )
+
+
+def _round_up(epsilon: float) -> str:
+    """Four decimals, never below the true value."""
+    shown = f"{epsilon:.4f}"
+    return shown if float(shown) >= epsilon else f"{epsilon + 0.5e-4:.4f}"
+
+
+def _unit(header: Mapping[str, Any]) -> str:
+    column = header["config"]["data"]["unit_column"]
+    return "single record" if column is None else f"set of all records that share a value of column {column!r}"
+
+
+def _assumptions(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
+    header = transcript.header
+
+    def checked(statement: str, holds: bool) -> Assumption:
+        return Assumption(statement, "pass" if holds else "fail")
+
+    return [
+        checked("Noise and batches come from operating-system entropy", header["secret_randomness"] is True),
+        checked(
+            "The number of units was declared and not read from the private file",
+            header["num_examples_source"] in ("declared", "task"),
+        ),
+        checked(
+            "A record's loss does not depend on the other records of its batch (checked bit for bit at start-up)",
+            header["evaluation"]["isolation"] == "passed",
+        ),
+        checked("No more releases were made than the plan accounts for", transcript.num_steps <= plan.steps),
+        checked("No non-private diagnostic was switched on", not header["nonprivate_uses"]),
+        Assumption("Labels, lengths and all other options were chosen without looking at the private data", "assumed"),
+        Assumption(
+            "The unit above is what needs protection: a unit's records do not reappear under another", "assumed"
+        ),
+        Assumption("The operating system's entropy is unpredictable and the training machine is trusted", "assumed"),
+    ]
+
+
+def render_markdown(card: Mapping[str, Any]) -> str:
+    """The card as a page for people."""
+    mechanism, sampling, steps = card["mechanism"], card["sampling"], card["steps"]
+    uses = [f"- {use}" for use in card["nonprivate_uses"]]
+    lines = [
+        "# Privacy card",
+        "",
+        f"**{card['claim']}**",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| relation | `{card['relation']['name']}`: {card['relation']['meaning']} |",
+        f"| unit | {card['unit']} |",
+        f"| mechanism | {mechanism['name']}; clip: {mechanism['clip']} ≤ {mechanism['clip_norm']:g} |",
+        f"| noise | multiplier {mechanism['noise_multiplier']:.6g}, scale {mechanism['noise_scale']:.6g} (slope); "
+        f"{mechanism['sampler']} |",
+        f"| sampling | {sampling['name']}, probability {sampling['sampling_prob']:.6g}, "
+        f"N = {sampling['num_examples']} ({sampling['num_examples_source']}) |",
+        f"| normaliser | {sampling['normaliser']}: {sampling['expected_batch_size']:g} |",
+        f"| steps | {steps['planned']} planned, {steps['spent']} spent, {steps['burnt']} burnt; {steps['note']} |",
+        f"| accountant | {card['accountant']} |",
+        f"| tuning | {card['tuning']} |",
+        f"| base model | {card['base_model']['name']} (fingerprint `{card['base_model']['fingerprint'][:16]}…`) |",
+        "",
+        "## Assumptions",
+        "",
+        *(f"- **{a['verdict']}**: {a['statement']}." for a in card["assumptions"]),
+        "",
+        "## Not covered",
+        "",
+        *(f"- {item}" for item in card["not_covered"]),
+        "",
+        *(
+            ["## Non-private uses", "", *(f"- {use}" for use in card["nonprivate_uses"]), ""]
+            if card["nonprivate_uses"]
+            else []
+        ),
+        "## Versions",
+        "",
+        ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_card(folder: Path, transcript: Transcript) -> dict[str, Any]:
+    """Write privacy_card.json and .md of a run; returns the card."""
+    card = build_card(transcript)
+    write_durably(folder / CARD_JSON, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    write_durably(folder / CARD_MARKDOWN, render_markdown(card).encode())
+    return card

@@ -1,0 +1,268 @@
+"""A run as people see it: a folder. Train into one, resume it, replay it, evaluate it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from dpzo import train as trainer
+from dpzo.assembly import Assembled, Subject, assemble, encode, objective, resolve_num_examples, scorer, task_of
+from dpzo.config import RunConfig, dump_config, parse_config
+from dpzo.errors import DpzoError
+from dpzo.journal import Transcript, read, write_durably
+from dpzo.lm import fingerprint_tensors, load_saved, save
+from dpzo.privacy import PrivacyPlan, Release
+from dpzo.report import write_card
+from dpzo.tasks import METRICS, Records, Task, load_records
+from dpzo.train import RandomnessAt
+
+CONFIG, PLAN, LOCAL, MODEL = "config.yaml", "plan.json", "local.yaml", "model"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the private records lie: a file, or a folder that holds a task's files. Kept out of all that is public."""
+
+    file: Path | None = None
+    folder: Path | None = None
+
+    def to_dict(self) -> dict[str, str]:
+        """Absolute paths, for the owner-only file that a resume reads."""
+        return {name: str(path.resolve()) for name, path in (("file", self.file), ("folder", self.folder)) if path}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a watcher is told, all of it public: the plan, a forecast made on synthetic data, and each release."""
+
+    plan: PrivacyPlan
+    done: int
+    seconds_per_step: float
+    memory_bytes: int
+
+
+Watcher = Callable[[Progress], Callable[[Release | None], None]]
+
+
+def _unwatched(progress: Progress) -> Callable[[Release | None], None]:
+    return lambda release: None
+
+
+def train(
+    config: RunConfig,
+    source: DataSource,
+    output: Path,
+    *,
+    watch: Watcher = _unwatched,
+    nonprivate_randomness: RandomnessAt | None = None,
+) -> dict[str, Any]:
+    """Fine-tune on private records into the new folder `output`; returns the privacy card.
+
+    Raises DpzoError for whatever the user can mend, Stopped after Ctrl-C or SIGTERM (then `resume` goes on).
+    """
+    _require_new(output)
+    task = task_of(config)
+    records = _read_records(config, task, source)
+    num_examples, origin = resolve_num_examples(config, task, source.folder, lambda: records.num_units)
+    parts = assemble(
+        config,
+        num_examples=num_examples,
+        num_examples_source=origin,
+        has_guarantee=nonprivate_randomness is None,
+    )
+    private = objective(records, parts.subject)
+    _make_folder(output)
+    write_durably(output / CONFIG, dump_config(parts.subject.config).encode())
+    write_durably(output / PLAN, plan_json(parts.job.plan).encode())
+    write_durably(output / LOCAL, yaml.safe_dump(source.to_dict()).encode())
+    trainer.fit(
+        parts.job,
+        private,
+        records.num_units,
+        output,
+        observe=watch(_progress(parts, 0)),
+        nonprivate_randomness=nonprivate_randomness,
+    )
+    return _finish(parts, output)
+
+
+def resume(
+    output: Path, *, watch: Watcher = _unwatched, nonprivate_randomness: RandomnessAt | None = None
+) -> dict[str, Any]:
+    """Go on with the run in `output`, however it stopped; returns the card. Raises as `train` does."""
+    transcript = read(output)
+    source = _local_source(output)
+    parts = _reassemble(transcript, None)
+    trainer.require_same_run(parts.job.header, transcript)
+    records = _read_records(parts.subject.config, parts.subject.task, source)
+    trainer.resume(
+        parts.job,
+        objective(records, parts.subject),
+        records.num_units,
+        output,
+        observe=watch(_progress(parts, 0)),
+        nonprivate_randomness=nonprivate_randomness,
+    )
+    return _finish(parts, output)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """`fingerprint` of the trained parameters rebuilt from the journal; `equals_run`: whether the run's are the same.
+
+    `equals_run` is None where the run folder holds no finished model to compare with.
+    """
+
+    fingerprint: str
+    equals_run: bool | None
+
+
+def replay(run: Path, output: Path, *, base: str | None = None, watch: Watcher = _unwatched) -> Replayed:
+    """Rebuild a run's model from its base model and journal alone and save it to `output`. No data, no noise."""
+    transcript = read(run)
+    _require_new(output)
+    parts = _reassemble(transcript, base)
+    trainer.replay(parts.job, transcript, observe=watch(_progress(parts, 0)))
+    _make_folder(output)
+    _save_model(parts, output)
+    rebuilt = _trained_fingerprint(output / MODEL)
+    finished = run / MODEL / FINISHED
+    return Replayed(rebuilt, _trained_fingerprint(run / MODEL) == rebuilt if finished.is_file() else None)
+
+
+def evaluate(run: Path, source: DataSource, split: Literal["dev", "test"] = "test") -> dict[str, float | str]:
+    """The task's metric of a finished run's model on other records. Not covered by the run's ε: see the CLI's wording.
+
+    Returns `{"metric": name, "value": number}`; for a completion task the mean loss a record.
+    """
+    transcript = read(run)
+    config = parse_config(transcript.header["config"])
+    task = task_of(config)
+    if not (run / MODEL / FINISHED).is_file():
+        raise DpzoError(f"{run}: the run is not finished; dpzo resume it first")
+    num_labels = None if task.labels is None else len(task.labels)
+    loaded = load_saved(run / MODEL, task.kind, base=config.model.name, num_labels=num_labels)
+    return score(Subject(config, task, loaded), _read_records(config, task, source, split))
+
+
+def score(subject: Subject, records: Records) -> dict[str, float | str]:
+    """The task's metric at the model's present weights."""
+    if len(records) == 0:
+        raise DpzoError("--data: there is no record to evaluate on")
+    task = subject.task
+    judge = scorer(encode(records, subject), subject)
+    everything = np.arange(len(records), dtype=np.int64)
+    if task.kind == "completion":
+        return {"metric": "loss", "value": float(np.mean(judge.losses(everything)))}
+    assert task.labels is not None
+    assert records.labels is not None
+    value = METRICS[task.metric](judge.predict(everything), records.labels, len(task.labels))
+    return {"metric": task.metric, "value": value}
+
+
+FINISHED = "trained.json"
+
+
+def _finish(parts: Assembled, output: Path) -> dict[str, Any]:
+    _save_model(parts, output)
+    return write_card(output, read(output))
+
+
+def _save_model(parts: Assembled, output: Path) -> None:
+    """model/ as plain save_pretrained, plus the fingerprint of the trained parameters for replay to compare."""
+    folder = output / MODEL
+    folder.mkdir(mode=0o700, exist_ok=True)
+    subject = parts.subject
+    assert subject.config.data.max_length is not None
+    save(subject.loaded, folder, labels=subject.task.labels, max_length=subject.config.data.max_length)
+    write_durably(
+        folder / FINISHED, json.dumps({"fingerprint": fingerprint_tensors(parts.job.parameters.state())}).encode()
+    )
+
+
+def _trained_fingerprint(folder: Path) -> str:
+    return str(json.loads((folder / FINISHED).read_text())["fingerprint"])
+
+
+def _reassemble(transcript: Transcript, base: str | None) -> Assembled:
+    header = transcript.header
+    return assemble(
+        parse_config(header["config"]),
+        num_examples=header["plan"]["num_examples"],
+        num_examples_source=header["num_examples_source"],
+        has_guarantee=header["secret_randomness"],
+        base=base,
+        nonprivate_uses=tuple(header["nonprivate_uses"]),
+    )
+
+
+def _read_records(
+    config: RunConfig, task: Task, source: DataSource, split: Literal["train", "dev", "test"] = "train"
+) -> Records:
+    if source.folder is not None:
+        return task.load(source.folder, split)
+    if source.file is None:
+        raise DpzoError("give --data FILE, or --task NAME with --data-dir FOLDER")
+    data = config.data
+    return load_records(
+        source.file,
+        kind=task.kind,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        prompt_column=data.prompt_column,
+        completion_column=data.completion_column,
+        unit_column=data.unit_column,
+        labels=task.labels,
+    )
+
+
+def plan_fields(plan: PrivacyPlan) -> dict[str, Any]:
+    """A plan with all that follows from it, for plan.json and `dpzo plan --json`."""
+    return {
+        **plan.to_dict(),
+        "epsilon": plan.epsilon,
+        "noise_multiplier": plan.noise_multiplier,
+        "noise_scale": plan.noise_scale,
+        "expected_batch_size": plan.expected_batch_size,
+        "accountant": plan.accountant,
+    }
+
+
+def plan_json(plan: PrivacyPlan) -> str:
+    """`plan_fields` as JSON."""
+    return json.dumps(plan_fields(plan), indent=2) + "\n"
+
+
+def _progress(parts: Assembled, done: int) -> Progress:
+    return Progress(parts.job.plan, done, parts.forecast.seconds_per_step, parts.forecast.memory_bytes)
+
+
+def _require_new(folder: Path) -> None:
+    """Refuse a folder that holds anything, before any time is spent."""
+    if folder.is_dir() and any(folder.iterdir()):
+        what = "another run; dpzo resume it, or" if (folder / "journal.jsonl").exists() else "other files;"
+        raise DpzoError(f"--output {folder}: holds {what} choose a new folder")
+    if folder.exists() and not folder.is_dir():
+        raise DpzoError(f"--output {folder}: is a file; choose a new folder")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise DpzoError(f"--output {folder}: {error.strerror}") from None
+
+
+def _local_source(folder: Path) -> DataSource:
+    try:
+        paths = yaml.safe_load((folder / LOCAL).read_text())
+        return DataSource(**{name: Path(path) for name, path in paths.items()})
+    except (OSError, yaml.YAMLError, TypeError, AttributeError):
+        raise DpzoError(f"{folder / LOCAL}: missing or damaged; it names where the private data lies") from None
