@@ -31,7 +31,7 @@ def epsilon(event: Event, delta: float, relation: NeighboringRelation) -> float:
     if accountant == matrix.RDP:
         return bound
     found = pld.epsilon(query, delta, relation)
-    _agree(found, bound, 4.0 * pld.grid(query, relation), "epsilon")
+    _agree(found, bound, pld.grid(query, relation) * min(query.count, 50))
     return min(found, bound)
 
 
@@ -76,6 +76,8 @@ def accountant_of(query: Query, delta: float | None, relation: NeighboringRelati
     return answer.accountant
 
 
-def _agree(found: float, bound: float, slack: float, name: str) -> None:
-    if math.isfinite(found) and found > bound * (1.0 + 1e-6) + slack:
-        raise AccountantDisagreement(f"PLD gives {name} {found!r}, above the Rényi bound {bound!r}")
+def _agree(found: float, bound: float, rounding: float) -> None:
+    # Each release's largest loss is rounded up to the grid. That shows only where ε is next to the pure ε of Laplace,
+    # which at a δ that PLD resolves takes fewer than 50 releases.
+    if math.isfinite(found) and found > bound * (1.0 + 1e-6) + rounding:
+        raise AccountantDisagreement(f"PLD gives epsilon {found!r}, above the Rényi bound {bound!r}")

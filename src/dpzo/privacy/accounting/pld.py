@@ -40,8 +40,8 @@ def grid(query: Query, relation: NeighboringRelation) -> float:
 def rounding_reserve(query: Query) -> float:
     """Part of δ that the Fourier composition in double precision cannot resolve: T·2⁻⁵².
 
-    Against a composition tilted to keep its relative precision, the error was at most a quarter of this for T up to 10⁶.
-    A δ below twice the reserve is not answered by PLD at all.
+    Against a composition tilted to keep its relative precision, the error was at most a quarter of this up to T = 10⁶. A δ below
+    twice the reserve is not answered by PLD at all.
     """
     return query.count * 2.0**-52
 
