@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -34,8 +33,9 @@ class _Shift:
         self.visited: set[int] = set()
 
     def owned(self, module: nn.Module) -> list[int]:
-        """Indices of the trainable parameters that `module` holds directly, each once."""
-        own = (p for p in module.parameters(recurse=False) if id(p) in self._index)
+        """Indices of the trainable parameters that `module` reads in its own call, each once."""
+        recurse = isinstance(module, nn.MultiheadAttention)  # it reads its output layer's weight without calling it
+        own = (p for p in module.parameters(recurse=recurse) if id(p) in self._index)
         return [self._index[id(p)] for p in own]
 
     def enter(self, index: int) -> None:
@@ -138,9 +138,12 @@ def check_shift(
     """
     directions = DirectionScheme("rademacher", 0, 1, parameters.sizes).at(0)
     with shifted(parameters, directions, 0, scale, "all"):
-        whole = np.array(torch.as_tensor(call()).cpu())
+        whole = torch.as_tensor(call()).clone()
     parameters.scratch.clear()  # a whole copy of the trainable part must not outlive this check
     with shifted(parameters, directions, 0, scale, "layer") as visited:
-        layered = np.array(torch.as_tensor(call()).cpu())
+        layered = torch.as_tensor(call()).clone()
     unvisited = tuple(name for index, name in enumerate(parameters.names) if index not in visited)
-    return ShiftCheck(bool(np.array_equal(whole, layered, equal_nan=True)), unvisited)
+    if whole.shape != layered.shape:
+        return ShiftCheck(False, unvisited)
+    same = (whole == layered) | (whole.isnan() & layered.isnan())
+    return ShiftCheck(bool(same.all()), unvisited)

@@ -1,0 +1,277 @@
+"""Shifted evaluation: the right numbers, and weights that were never written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dpzo.errors import DpzoError
+from dpzo.zo.directions import DirectionScheme, StepDirections, public_normal
+from dpzo.zo.parameters import TrainableParameters
+from dpzo.zo.shift import check_shift, shifted
+
+MODES: list[str] = ["all", "layer"]
+
+
+class Tied(nn.Module):
+    """Embedding, a block that owns a gain and runs children inside its own call, and a head tied to the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 6)
+        self.block = Block()
+        self.head = nn.Linear(6, 11, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.block(self.embed(tokens)))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.empty(6))
+        self.inner = nn.Linear(6, 6)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + torch.tanh(self.inner(x * self.gain)) * self.gain)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 6)
+        self.lstm = nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.lstm(self.embed(tokens))[0]
+
+
+class Attentive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 6)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+class ByHand(nn.Module):
+    """Reads a child's weight without calling the child, and another one after its owner has returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 6)
+        self.unused_call = nn.Linear(6, 6, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.embed(tokens) @ self.unused_call.weight @ self.embed.weight.T
+
+
+TOKENS = torch.tensor([[1, 2, 3, 1], [4, 10, 0, 7]])
+
+
+def build(kind: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        module = kind()
+    module = module.to_empty(device="cpu").eval()
+    if isinstance(module, Tied):
+        module.head.weight = module.embed.weight
+    for name, p in module.named_parameters():
+        p.data.copy_(public_normal(1, name, p.numel(), 0.5).view(p.shape))
+    return module
+
+
+def everything(module: nn.Module, materialise: str = "auto") -> TrainableParameters:
+    names = [name for name, _ in module.named_parameters()]
+    return TrainableParameters(module, names, materialise)  # type: ignore[arg-type]
+
+
+def directions_for(parameters: TrainableParameters, kind: str = "gaussian") -> StepDirections:
+    return DirectionScheme(kind, 7, 2, parameters.sizes).at(4)
+
+
+def oracle(kind: Callable[[], nn.Module], k: int, scale: float, direction_kind: str) -> Tensor:
+    """The output of another copy of the model whose weights were written."""
+    module = build(kind)
+    parameters = everything(module)
+    at = directions_for(parameters, direction_kind)
+    for index in range(len(parameters)):
+        flat = parameters.flat(index)
+        at.add(k, index, flat.clone(), scale, flat)
+    with torch.no_grad():
+        return module(TOKENS)
+
+
+@pytest.mark.parametrize("materialise", MODES)
+@pytest.mark.parametrize("direction_kind", ["rademacher", "gaussian", "sphere"])
+@pytest.mark.parametrize("kind", [Tied, Recurrent, Attentive])
+def test_shifted_evaluation_equals_a_written_copy(
+    kind: Callable[[], nn.Module], direction_kind: str, materialise: str
+) -> None:
+    module = build(kind)
+    parameters = everything(module, materialise)
+    at = directions_for(parameters, direction_kind)
+    with torch.inference_mode():
+        plain = module(TOKENS).clone()
+        for k, scale in ((0, 0.3), (1, -0.3), (0, 1e-3)):
+            with shifted(parameters, at, k, scale):
+                got = module(TOKENS)
+            assert torch.equal(got, oracle(kind, k, scale, direction_kind))
+            assert not torch.equal(got, plain)
+        assert torch.equal(module(TOKENS), plain)
+
+
+def snapshot(parameters: TrainableParameters) -> list[tuple[int, int, int]]:
+    return [(id(p), p.data_ptr(), p._version) for p in parameters.module.parameters()]
+
+
+@pytest.mark.parametrize("materialise", MODES)
+def test_weights_keep_memory_version_identity_and_bits(materialise: str) -> None:
+    parameters = everything(build(Tied), materialise)
+    before, bits = snapshot(parameters), parameters.state()
+    theta = [p.data for p in parameters]
+    with torch.no_grad(), shifted(parameters, directions_for(parameters), 0, 0.1):
+        parameters.module(TOKENS)
+        assert all(torch.equal(t, b) for t, b in zip(theta, bits.values(), strict=True))
+    assert snapshot(parameters) == before
+    assert all(torch.equal(p, b) for p, b in zip(parameters, bits.values(), strict=True))
+    assert all(isinstance(p, nn.Parameter) and not p.requires_grad and p.grad is None for p in parameters)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in parameters.module.modules())
+
+
+@pytest.mark.parametrize("materialise", MODES)
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_in_a_layer_restores_everything(materialise: str, error: type[BaseException]) -> None:
+    module = build(Tied)
+    parameters = everything(module, materialise)
+    before = snapshot(parameters)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    handle = module.block.inner.register_forward_hook(fail)  # type: ignore[union-attr]
+    with torch.no_grad(), pytest.raises(error), shifted(parameters, directions_for(parameters), 0, 0.1):
+        module(TOKENS)
+    handle.remove()
+    assert snapshot(parameters) == before
+    with torch.no_grad(), shifted(parameters, directions_for(parameters), 0, 0.1):
+        assert torch.equal(module(TOKENS), oracle(Tied, 0, 0.1, "gaussian"))
+
+
+def test_an_exception_that_the_model_catches_restores_that_layer() -> None:
+    class Forgiving(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            try:
+                self.first(x[:, :2])
+            except RuntimeError:
+                assert self.first.weight.data_ptr() == home
+            return self.second(x)
+
+    module = build(Forgiving)
+    home = module.first.weight.data_ptr()  # type: ignore[union-attr, operator]
+    parameters = everything(module, "layer")
+    with torch.no_grad(), shifted(parameters, directions_for(parameters), 0, 0.1) as visited:
+        module(torch.ones(2, 6))
+    assert visited == {0, 1, 2, 3}
+
+
+def test_layer_mode_holds_only_what_runs() -> None:
+    module = build(lambda: nn.Sequential(*[nn.Linear(8, 8) for _ in range(10)]))
+    parameters = everything(module, "layer")
+    held: list[int] = []
+    home = {id(p): p.data_ptr() for p in parameters}
+
+    def count(*_: object) -> None:
+        held.append(sum(p.data_ptr() != home[id(p)] for p in parameters))
+
+    for layer in module:  # type: ignore[union-attr]
+        layer.register_forward_hook(count)
+    with torch.no_grad(), shifted(parameters, directions_for(parameters), 0, 0.1):
+        module(torch.ones(1, 8))
+    assert held == [2] * 10
+    assert sum(b.numel() for b in parameters.scratch._free) <= 2 * 64
+
+
+def test_check_shift_tells_layers_that_cannot_be_served() -> None:
+    with torch.no_grad():
+        for kind in (Tied, Recurrent, Attentive):
+            module = build(kind)
+            parameters = everything(module)
+            check = check_shift(parameters, partial(module, TOKENS))
+            assert check.unvisited == ()
+            assert check.layer_is_safe
+        module = build(ByHand)
+        check = check_shift(everything(module), lambda: module(TOKENS))
+    assert not check.equal
+    assert not check.layer_is_safe
+    assert check.unvisited == ("unused_call.weight",)
+
+
+def test_auto_takes_all_for_small_trainable_parts() -> None:
+    big = nn.Sequential(nn.Linear(1200, 1200), nn.Linear(1200, 1200), nn.Linear(1200, 10)).requires_grad_(False)
+    assert everything(big).effective_materialise() == "layer"
+    assert TrainableParameters(big, ["2.weight"]).effective_materialise() == "all"
+    assert everything(build(Tied)).effective_materialise() == "all"
+    assert everything(build(Tied), "layer").effective_materialise() == "layer"
+
+
+def test_blocks_do_not_nest() -> None:
+    parameters = everything(build(Tied))
+    at = directions_for(parameters)
+    before = snapshot(parameters)
+    with shifted(parameters, at, 0, 0.1), pytest.raises(RuntimeError, match="nest"), shifted(parameters, at, 1, 0.1):
+        raise AssertionError("unreachable")
+    assert snapshot(parameters) == before
+
+
+def test_order_is_the_modules_and_tied_weights_come_once() -> None:
+    module = build(Tied)
+    parameters = TrainableParameters(module, ["head.weight", "block.norm.bias", "block.gain"])
+    assert parameters.names == ("embed.weight", "block.gain", "block.norm.bias")
+    assert parameters.sizes == (66, 6, 6)
+    assert parameters.shapes == ((11, 6), (6,), (6,))
+    assert parameters.dimension == 78
+
+
+def test_state_round_trip_writes_in_place() -> None:
+    parameters = everything(build(Tied))
+    state, places = parameters.state(), [p.data_ptr() for p in parameters]
+    for index in range(len(parameters)):
+        parameters.flat(index).add_(1)
+    assert not torch.equal(next(iter(parameters)), next(iter(state.values())))
+    parameters.load(state)
+    assert all(torch.equal(p, state[name]) for name, p in zip(parameters.names, parameters, strict=True))
+    assert [p.data_ptr() for p in parameters] == places
+    with pytest.raises(DpzoError, match="not the ones chosen"):
+        parameters.load({})
+    with pytest.raises(DpzoError, match="another shape"):
+        parameters.load({**state, "block.gain": torch.zeros(7)})
+
+
+def test_parameters_that_cannot_be_trained_are_refused() -> None:
+    module = build(Tied)
+    with pytest.raises(DpzoError, match="no parameter 'nope'"):
+        TrainableParameters(module, ["nope"])
+    with pytest.raises(DpzoError, match="choose at least one"):
+        TrainableParameters(module, [])
+    with pytest.raises(DpzoError, match="float32"):
+        everything(build(Tied).to(torch.bfloat16))
+    linear = nn.Linear(3, 4)
+    linear.weight = nn.Parameter(torch.zeros(3, 4).T)
+    with pytest.raises(DpzoError, match="contiguous"):
+        TrainableParameters(linear, ["weight"])
+    pair = nn.ParameterList([nn.Parameter(linear.bias.data), nn.Parameter(linear.bias.data)])
+    with pytest.raises(DpzoError, match="share memory"):
+        TrainableParameters(pair, ["0", "1"])
