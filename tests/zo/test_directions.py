@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -239,3 +241,20 @@ def test_misuse_is_refused() -> None:
         at.scheme.at(2**32)
     with pytest.raises(DpzoError, match="backend"):
         DirectionScheme("gaussian", 1, 1, (10,)).at(0, "cuda").fill(0, 0, torch.empty(1))  # type: ignore[arg-type]
+
+
+def test_kernels_compile_where_no_folder_can_hold_a_cache() -> None:
+    """A function without a source file has nowhere to be cached, like an installation that is read-only throughout."""
+    from dpzo.zo.kernels import cpu
+
+    namespace: dict[str, Callable[[int], int]] = {}
+    exec("def twice(x):\n    return 2 * x", namespace)
+    assert cpu._jit(namespace["twice"])(4) == 8
+
+
+def test_threads_may_generate_at_the_same_time() -> None:
+    at = DirectionScheme("gaussian", 5, 4, (100_000,)).at(1)
+    alone = [whole(at, k, 0) for k in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda k: whole(at, k, 0), range(4)))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))

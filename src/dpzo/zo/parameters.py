@@ -57,6 +57,7 @@ class TrainableParameters:
         self.materialise: Materialise = materialise
         self.scratch = Scratch()
         self._named: dict[str, nn.Parameter] = dict(chosen)
+        self._ordered = tuple(self._named.values())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ class TrainableParameters:
 
     def flat(self, index: int) -> Tensor:
         """Parameter `index` as a flat view of its own memory."""
-        return list(self._named.values())[index].detach().view(-1)
+        return self._ordered[index].detach().view(-1)
 
     def effective_materialise(self) -> Literal["all", "layer"]:
         """`materialise` with `auto` decided."""

@@ -17,18 +17,17 @@ class Scratch:
         self._lent = False
 
     def take(self, size: int, device: torch.device) -> Tensor:
-        """The smallest free buffer that fits, else a new one in place of the largest that does not."""
-        fitting = [b for b in self._free if b.numel() >= size and b.device == device]
-        if fitting:
-            chosen = min(fitting, key=lambda b: b.numel())
-        else:
-            small = [b for b in self._free if b.device == device]
-            if small:
-                self._forget(max(small, key=lambda b: b.numel()))
-            with torch.inference_mode(False):  # an inference tensor could not serve outside inference mode
-                return torch.empty(size, dtype=torch.float32, device=device)
-        self._forget(chosen)
-        return chosen
+        """A free buffer of this very size, else the smallest that fits, else a new one in place of the largest."""
+        own = [(i, b.numel()) for i, b in enumerate(self._free) if b.device == device]
+        chosen = next((i for i, held in own if held == size), None)
+        if chosen is None:
+            chosen = min(((held, i) for i, held in own if held > size), default=(0, None))[1]
+        if chosen is not None:
+            return self._free.pop(chosen)
+        if own:
+            self._free.pop(max((held, i) for i, held in own)[1])
+        with torch.inference_mode(False):  # an inference tensor could not serve outside inference mode
+            return torch.empty(size, dtype=torch.float32, device=device)
 
     def give(self, buffer: Tensor) -> None:
         """Take a buffer back."""
@@ -48,6 +47,3 @@ class Scratch:
             yield
         finally:
             self._lent = False
-
-    def _forget(self, buffer: Tensor) -> None:
-        self._free = [b for b in self._free if b is not buffer]
