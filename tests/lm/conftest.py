@@ -60,6 +60,7 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
         mask_token="<mask>",
         pad_token=None if family == "gpt2" else "<pad>",
         model_max_length=64,
+        model_input_names=["input_ids", "attention_mask", *(["token_type_ids"] if family == "bert" else [])],
     )
 
 
@@ -151,3 +152,11 @@ def stories(shared_data: Path) -> Path:
     if not folder.is_dir():
         pytest.skip("DPZO_SHARED_DATA holds no models/stories260K")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizers() -> dict[str, PreTrainedTokenizerFast]:
+    """The tiny tokenizer of each family, as the loader leaves it."""
+    made = {family: make_tokenizer(family) for family in (*CAUSAL, *ENCODERS)}
+    made["gpt2"].pad_token = made["gpt2"].eos_token
+    return made

@@ -23,8 +23,8 @@ class Encoded:
 
     `tokens` is int32, shape (records · options, max_length): the options of a record are consecutive rows. Content
     is contiguous, on the left of a row or (`left_padded`) on its right. **At least one column of every row is
-    padding.** Attention libraries take another path, with other rounding, for a batch without any padding, and then
-    one record's length would show in another record's loss; the spare column keeps them on one path.
+    padding.** Transformers drops the attention mask, and so takes another kernel, for a batch in which no row is
+    padded: which kernel a record meets would hang on the length of the others. The spare column keeps all on one path.
     """
 
     form: Form

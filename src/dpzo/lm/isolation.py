@@ -17,7 +17,7 @@ from dpzo.lm.objectives import Objective
 
 _SYNTHETIC_SEED = 20_240_607
 FULL_EVERY = 5
-"""One synthetic record in this many fills its rows."""
+"""One synthetic record in this many fills its rows, and the one after it is as short as can be."""
 CANDIDATES = (16, 32, 8, 64, 48, 24, 4, 1)
 """Micro-batch sizes tried after the preferred one. A single record has no neighbours: the last resort."""
 
@@ -59,7 +59,7 @@ def synthetic_rows(shape: RowShape, records: int) -> Encoded:
     lengths = draw.integers(shortest, width, size=rows, dtype=np.int32)
     by_record = lengths.reshape(records, options)
     by_record[::FULL_EVERY] = width - 1
-    by_record[3::7] = shortest
+    by_record[1::FULL_EVERY] = shortest
     tokens = draw.integers(0, shape.vocabulary, size=(rows, width), dtype=np.int32)
     columns = np.arange(width)
     first = (width - lengths if shape.left_padded else np.zeros_like(lengths))[:, None]
@@ -115,7 +115,7 @@ def _arrangements(size: int, total: int) -> list[NDArray[np.int64]]:
         first,
         mixed,
         np.concatenate((other[:1], first[: size - 1])),  # one inserted before all, the last one removed
-        first[:1],  # alone among dummy rows
+        np.arange(1, 2, dtype=np.int64),  # a short one alone among dummy rows
         np.resize(np.arange(0, total, FULL_EVERY, dtype=np.int64), size),  # no row shorter than the longest
         draw.permutation(np.concatenate((first, other)))[: max(1, 3 * size // 4)],  # partly filled
     ]

@@ -121,7 +121,7 @@ class FeatureObjective:
         self.module = module
         self.microbatch_size = microbatch_size
         self._features = features
-        self._targets = torch.from_numpy(np.asarray(targets, dtype=np.int64)).to(features.device)
+        self._targets = torch.from_numpy(np.array(targets, dtype=np.int64)).to(features.device)
         self._empty = empty
         self._kept: tuple[bytes, list[tuple[Tensor, Tensor]]] = (b"", [])
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from dpzo.errors import DpzoError
 from dpzo.lm.encoder import EncoderClassifier
-from dpzo.lm.models import Initialiser, Kind, LoadedModel, load_model
+from dpzo.lm.models import Initialiser, Kind, LoadedModel, load_model, settle
 from dpzo.lm.quiet import global_generators_kept, silent_libraries
 
 _HEAD_WEIGHTS = "head.safetensors"
@@ -27,6 +27,7 @@ These lines need torch, transformers{peft_word} and safetensors:
 
 ```python
 import json
+from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
@@ -35,7 +36,7 @@ folder = "."
 encoder = {encoder}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 head = load_file(f"{{folder}}/head.safetensors")
-labels = json.load(open(f"{{folder}}/head.json"))["labels"]
+labels = json.loads(Path(folder, "head.json").read_text(encoding="utf-8"))["labels"]
 
 def logits(texts):
     batch = tokenizer(texts, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
@@ -147,7 +148,7 @@ def load_saved(
             with torch.no_grad():
                 for key in ("head.weight", "head.bias"):
                     state[key].copy_(weights[key])
-    module.to(device).eval().requires_grad_(False)
+    settle(module, device)
     return replace(loaded, module=module, trainable="nothing", trainable_names=(), new_names=())
 
 
