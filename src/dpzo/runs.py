@@ -21,6 +21,7 @@ from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
 from dpzo.tasks import METRICS, Records, Task, load_records
 from dpzo.train import RandomnessAt
+from dpzo.zo import Objective
 
 CONFIG, PLAN, LOCAL, MODEL = "config.yaml", "plan.json", "local.yaml", "model"
 
@@ -42,7 +43,6 @@ class Progress:
     """What a watcher is told, all of it public: the plan, a forecast made on synthetic data, and each release."""
 
     plan: PrivacyPlan
-    done: int
     seconds_per_step: float
     memory_bytes: int
 
@@ -60,6 +60,7 @@ def train(
     output: Path,
     *,
     watch: Watcher = _unwatched,
+    tell: Callable[[str], None] = lambda text: None,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
     """Fine-tune on private records into the new folder `output`; returns the privacy card.
@@ -68,36 +69,61 @@ def train(
     """
     _require_new(output)
     task = task_of(config)
+    tell("reading the records")
     records = _read_records(config, task, source)
     num_examples, origin = resolve_num_examples(config, task, source.folder, lambda: records.num_units)
+    tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
     parts = assemble(
         config,
         num_examples=num_examples,
         num_examples_source=origin,
         has_guarantee=nonprivate_randomness is None,
     )
+    tell("preparing the records for the model")
     private = objective(records, parts.subject)
+    return carry_out(
+        parts, private, records.num_units, source, output, watch=watch, nonprivate_randomness=nonprivate_randomness
+    )
+
+
+def carry_out(
+    parts: Assembled,
+    private: Objective,
+    num_units: int,
+    source: DataSource,
+    output: Path,
+    *,
+    watch: Watcher = _unwatched,
+    nonprivate_randomness: RandomnessAt | None = None,
+) -> dict[str, Any]:
+    """The part of `train` after everything is prepared: fill the new folder `output`; returns the card."""
+    _require_new(output)
     _make_folder(output)
     write_durably(output / CONFIG, dump_config(parts.subject.config).encode())
-    write_durably(output / PLAN, plan_json(parts.job.plan).encode())
+    write_durably(output / PLAN, (json.dumps(parts.job.plan.summary(), indent=2) + "\n").encode())
     write_durably(output / LOCAL, yaml.safe_dump(source.to_dict()).encode())
     trainer.fit(
         parts.job,
         private,
-        records.num_units,
+        num_units,
         output,
-        observe=watch(_progress(parts, 0)),
+        observe=watch(_progress(parts)),
         nonprivate_randomness=nonprivate_randomness,
     )
     return _finish(parts, output)
 
 
 def resume(
-    output: Path, *, watch: Watcher = _unwatched, nonprivate_randomness: RandomnessAt | None = None
+    output: Path,
+    *,
+    watch: Watcher = _unwatched,
+    tell: Callable[[str], None] = lambda text: None,
+    nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
     """Go on with the run in `output`, however it stopped; returns the card. Raises as `train` does."""
     transcript = read(output)
     source = _local_source(output)
+    tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
     parts = _reassemble(transcript, None)
     trainer.require_same_run(parts.job.header, transcript)
     records = _read_records(parts.subject.config, parts.subject.task, source)
@@ -106,7 +132,7 @@ def resume(
         objective(records, parts.subject),
         records.num_units,
         output,
-        observe=watch(_progress(parts, 0)),
+        observe=watch(_progress(parts)),
         nonprivate_randomness=nonprivate_randomness,
     )
     return _finish(parts, output)
@@ -128,7 +154,7 @@ def replay(run: Path, output: Path, *, base: str | None = None, watch: Watcher =
     transcript = read(run)
     _require_new(output)
     parts = _reassemble(transcript, base)
-    trainer.replay(parts.job, transcript, observe=watch(_progress(parts, 0)))
+    trainer.replay(parts.job, transcript, observe=watch(_progress(parts)))
     _make_folder(output)
     _save_model(parts, output)
     rebuilt = _trained_fingerprint(output / MODEL)
@@ -152,18 +178,27 @@ def evaluate(run: Path, source: DataSource, split: Literal["dev", "test"] = "tes
 
 
 def score(subject: Subject, records: Records) -> dict[str, float | str]:
-    """The task's metric at the model's present weights."""
+    """The task's metric at the model's present weights: `{"metric": name, "value": number}`."""
     if len(records) == 0:
         raise DpzoError("--data: there is no record to evaluate on")
+    return judge(subject, records)()
+
+
+def judge(subject: Subject, records: Records) -> Callable[[], dict[str, float | str]]:
+    """`score` prepared once (features of a frozen encoder are kept) and asked as often as the weights change."""
     task = subject.task
-    judge = scorer(encode(records, subject), subject)
+    seen = scorer(encode(records, subject), subject)
     everything = np.arange(len(records), dtype=np.int64)
-    if task.kind == "completion":
-        return {"metric": "loss", "value": float(np.mean(judge.losses(everything)))}
-    assert task.labels is not None
-    assert records.labels is not None
-    value = METRICS[task.metric](judge.predict(everything), records.labels, len(task.labels))
-    return {"metric": task.metric, "value": value}
+
+    def score_now() -> dict[str, float | str]:
+        if task.kind == "completion":
+            return {"metric": "loss", "value": float(np.mean(seen.losses(everything)))}
+        assert task.labels is not None
+        assert records.labels is not None
+        value = METRICS[task.metric](seen.predict(everything), records.labels, len(task.labels))
+        return {"metric": task.metric, "value": value}
+
+    return score_now
 
 
 FINISHED = "trained.json"
@@ -222,25 +257,8 @@ def _read_records(
     )
 
 
-def plan_fields(plan: PrivacyPlan) -> dict[str, Any]:
-    """A plan with all that follows from it, for plan.json and `dpzo plan --json`."""
-    return {
-        **plan.to_dict(),
-        "epsilon": plan.epsilon,
-        "noise_multiplier": plan.noise_multiplier,
-        "noise_scale": plan.noise_scale,
-        "expected_batch_size": plan.expected_batch_size,
-        "accountant": plan.accountant,
-    }
-
-
-def plan_json(plan: PrivacyPlan) -> str:
-    """`plan_fields` as JSON."""
-    return json.dumps(plan_fields(plan), indent=2) + "\n"
-
-
-def _progress(parts: Assembled, done: int) -> Progress:
-    return Progress(parts.job.plan, done, parts.forecast.seconds_per_step, parts.forecast.memory_bytes)
+def _progress(parts: Assembled) -> Progress:
+    return Progress(parts.job.plan, parts.forecast.seconds_per_step, parts.forecast.memory_bytes)
 
 
 def _require_new(folder: Path) -> None:

@@ -81,7 +81,7 @@ class PrivacyPlan:
         return self.mechanism.scale * self.clip_norm
 
     def to_dict(self) -> dict[str, Any]:
-        """What plan.json and a journal's header hold: the inputs of the plan, exactly."""
+        """The inputs of the plan, exactly: what a journal's header holds."""
         return {
             "num_examples": self.num_examples,
             "sampling": self.sampler.name,
@@ -93,6 +93,17 @@ class PrivacyPlan:
             "num_directions": self.num_directions,
             "delta": self.delta,
             "relation": self.relation.value,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """`to_dict` and all that follows from it: what plan.json holds and `dpzo plan --json` prints."""
+        return {
+            **self.to_dict(),
+            "epsilon": self.epsilon,
+            "noise_multiplier": self.noise_multiplier,
+            "noise_scale": self.noise_scale,
+            "expected_batch_size": self.expected_batch_size,
+            "accountant": self.accountant,
         }
 
     @classmethod

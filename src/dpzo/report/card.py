@@ -174,11 +174,7 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         "",
         *(f"- {item}" for item in card["not_covered"]),
         "",
-        *(
-            ["## Non-private uses", "", *(f"- {use}" for use in card["nonprivate_uses"]), ""]
-            if card["nonprivate_uses"]
-            else []
-        ),
+        *(["## Non-private uses", "", *uses, ""] if uses else []),
         "## Versions",
         "",
         ", ".join(f"{name} {version}" for name, version in card["versions"].items()),

@@ -30,6 +30,13 @@ def noise(make_event: Callable[[float], Event], epsilon: float, delta: float, re
 
     query = flatten(make_event(1.0))
     accountant = headline.accountant_of(query, delta, relation)
+    # Without noise the release shows whether the unit was ever sampled, and nothing else can hide it.
+    ever_sampled = -math.expm1(query.count * math.log1p(-query.sampling_prob)) if query.sampling_prob < 1.0 else 1.0
+    if ever_sampled <= delta:
+        raise DpzoError(
+            f"--delta {delta:g} is at least the chance {ever_sampled:.2g} that a unit is sampled at all, "
+            "so every noise meets every --epsilon and it promises nothing: lower --delta"
+        )
     slack = SLACK if accountant == matrix.PLD else 1e-9
     start = _estimate(make_event, epsilon, delta, relation)
     low, spent_low, high, spent_high = _bracket(spent, start, epsilon, delta)

@@ -58,11 +58,8 @@ def laplace_pure_epsilon(
     """
     add = _log_mix(1.0 / scale, sampling_prob)
     if relation is NeighboringRelation.REPLACE_ONE:
-        return (
-            count * (add - math.log1p(sampling_prob * math.expm1(-1.0 / scale)))
-            if sampling_prob < 1.0
-            else (count * 2.0 / scale)
-        )
+        removed = -math.log1p(sampling_prob * math.expm1(-1.0 / scale)) if sampling_prob < 1.0 else 1.0 / scale
+        return count * (add + removed)
     return count * add
 
 
@@ -76,9 +73,10 @@ def laplace_pure_scale(
     """
     share = epsilon / count
     if share > 300.0:
-        # e^{ε/T} dwarfs the rest; the constant term −ln q is all that sampling adds.
-        doubled = relation is NeighboringRelation.REPLACE_ONE
-        gap = share / 2.0 if doubled and sampling_prob == 1.0 else share - (0.0 if doubled else math.log(sampling_prob))
+        # e^{ε/T} dwarfs the rest: each direction's ln(q e^{1/b}) or −ln(1−q), or 1/b twice without sampling.
+        gap = share - math.log(sampling_prob)
+        if relation is NeighboringRelation.REPLACE_ONE:
+            gap = gap + math.log1p(-sampling_prob) if sampling_prob < 1.0 else share / 2.0
     else:
         grown = math.expm1(share)
         if relation is NeighboringRelation.REPLACE_ONE:
@@ -89,8 +87,9 @@ def laplace_pure_scale(
             rise = grown / sampling_prob
         gap = math.log1p(rise)
     scale = 1.0 / gap
+    bump = 1e-15
     while laplace_pure_epsilon(scale, sampling_prob, count, relation) > epsilon:
-        scale *= 1.0 + 1e-15 if scale * (1.0 + 1e-15) > scale else 1.0 + 1e-14
+        scale, bump = scale * (1.0 + bump), 2.0 * bump
     return scale
 
 

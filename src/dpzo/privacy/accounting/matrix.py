@@ -68,11 +68,12 @@ def support_matrix() -> Iterator[SupportRow]:
 
 _HEAD = """# What can be accounted
 
-This page is generated from `dpzo.privacy.accounting.support_matrix()` by `python -m dpzo.privacy.accounting docs/support.md`;
-a test keeps it current. What no accountant supports is refused with the reason.
+Generated from `dpzo.privacy.accounting.support_matrix()` by `python -m dpzo.privacy.accounting docs/support.md`; a test
+keeps it current. What no accountant supports is refused with the reason.
 
-`zero_out` and `add_or_remove_one` have the same numbers: the released sum moves by one clipped row. Under `replace_one` it
-moves by up to two, and the accountant alone doubles. *Coordinates* is the number of released coordinates, `num_directions`.
+`zero_out` and `add_or_remove_one` have the same numbers: the released sum moves by one clipped row. Under
+`replace_one` it moves by up to two, and the accountant alone doubles. *Coordinates* counts the released numbers of one
+step, `num_directions`.
 
 | mechanism | sampling | relation | δ | coordinates | accountant | why |
 |---|---|---|---|---|---|---|
@@ -82,23 +83,22 @@ _TAIL = """
 ## The accountants
 
 - **PLD**: privacy-loss distribution of dp-accounting, connect-the-dots, rounded to the pessimistic side. The grid is at
-  most 1e-4 and at most 0.02 standard deviations of one release's privacy loss (about 1e-5 at q = 0.016, σ = 30.9), unless
-  one release would then need more than 200 000 cells; a coarser grid only overstates ε. A share of δ (T·2⁻⁵² + 10⁻⁶·δ) is kept
-  back for the rounding of the Fourier transform; a δ that does not stand clear of it is answered by RDP.
+  most 1e-4 and at most 0.02 standard deviations of one release's privacy loss (1e-5 at q = 0.016, σ = 30.9), unless one
+  release would then need more than 150 000 cells; a coarser grid only overstates ε. A part of δ (T·2⁻⁵² + 10⁻⁶·δ) is
+  kept back for the rounding of the Fourier transform; a δ that does not stand clear of it is answered by RDP.
 - **analytic Gaussian**: the exact curve; T full-batch releases are one release of noise σ/√T. Balle and Wang 2018.
 - **pure ε**: exact amplification by Poisson sampling, exact linear composition.
-- **RDP**: own Rényi curves with the conversion of Canonne, Kamath and Steinke 2020. Also computed beside every PLD: a PLD
-  above it is a bug and raises.
+- **RDP**: own Rényi curves with the conversion of Canonne, Kamath and Steinke 2020. Also computed beside every PLD: a
+  PLD above it is a bug and raises.
 
 ## Notes
 
-- Gaussian, Poisson, `replace_one`: the accountant takes the pair of rows u = −v of full norm as the worst one. In one
-  coordinate, and for the doubled shift without sampling, that is the plain worst case; for rows of several coordinates under
-  sampling it is dp-accounting's convention, checked numerically in the tests (other angles and norms stay below it), not
-  proved here.
-- Laplace in several coordinates: rows have L1 norm at most `clip_norm`. The pure ε and the Rényi bounds hold for every number
-  of coordinates (the Rényi cumulant is convex in the shift and zero at zero, so splitting the shift only lowers it); that
-  the one-dimensional loss distribution dominates is observed, not proved, so it is not used.
+- Gaussian, Poisson, `replace_one`: the accountant takes the pair of rows u = −v of full norm as the worst one. For rows
+  of several coordinates that is dp-accounting's convention, not proved here; the tests check one release numerically
+  (other angles and norms stay below it).
+- Laplace in several coordinates: rows have L1 norm at most `clip_norm`. The pure ε and the Rényi bounds hold for every
+  number of coordinates (the Rényi cumulant is convex in the shift and zero at zero, so splitting the shift only lowers
+  it); that the one-dimensional loss distribution dominates is observed, not proved, so it is not used.
 - Poisson-sampled Laplace under `replace_one` with δ > 0: no bound is proved here. The pure ε is.
 """
 

@@ -15,7 +15,7 @@ COARSEST_GRID = 1e-4
 """Never coarser, unless one release's losses alone would need more than MOST_CELLS cells."""
 STEP_SHARE = 0.02
 """Grid ÷ standard deviation of one release's privacy loss."""
-MOST_CELLS = 200_000
+MOST_CELLS = 150_000
 RELATIVE_RESERVE = 1e-6
 """Share of δ kept back for the rounding of one release's masses (measured deficits, times T, stay below 5e-7)."""
 
@@ -23,7 +23,7 @@ RELATIVE_RESERVE = 1e-6
 def grid(query: Query, relation: NeighboringRelation) -> float:
     """Grid h of the privacy losses.
 
-    Formula: h = min(1e-4, 0.02·s), s the standard deviation of one release's loss, at least (range of losses)/200 000.
+    Formula: h = min(1e-4, 0.02·s), s the standard deviation of one release's loss, at least (range of losses)/150 000.
     Guarantee: connect-the-dots splits a loss between two neighbouring grid points so that P and Q masses are kept; that
     raises the mean of one release by at most h²/8 and its variance by at most h²/4. With h = 0.02 s, T releases gain at
     most 0.01 % of their variance, so the composed ε, about mean + z·std, moves by about 0.005 %, whatever T is.
@@ -40,8 +40,8 @@ def grid(query: Query, relation: NeighboringRelation) -> float:
 def rounding_reserve(query: Query) -> float:
     """Part of δ that the Fourier composition in double precision cannot resolve: T·2⁻⁵².
 
-    Against a composition tilted to keep its relative precision, the error was at most a quarter of this up to T = 10⁶. A δ below
-    twice the reserve is not answered by PLD at all.
+    Against a composition tilted to keep its relative precision, the error was at most a quarter of this up to
+    T = 10⁶. A δ below twice the reserve is not answered by PLD at all.
     """
     return query.count * 2.0**-52
 

@@ -1,0 +1,242 @@
+"""Commands and their flags. Nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpzo.errors import DpzoError
+
+if TYPE_CHECKING:
+    from dpzo.config import RunConfig
+
+app = typer.Typer(
+    name="dpzo",
+    help="Private fine-tuning of language models with forward passes only.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+Epsilon = Annotated[float | None, typer.Option(help="Privacy budget ε to solve the noise for.")]
+NoiseMultiplier = Annotated[float | None, typer.Option(help="Noise std ÷ clip norm, in place of --epsilon.")]
+Relation = Annotated[str | None, typer.Option(help="zero_out (default), add_or_remove_one or replace_one.")]
+MechanismName = Annotated[str | None, typer.Option(help="gaussian (default) or laplace.")]
+ClipNorm = Annotated[float | None, typer.Option(help="Bound on one unit's row of slopes.")]
+Steps = Annotated[int | None, typer.Option(help="Releases T.")]
+Batch = Annotated[float | None, typer.Option(help="q·N, the public normaliser.")]
+Directions = Annotated[int | None, typer.Option(help="Directions K a step; costs no privacy under gaussian noise.")]
+Run = Annotated[Path, typer.Argument(help="A folder that dpzo train wrote.")]
+
+
+@app.command()
+def plan(
+    num_examples: Annotated[int, typer.Option(help="Number of units N, a public declaration.")],
+    expected_batch_size: Annotated[float, typer.Option(help="q·N; N itself means every unit in every step.")],
+    steps: Annotated[int, typer.Option(help="Releases T.")],
+    delta: Annotated[float, typer.Option(help="δ; 0 asks for pure ε (laplace).")],
+    epsilon: Epsilon = None,
+    noise_multiplier: NoiseMultiplier = None,
+    mechanism: MechanismName = None,
+    relation: Relation = None,
+    clip_norm: ClipNorm = None,
+    num_directions: Directions = None,
+    as_json: Json = False,
+) -> None:
+    """Solve a privacy plan: ε → noise, or noise → ε. Reads no data and no model."""
+    from dpzo.privacy import PrivacyPlan
+    from dpzo.privacy.plan import relation_named
+
+    solved = PrivacyPlan.build(
+        num_examples=num_examples,
+        expected_batch_size=expected_batch_size,
+        steps=steps,
+        delta=delta,
+        epsilon=epsilon,
+        noise_multiplier=noise_multiplier,
+        clip_norm=1.0 if clip_norm is None else clip_norm,
+        num_directions=1 if num_directions is None else num_directions,
+        mechanism="gaussian" if mechanism is None else mechanism,
+        neighboring_relation=relation_named("zero_out" if relation is None else relation),
+    )
+    from dpzo.cli.screen import show_plan, warn_delta
+
+    warn_delta(solved)
+    fields = solved.summary()
+    print(json.dumps(fields, indent=2)) if as_json else show_plan(fields)
+
+
+@app.command()
+def train(
+    output: Annotated[Path, typer.Option(help="New folder for the run.")],
+    model: Annotated[str | None, typer.Option(help="Hugging Face name or local folder.")] = None,
+    task: Annotated[str | None, typer.Option(help="A built-in task; see dpzo tasks.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Private csv, tsv or jsonl file (also .gz).")] = None,
+    kind: Annotated[str | None, typer.Option(help="classification or completion; default: by the columns.")] = None,
+    text_column: Annotated[str | None, typer.Option()] = None,
+    label_column: Annotated[str | None, typer.Option()] = None,
+    prompt_column: Annotated[str | None, typer.Option()] = None,
+    completion_column: Annotated[str | None, typer.Option()] = None,
+    unit_column: Annotated[str | None, typer.Option(help="Whose record it is: that unit is protected.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Declared labels, comma-separated.")] = None,
+    label_words: Annotated[str | None, typer.Option(help="A causal model's words, as ' bad, good'.")] = None,
+    template: Annotated[str | None, typer.Option(help="Prompt around {text}, for causal models.")] = None,
+    num_examples: Annotated[str | None, typer.Option(help="Number of units N, declared; or from-file.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens a record is padded or cut to.")] = None,
+    epsilon: Epsilon = None,
+    noise_multiplier: NoiseMultiplier = None,
+    delta: Annotated[float | None, typer.Option(help="δ, below 1/N.")] = None,
+    mechanism: MechanismName = None,
+    relation: Relation = None,
+    steps: Steps = None,
+    expected_batch_size: Batch = None,
+    num_directions: Directions = None,
+    clip_norm: ClipNorm = None,
+    tuning: Annotated[str | None, typer.Option(help="How hyper-parameters were chosen; goes on the card.")] = None,
+    trainable: Annotated[str | None, typer.Option(help="head, lora, full, or a regular expression.")] = None,
+    smoothing: Annotated[float | None, typer.Option(help="φ, the length of a probe along a direction.")] = None,
+    learning_rate: Annotated[float | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(help="Public seed of directions and new parameters.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with groups model, data, privacy, training.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="group.field=value, repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune privately: a model, a journal and a privacy card in --output."""
+    if kind is None and (prompt_column is not None or completion_column is not None):
+        kind = "completion"
+    given = {
+        "model.name": model,
+        "model.trainable": trainable,
+        "data.task": task,
+        "data.kind": kind,
+        "data.text_column": text_column,
+        "data.label_column": label_column,
+        "data.prompt_column": prompt_column,
+        "data.completion_column": completion_column,
+        "data.unit_column": unit_column,
+        "data.labels": _names(labels, strip=True),
+        "data.label_words": _names(label_words, strip=False),
+        "data.template": template,
+        "data.max_length": max_length,
+        "privacy.epsilon": epsilon,
+        "privacy.noise_multiplier": noise_multiplier,
+        "privacy.delta": delta,
+        "privacy.num_examples": num_examples,
+        "privacy.expected_batch_size": expected_batch_size,
+        "privacy.steps": steps,
+        "privacy.num_directions": num_directions,
+        "privacy.clip_norm": clip_norm,
+        "privacy.mechanism": mechanism,
+        "privacy.relation": relation,
+        "privacy.tuning": tuning,
+        "training.smoothing": smoothing,
+        "training.learning_rate": learning_rate,
+        "training.seed": seed,
+    }
+    from dpzo.config import load_config
+
+    chosen = load_config(config, {name: value for name, value in given.items() if value is not None}, set_ or ())
+    _check_source(chosen, data, data_dir)
+    from dpzo import runs
+    from dpzo.cli.screen import finished, teller, watcher
+
+    card = runs.train(
+        chosen,
+        runs.DataSource(file=data, folder=data_dir),
+        output,
+        watch=watcher(quiet=as_json),
+        tell=teller(quiet=as_json),
+    )
+    finished(card, output, as_json)
+
+
+@app.command()
+def resume(run: Run, as_json: Json = False) -> None:
+    """Go on with a run, however it stopped. A step in flight at a crash is burnt, never drawn again."""
+    from dpzo import runs
+    from dpzo.cli.screen import finished, teller, watcher
+
+    finished(runs.resume(run, watch=watcher(quiet=as_json), tell=teller(quiet=as_json)), run, as_json)
+
+
+@app.command()
+def replay(
+    run: Run,
+    output: Annotated[Path, typer.Option(help="New folder for the rebuilt model.")],
+    base: Annotated[str | None, typer.Option(help="Where the base model lies, if it moved.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild the model from base model and journal alone, and compare it with the run's, bit for bit."""
+    from dpzo import runs
+    from dpzo.cli.screen import show_replay, watcher
+
+    rebuilt = runs.replay(run, output, base=base, watch=watcher(quiet=as_json))
+    show_replay(rebuilt, as_json)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data_is: Annotated[str, typer.Option(help="public, or private (then no ε covers the result).")],
+    data: Annotated[Path | None, typer.Option(help="File with the run's columns.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files; its test split is read.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a finished run's model on other records: accuracy or F1, or the mean loss of a completion task."""
+    if data_is not in ("public", "private"):
+        raise DpzoError("--data-is must be public or private")
+    if (data is None) == (data_dir is None):
+        raise DpzoError("give one of --data FILE and --data-dir FOLDER")
+    from dpzo import runs
+    from dpzo.cli.screen import show_score
+
+    result = runs.evaluate(run, runs.DataSource(file=data, folder=data_dir))
+    show_score(result, data_is == "private", as_json)
+
+
+@app.command()
+def tasks(as_json: Json = False) -> None:
+    """List the built-in tasks."""
+    from dpzo.cli.screen import show_tasks
+
+    show_tasks(as_json)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path | None, typer.Option(help="Keep the demo's run in this new folder.")] = None,
+) -> None:
+    """Watch a pretrained encoder learn a small data set at ε = 2, from beginning to replay (4 minutes)."""
+    from dpzo.cli.demo import run_demo
+
+    run_demo(output)
+
+
+@app.command()
+def env(as_json: Json = False) -> None:
+    """Print versions, for bug reports."""
+    from dpzo.assembly import environment
+
+    found = environment()
+    print(json.dumps(found, indent=2) if as_json else "\n".join(f"{name} {version}" for name, version in found.items()))
+
+
+def _names(text: str | None, *, strip: bool) -> list[str] | None:
+    if text is None:
+        return None
+    return [name.strip() if strip else name for name in text.split(",")]
+
+
+def _check_source(config: RunConfig, data: Path | None, data_dir: Path | None) -> None:
+    if config.data.task is not None and data_dir is None:
+        raise DpzoError(f"--data-dir is missing: the folder that holds the files of task {config.data.task}")
+    if config.data.task is None and data is None:
+        raise DpzoError("--data is missing: a csv, tsv or jsonl file, or --task NAME with --data-dir FOLDER")
+    if data is not None and data_dir is not None:
+        raise DpzoError("give one of --data and --data-dir, not both")

