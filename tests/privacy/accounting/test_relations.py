@@ -1,0 +1,114 @@
+"""The three neighbouring relations, the support matrix and its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dpzo.errors import DpzoError
+from dpzo.privacy import accounting
+from dpzo.privacy.accounting import closed_form, matrix, pld
+from dpzo.privacy.accounting.query import Query
+from dpzo.privacy.events import (
+    ComposedEvent,
+    Event,
+    GaussianEvent,
+    LaplaceEvent,
+    NeighboringRelation,
+    PoissonSampledEvent,
+)
+
+ZERO, ADD, REPLACE = NeighboringRelation
+
+
+def _composed(mechanism: GaussianEvent | LaplaceEvent, sampling_prob: float, steps: int) -> Event:
+    return ComposedEvent(PoissonSampledEvent(sampling_prob, mechanism), steps)
+
+
+@pytest.mark.parametrize("mechanism", [GaussianEvent(2.0), LaplaceEvent(3.0), LaplaceEvent(3.0, 5)])
+def test_zero_out_equals_add_or_remove(mechanism: GaussianEvent | LaplaceEvent) -> None:
+    event = _composed(mechanism, 0.05, 40)
+    assert accounting.epsilon(event, 1e-6, ZERO) == accounting.epsilon(event, 1e-6, ADD)
+    assert accounting.delta(event, 1.0, ZERO) == accounting.delta(event, 1.0, ADD)
+
+
+def test_zero_out_equals_the_special_relation_of_dp_accounting() -> None:
+    from dp_accounting import NeighboringRelation as Theirs
+    from dp_accounting.pld import privacy_loss_distribution as losses
+
+    theirs = losses.from_gaussian_mechanism(
+        2.0,
+        value_discretization_interval=pld.grid(Query("gaussian", 2.0, 1, 0.05, 1), ZERO),
+        sampling_prob=0.05,
+        neighboring_relation=Theirs.REPLACE_SPECIAL,
+    ).get_epsilon_for_delta(1e-4)
+    event = PoissonSampledEvent(0.05, GaussianEvent(2.0))
+    assert accounting.epsilon(event, 1e-4, ZERO) == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 30])
+def test_full_batch_replacing_is_half_the_noise(steps: int) -> None:
+    gaussian = [ComposedEvent(GaussianEvent(x), steps) for x in (4.0, 2.0)]
+    assert accounting.epsilon(gaussian[0], 1e-5, REPLACE) == accounting.epsilon(gaussian[1], 1e-5, ADD)
+    for delta in (1e-5, 0.0):
+        laplace = [ComposedEvent(LaplaceEvent(x), steps) for x in (4.0, 2.0)]
+        assert accounting.epsilon(laplace[0], delta, REPLACE) == pytest.approx(
+            accounting.epsilon(laplace[1], delta, ADD), rel=1e-12
+        )
+
+
+@pytest.mark.parametrize("relation", [ADD, REPLACE])
+def test_pld_agrees_with_the_exact_gaussian_when_nearly_all_are_sampled(relation: NeighboringRelation) -> None:
+    query = Query("gaussian", 8.0, 1, 1.0, 25)
+    exact = closed_form.gaussian_epsilon(1e-6, closed_form.gaussian_mu(query, relation))
+    by_pld = pld.epsilon(query, 1e-6, relation)
+    assert exact <= by_pld <= exact * 1.0005
+
+
+def test_replacing_costs_more_than_removing_and_less_than_two_removals_of_pure_budget() -> None:
+    event = _composed(LaplaceEvent(5.0), 0.1, 20)
+    one, two = (accounting.epsilon(event, 0.0, relation) for relation in (ADD, REPLACE))
+    assert one < two < 2.0 * one
+
+
+def test_matrix_is_total_and_epsilon_follows_it() -> None:
+    rows = list(accounting.support_matrix())
+    assert len(rows) == len(set(rows)) == 48
+    for row in rows:
+        mechanism = GaussianEvent(3.0) if row.mechanism == "gaussian" else LaplaceEvent(3.0, row.dimension)
+        event = _composed(mechanism, 0.1 if row.sampling == "poisson" else 1.0, 3)
+        delta = 0.0 if row.pure else 1e-5
+        assert "\n" not in row.support.reason
+        if row.support.supported:
+            assert 0.0 < accounting.epsilon(event, delta, row.relation) < 10.0
+            assert accounting.accountant_name(event, delta, row.relation).startswith(row.support.accountant[:3])
+        else:
+            with pytest.raises(DpzoError, match="use"):
+                accounting.epsilon(event, delta, row.relation)
+
+
+def test_refusals_give_the_reason() -> None:
+    with pytest.raises(DpzoError, match="no pure"):
+        accounting.epsilon(GaussianEvent(1.0), 0.0, ZERO)
+    with pytest.raises(DpzoError, match="not proved"):
+        accounting.epsilon(_composed(LaplaceEvent(1.0), 0.5, 2), 1e-5, REPLACE)
+    with pytest.raises(DpzoError, match="no pure"):
+        accounting.calibrate.noise(GaussianEvent, 1.0, 0.0, ZERO)
+
+
+def test_page_is_current() -> None:
+    page = Path(__file__).parents[3] / "docs" / "support.md"
+    assert page.read_text(encoding="utf-8") == matrix.page(), "run: python -m dpzo.privacy.accounting docs/support.md"
+
+
+def test_a_contradiction_between_accountants_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pld, "epsilon", lambda *_: 5.0)
+    with pytest.raises(accounting.AccountantDisagreement):
+        accounting.epsilon(_composed(GaussianEvent(10.0), 0.01, 10), 1e-5, ZERO)
+
+
+def test_delta_that_rounding_drowns_is_answered_by_renyi() -> None:
+    event = _composed(GaussianEvent(60.0), 0.016, 1_000_000)
+    assert accounting.accountant_name(event, 1e-12, ZERO).startswith("RDP")
+    assert accounting.epsilon(event, 1e-12, ZERO) == closed_form.rdp_epsilon(event, 1e-12, ZERO)
