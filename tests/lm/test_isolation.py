@@ -20,7 +20,7 @@ from dpzo.lm.initialiser import seeded_initialiser
 from dpzo.lm.isolation import RowShape, check_isolation, choose_microbatch, lively, synthetic_rows
 from dpzo.lm.models import LoadedModel, load_model
 from dpzo.lm.objectives import Indices, Losses, TokenObjective
-from dpzo.lm.prepare import prepare_objective
+from dpzo.lm.prepare import TokenProbe, prepare_objective
 
 Tiny = Callable[[str, str], Path]
 TEXTS = ["the film was a delight", "great", "", "a dull story " * 40, "my order never came", "夜 and ночь"]
@@ -227,3 +227,42 @@ def test_synthetic_rows_hold_the_extremes_and_repeat(form: Any) -> None:
     assert one.lengths.max() == 15
     assert one.lengths.min() == (1 if form == "classes" else 2)
     assert len(one) == 20
+
+
+def test_a_probe_sees_bits_that_a_loss_rounds_away(tiny: Tiny) -> None:
+    loaded, _ = prepare(tiny, "opt", "causal", "completion", "full")
+    shape = RowShape("completion", 16, 300, 1, max_answer_tokens=4, left_padded=True)
+    rows = synthetic_rows(shape, 8)
+    probe, objective = TokenProbe(loaded.module, rows, 4), TokenObjective(loaded.module, rows, 4)
+    records = np.arange(8)
+    sums, losses = probe.losses(records), objective.losses(records)
+    assert probe.losses(records).tobytes() == sums.tobytes()
+    assert len(set(sums.view(np.int64).tolist())) == 8
+
+    head = loaded.module.get_output_embeddings()  # type: ignore[operator]
+
+    def nudge(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        moved = output.clone()
+        low = moved[..., -1].clone()
+        moved[..., -1] = torch.nextafter(low, torch.zeros(()))
+        return moved
+
+    handle = head.register_forward_hook(nudge)
+    assert (probe.losses(records).view(np.int64) != sums.view(np.int64)).all()
+    assert np.abs(objective.losses(records) - losses).max() < 1e-6
+    handle.remove()
+
+
+@pytest.mark.parametrize(("size", "width", "sound"), [(5, 50, False), (7, 33, False), (8, 48, True), (1, 50, True)])
+def test_known_shapes_on_two_threads(stories: Path, size: int, width: int, sound: bool) -> None:
+    """A fixed shape is not enough: at 5 × 50 on two threads a product's rounding hangs on the record's place."""
+    loaded = load_model(stories, "completion", trainable="full", initialiser=seeded_initialiser(0))
+    shape = RowShape("completion", width, 512, 1, max_answer_tokens=16, left_padded=True, pad_token_id=2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        passed = check_isolation(TokenProbe(loaded.module, synthetic_rows(shape, 2 * size), size), size)
+    finally:
+        torch.set_num_threads(threads)
+    # Where the library's kernels differ, an unsound shape may be sound: only the sound ones are promised.
+    assert passed or not sound

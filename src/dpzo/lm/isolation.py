@@ -18,6 +18,8 @@ from dpzo.lm.objectives import Objective
 _SYNTHETIC_SEED = 20_240_607
 FULL_EVERY = 5
 """One synthetic record in this many fills its rows, and the one after it is as short as can be."""
+SHUFFLED_ROWS = 48
+"""Records evaluated in random places beside random neighbours, at least."""
 CANDIDATES = (16, 32, 8, 64, 48, 24, 4, 1)
 """Micro-batch sizes tried after the preferred one. A single record has no neighbours: the last resort."""
 
@@ -90,7 +92,8 @@ def check_isolation(objective: Objective, microbatch_size: int, records: int | N
     `objective` is the production objective over `records` public synthetic records (2 · `microbatch_size` unless
     told). Every record is evaluated in several places of a micro-batch, beside other neighbours (longer, shorter,
     the very same, none but dummy rows), after an insertion and after removals; all results have to agree bit for bit.
-    Six micro-batches are run. It is evidence on this machine, shape and thread count, not a proof.
+    Six micro-batches are run, and about `SHUFFLED_ROWS` records more. It is evidence on this machine, shape and
+    thread count, not a proof.
     """
     size = microbatch_size
     total = 2 * size if records is None else records
@@ -117,7 +120,9 @@ def _arrangements(size: int, total: int) -> list[NDArray[np.int64]]:
         np.concatenate((other[:1], first[: size - 1])),  # one inserted before all, the last one removed
         np.arange(1, 2, dtype=np.int64),  # a short one alone among dummy rows
         np.resize(np.arange(0, total, FULL_EVERY, dtype=np.int64), size),  # no row shorter than the longest
-        draw.permutation(np.concatenate((first, other)))[: max(1, 3 * size // 4)],  # partly filled
+        draw.permutation(total)[: max(1, 3 * size // 4)],  # partly filled
+        # Which places round otherwise hangs on the shape; small micro-batches are cheap, so more are drawn.
+        *[draw.permutation(total)[:size] for _ in range(-(-SHUFFLED_ROWS // size))],
     ]
 
 

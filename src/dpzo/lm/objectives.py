@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,8 +60,8 @@ class TokenObjective:
     def losses(self, records: Indices) -> Losses:
         """Loss of each record at the module's present weights, shape (B,), float64 holding fp32 or better."""
         result = np.zeros(len(records), dtype=np.float64)
-        for batch, scores in self._scored(records):
-            values = _record_losses(self.encoded, scores, batch.targets)
+        for batch, logits in self.run(records):
+            values = self.record_losses(batch, logits)
             result[batch.start : batch.start + batch.count] = values[: batch.count].double().cpu().numpy()
         result[self.encoded.empty[np.asarray(records, dtype=np.int64)]] = 0.0
         return result
@@ -71,19 +71,19 @@ class TokenObjective:
         if self.encoded.form == "completion":
             raise DpzoError("a completion task has no classes to predict; compare its losses")
         result = np.full(len(records), -1, dtype=np.int64)
-        for batch, scores in self._scored(records):
-            table = scores.reshape(-1, self.encoded.options) if self.encoded.form == "options" else scores
+        for batch, logits in self.run(records):
+            table = logits if self.encoded.form == "classes" else self._answer_scores(batch, logits)
             result[batch.start : batch.start + batch.count] = _argmax(table)[: batch.count]
         return result
 
-    def _scored(self, records: Indices) -> Any:
-        """(micro-batch, scores) pairs; scores are logits (m, C), or mean log-probabilities (m · options,)."""
+    def run(self, records: Indices) -> Iterator[tuple[MicroBatch, Tensor]]:
+        """(micro-batch, logits) pairs; logits are (m, C), or (m · options, max_answer_tokens + 1, V)."""
         device = next(self.module.parameters()).device
         with silent_libraries(), torch.no_grad():
             for batch in microbatches(self.encoded, records, self.microbatch_size, device):
-                yield batch, self._scores(batch)
+                yield batch, self._logits(batch)
 
-    def _scores(self, batch: MicroBatch) -> Tensor:
+    def _logits(self, batch: MicroBatch) -> Tensor:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if batch.token_types is not None and "token_type_ids" in self._accepted:
             inputs["token_type_ids"] = batch.token_types
@@ -91,15 +91,27 @@ class TokenObjective:
             inputs["use_cache"] = False
         if self.encoded.form == "classes":
             output: Any = self.module(**inputs)
-            logits: Tensor = output if isinstance(output, Tensor) else output.logits
-            return logits.float()
+            classes: Tensor = output if isinstance(output, Tensor) else output.logits
+            return classes.float()
         if "position_ids" in self._accepted:
             inputs["position_ids"] = batch.position_ids
         needed = self.encoded.max_answer_tokens + 1
         if "logits_to_keep" in self._accepted:
             inputs["logits_to_keep"] = needed
-        logits = self.module(**inputs).logits
-        return mean_answer_log_prob(logits[:, -needed:, :], batch.input_ids, batch.answer_lengths)
+        logits: Tensor = self.module(**inputs).logits
+        return logits[:, -needed:, :]
+
+    def record_losses(self, batch: MicroBatch, logits: Tensor) -> Tensor:
+        """Losses of a micro-batch's records, filling included, shape (m,)."""
+        if self.encoded.form == "classes":
+            return class_cross_entropy(logits, batch.targets)
+        scores = self._answer_scores(batch, logits)
+        return -scores[:, 0] if self.encoded.form == "completion" else option_cross_entropy(scores, batch.targets)
+
+    def _answer_scores(self, batch: MicroBatch, logits: Tensor) -> Tensor:
+        """Mean log-probability of each option, shape (m, options)."""
+        scores = mean_answer_log_prob(logits, batch.input_ids, batch.answer_lengths)
+        return scores.reshape(-1, self.encoded.options)
 
 
 class FeatureObjective:
@@ -225,14 +237,6 @@ def group_units(unit_of_record: Indices, num_units: int) -> tuple[Indices, ...]:
     order = np.argsort(numbers, kind="stable")
     bounds = np.searchsorted(numbers[order], np.arange(num_units + 1))
     return tuple(order[bounds[unit] : bounds[unit + 1]] for unit in range(num_units))
-
-
-def _record_losses(encoded: Encoded, scores: Tensor, targets: Tensor) -> Tensor:
-    if encoded.form == "classes":
-        return class_cross_entropy(scores, targets)
-    if encoded.form == "completion":
-        return -scores
-    return option_cross_entropy(scores.reshape(-1, encoded.options), targets)
 
 
 def _argmax(scores: Tensor) -> Indices:

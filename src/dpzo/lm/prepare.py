@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from dpzo.lm.batching import Encoded
@@ -58,7 +59,7 @@ def prepare_objective(
     else:
 
         def make(rows: Encoded, size: int) -> Objective:
-            return TokenObjective(module, rows, size)
+            return TokenProbe(module, rows, size)
 
     with lively(module, loaded.trainable_names):
         size = choose_microbatch(make, shape, microbatch_size)
@@ -87,20 +88,51 @@ def choose_head_block(module: EncoderClassifier, loaded: LoadedModel) -> int:
         return choose_microbatch(make, shape, candidates=HEAD_BLOCKS)
 
 
+class TokenProbe:
+    """Stands in for an objective in the isolation check: its "loss" is a checksum over all bits that reach the loss.
+
+    A change in the last bit of a logit is mostly rounded away in the loss of the day, and shows in that of another.
+    """
+
+    def __init__(self, module: nn.Module, encoded: Encoded, microbatch_size: int) -> None:
+        self._objective = TokenObjective(module, encoded, microbatch_size)
+
+    def losses(self, records: Indices) -> Losses:
+        """One 64-bit checksum a record, worn as a float: only its bits have a meaning."""
+        options = self._objective.encoded.options
+        sums = np.zeros(len(records), dtype=np.int64)
+        for batch, logits in self._objective.run(records):
+            losses = self._objective.record_losses(batch, logits).double().cpu().numpy().view(np.int64)
+            table = logits.float().cpu().numpy()
+            for place in range(batch.count):
+                total = int(losses[place])
+                for row in range(place * options, (place + 1) * options):
+                    scored = int(batch.answer_lengths[row])
+                    used = table[row] if table.ndim == 2 else table[row, table.shape[1] - 1 - scored : -1]
+                    total = 31 * total + int(_checksum(used.reshape(1, -1))[0])
+                sums[batch.start + place] = (total + 2**63) % 2**64 - 2**63
+        result: Losses = sums.view(np.float64)
+        return result
+
+
 class FeatureProbe:
-    """Stands in for an objective in the isolation check: its "loss" is a checksum over all bits of the features."""
+    """The like for an encoder whose features are kept: a checksum over all bits of a record's features."""
 
     def __init__(self, module: EncoderClassifier, encoded: Encoded, microbatch_size: int) -> None:
         self._module, self._encoded, self._size = module, encoded, microbatch_size
 
     def losses(self, records: Indices) -> Losses:
         """One 64-bit checksum a record, worn as a float: only its bits have a meaning."""
-        chosen = _select(self._encoded, records)
-        features = compute_features(self._module, chosen, self._size).cpu().numpy()
-        odd = 2 * np.arange(features.shape[1], dtype=np.int64) + 1
-        checksum = (features.view(np.int32).astype(np.int64) * (odd * odd)).sum(axis=1)
-        result: Losses = checksum.view(np.float64)
+        features = compute_features(self._module, _select(self._encoded, records), self._size)
+        result: Losses = _checksum(features.cpu().numpy()).view(np.float64)
         return result
+
+
+def _checksum(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Σ_j (2j + 1)² · bits(v_j) modulo 2⁶⁴ for each row: one changed bit always shows, as the weights are odd."""
+    odd = 2 * np.arange(values.shape[1], dtype=np.int64) + 1
+    result: NDArray[np.int64] = (np.ascontiguousarray(values).view(np.int32) * (odd * odd)).sum(axis=1)
+    return result
 
 
 def _select(encoded: Encoded, records: Indices) -> Encoded:
