@@ -42,7 +42,7 @@ def noise(make_event: Callable[[float], Event], epsilon: float, delta: float, re
     low, spent_low, high, spent_high = _bracket(spent, start, epsilon, delta)
     narrow = 0
     while spent_high < epsilon * (1.0 - slack) and high / low > 1.0 + 4e-16:
-        x = _next(low, spent_low, high, spent_high, epsilon * (1.0 - 0.3 * slack), bisect=narrow >= 3)
+        x = _next(low, spent_low, high, spent_high, epsilon * (1.0 - 0.3 * slack), bisect=narrow >= 1)
         here = spent(x)
         before = math.log(high / low)
         if here <= epsilon:
