@@ -21,7 +21,7 @@ from dpzo.privacy.events import (
 )
 
 ZERO, ADD, REPLACE = NeighboringRelation
-few = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 many = settings(max_examples=150, deadline=None, derandomize=True)
 noises = st.floats(1.0, 40.0)
 sampling_probs = st.floats(0.002, 0.5)
