@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -82,9 +83,10 @@ def read(folder: Path) -> Transcript:
         if not line.endswith(b"\n") or header.get("format") != FORMAT or not isinstance(header.get("header"), dict):
             raise DpzoError(f"{path}: line 1 is not the header of a {FORMAT} journal")
         hashed = _chain("", {"format": FORMAT, "header": header["header"]})
-        if hashed != header.get("hash"):
+        # Byte for byte, not only by value: another spelling of the same JSON may mean something else to another reader.
+        if line != _canonical({**header, "hash": hashed}) + b"\n" or header.keys() != {"format", "header", "hash"}:
             raise DpzoError(f"{path}: line 1 was changed after it was written (its hash does not fit)")
-        width = header["header"]["plan"]["num_directions"]
+        width = _width(path, header["header"])
         hashes, num_steps, size, torn = [hashed], 0, len(line), False
         while line := file.readline():
             if not line.endswith(b"\n"):
@@ -124,11 +126,16 @@ class Journal:
         except FileExistsError:
             raise DpzoError(f"{folder}: already holds a run; use dpzo resume, or another --output") from None
         _lock(file, folder)
-        body = {"format": FORMAT, "header": dict(header)}
-        hashed = _chain("", body)
-        journal = cls(folder, file, 0, hashed, int(header["plan"]["num_directions"]))
-        journal._write_line({**body, "hash": hashed})
-        journal._move_head(closed=False)
+        with _closed_on_failure(file):
+            body = {"format": FORMAT, "header": dict(header)}
+            hashed = _chain("", body)
+            journal = cls(folder, file, 0, hashed, int(header["plan"]["num_directions"]))
+            try:
+                journal._write_line({**body, "hash": hashed})
+                journal._move_head(closed=False)
+            except DpzoError:
+                path.unlink(missing_ok=True)  # nothing was drawn yet: leave no half a run behind
+                raise
         return journal
 
     @classmethod
@@ -142,16 +149,17 @@ class Journal:
         except OSError:
             raise DpzoError(f"{folder}: no writable {JOURNAL} here; give the folder that dpzo train wrote") from None
         _lock(file, folder)
-        found = read(folder)
-        plan = found.header["plan"]
-        journal = cls(folder, file, found.num_steps, found.last_hash, int(plan["num_directions"]))
-        if found.torn:
-            os.ftruncate(file, found.size)
-            os.fsync(file)
-        if not found.closed and found.num_steps < plan["steps"]:
-            journal._append({"step": found.num_steps, "burnt": True})
-        else:
-            journal._move_head(closed=False)
+        with _closed_on_failure(file):
+            found = read(folder)
+            plan = found.header["plan"]
+            journal = cls(folder, file, found.num_steps, found.last_hash, int(plan["num_directions"]))
+            if found.torn:
+                os.ftruncate(file, found.size)
+                os.fsync(file)
+            if not found.closed and found.num_steps < plan["steps"]:
+                journal._append({"step": found.num_steps, "burnt": True})
+            else:
+                journal._move_head(closed=False)
         return journal
 
     def append(self, release: Release) -> None:
@@ -217,6 +225,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def _closed_on_failure(file: int) -> Iterator[None]:
+    """Let go of the file, and so of the lock, if the run cannot be taken up: a later attempt may be by this process."""
+    try:
+        yield
+    except BaseException:
+        os.close(file)
+        raise
+
+
 def _disk_error(path: Path, error: OSError) -> DpzoError:
     return DpzoError(f"{path}: {error.strerror}; the run is intact up to its last journalled step: make room, resume")
 
@@ -247,18 +265,30 @@ def _parse(path: Path, line: bytes, number: int) -> dict[str, Any]:
     return cast("dict[str, Any]", fields)
 
 
+def _width(path: Path, header: Mapping[str, Any]) -> int:
+    """K as the header states it; DpzoError unless the header holds what reading needs."""
+    plan = header.get("plan")
+    if isinstance(plan, dict) and type(header.get("lattice_unit")) is float:
+        width, steps = plan.get("num_directions"), plan.get("steps")
+        if type(width) is int and type(steps) is int:
+            return width
+    raise DpzoError(f"{path}: line 1 lacks the plan or the lattice unit; the journal is damaged")
+
+
 def _verify(path: Path, line: bytes, step: int, previous: str, width: int) -> str:
+    """The chain hash after the line of `step`; DpzoError unless the line is, byte for byte, what `append` writes."""
     fields = _parse(path, line, step + 2)
-    hashed = fields.pop("hash", None)
+    fields.pop("hash", None)
     values = fields.get("values")
     shaped = (
         isinstance(values, list) and len(values) == width and all(type(value) is int for value in values)
-        if values is not None
-        else fields.get("burnt") is True
+        if fields.keys() == {"step", "values"}
+        else fields == {"step": step, "burnt": True}
     )
-    if fields.get("step") != step or not shaped or _chain(previous, fields) != hashed:
+    hashed = _chain(previous, fields) if shaped and fields["step"] == step else None
+    if hashed is None or line != _canonical({**fields, "hash": hashed}) + b"\n":
         raise DpzoError(f"{path}: line {step + 2} (step {step}) was changed, moved or damaged after it was written")
-    return str(hashed)
+    return hashed
 
 
 def _read_head(path: Path) -> dict[str, Any]:

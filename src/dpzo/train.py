@@ -6,6 +6,7 @@ channel, and nothing below the `del` can see it.
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,8 +72,10 @@ def fit(
     (None for a burnt step) and nothing else. Raises Stopped after Ctrl-C or SIGTERM, DpzoError if the folder is taken
     or the disk refuses.
     """
-    journal = Journal.create(folder, job.header)
-    _train(job, objective, num_units, journal, job.update.init(job.parameters), observe, nonprivate_randomness)
+    _refuse_undeclared(job, nonprivate_randomness)
+    with _stop_requests() as stop_requested, _closing(Journal.create(folder, job.header)) as journal:
+        start = checkpoint.Restored(0, job.update.init(job.parameters))
+        _train(job, objective, num_units, journal, start, observe, nonprivate_randomness, stop_requested)
 
 
 def resume(
@@ -89,26 +92,35 @@ def resume(
     A step that was in flight when the process died is burnt. Raises DpzoError if the journal does not verify or
     belongs to another model, plan or seed.
     """
+    _refuse_undeclared(job, nonprivate_randomness)
     require_same_run(job.header, read(folder))
-    journal = Journal.reopen(folder)
-    state = checkpoint.load(folder, job.parameters, job.update, read(folder))
-    _replay_entries(job, read(folder), state.tensors, after=state.step, observe=observe)
-    _train(job, objective, num_units, journal, state.tensors, observe, nonprivate_randomness)
+    with _stop_requests() as stop_requested, _closing(Journal.reopen(folder)) as journal:
+        transcript = read(folder)
+        start = checkpoint.load(folder, job.parameters, job.update, transcript)
+        _replay_entries(job, transcript, start, observe, stop_requested)
+        _train(job, objective, num_units, journal, start, observe, nonprivate_randomness, stop_requested)
 
 
 def replay(job: Job, transcript: Transcript, *, observe: Observer = lambda release: None) -> None:
     """Rebuild θ_T from θ_0 and a journal, without data, model evaluations or noise. On return parameters hold θ_T."""
     require_same_run(job.header, transcript)
-    state = job.update.init(job.parameters)
-    _replay_entries(job, transcript, state, after=0, observe=observe)
-    job.update.finish(job.parameters, state)
+    start = checkpoint.Restored(0, job.update.init(job.parameters))
+    _replay_entries(job, transcript, start, observe, lambda: False)
+    job.update.finish(job.parameters, start.tensors)
 
 
 def require_same_run(header: Mapping[str, Any], transcript: Transcript) -> None:
     """Refuse a journal whose header differs from what this job would write (software versions apart)."""
-    for name in sorted({*header, *transcript.header} - {"versions"}):
-        if header.get(name) != transcript.header.get(name):
+    written = json.loads(json.dumps(dict(header)))  # as the journal would give it back: a tuple is a list there
+    for name in sorted({*written, *transcript.header} - {"environment"}):
+        if written.get(name) != transcript.header.get(name):
             raise DpzoError(f"{transcript.path}: written for another run; its {name} is not the one found now")
+
+
+def _refuse_undeclared(job: Job, nonprivate_randomness: RandomnessAt | None) -> None:
+    """A run whose header promises secret noise may not get any other, not even for its last steps."""
+    if nonprivate_randomness is not None and job.header["secret_randomness"] is not False:
+        raise ValueError("nonprivate_randomness needs a header that says so: journal_header(has_guarantee=False)")
 
 
 def _train(
@@ -116,12 +128,14 @@ def _train(
     objective: Objective,
     num_units: int,
     journal: Journal,
-    state: dict[str, torch.Tensor],
+    start: checkpoint.Restored,
     observe: Observer,
     nonprivate_randomness: RandomnessAt | None,
+    stop_requested: Callable[[], bool],
 ) -> None:
     channel = PrivateChannel(job.plan, spent=journal.num_steps, nonprivate_randomness=nonprivate_randomness)
-    with _closing(journal), _stop_requests() as stop_requested, torch.no_grad():
+    state, saved = start.tensors, start.step
+    with torch.no_grad():
         for step in range(journal.num_steps, job.plan.steps):
             if stop_requested():
                 checkpoint.save(journal.folder, job.parameters, state, step, journal.last_hash)
@@ -133,31 +147,39 @@ def _train(
             del units, rows  # nothing below may see the data
             journal.append(release)
             job.update.apply(job.parameters, state, directions, release.slopes(), step)
-            if (step + 1) % job.checkpoint_every == 0:
+            if step + 1 - saved >= job.checkpoint_every:  # not by remainder: the step that is due may be burnt
                 checkpoint.save(journal.folder, job.parameters, state, step + 1, journal.last_hash)
+                saved = step + 1
             observe(release)
         job.update.finish(job.parameters, state)
 
 
 def _replay_entries(
-    job: Job, transcript: Transcript, state: dict[str, torch.Tensor], *, after: int, observe: Observer
+    job: Job,
+    transcript: Transcript,
+    start: checkpoint.Restored,
+    observe: Observer,
+    stop_requested: Callable[[], bool],
 ) -> None:
     with torch.no_grad():
         for entry, _ in transcript.entries():
+            if stop_requested():
+                raise Stopped(f"stopped while taking up step {entry.step} of {job.plan.steps} again")
             if isinstance(entry, Release):
-                if entry.step >= after:
-                    job.update.apply(job.parameters, state, job.scheme.at(entry.step), entry.slopes(), entry.step)
+                if entry.step >= start.step:
+                    directions = job.scheme.at(entry.step)
+                    job.update.apply(job.parameters, start.tensors, directions, entry.slopes(), entry.step)
                 observe(entry)
             else:
                 observe(None)
 
 
 @contextmanager
-def _closing(journal: Journal) -> Iterator[None]:
+def _closing(journal: Journal) -> Iterator[Journal]:
     """Close cleanly only if the block ended between two steps: finished or stopped on request."""
     clean = False
     try:
-        yield
+        yield journal
         clean = True
     except Stopped:
         clean = True
@@ -187,4 +209,5 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
         yield lambda: requested
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # None: a handler that was not installed from Python, and that Python cannot put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -67,7 +67,7 @@ def build_card(transcript: Transcript) -> dict[str, Any]:
             "noise_multiplier": plan.noise_multiplier,
             "noise_scale": plan.noise_scale,
             "lattice_unit": header["lattice_unit"],
-            "sampler": "exact continuous noise from operating-system entropy, floored to the lattice",
+            "sampler": f"exact continuous noise from {_entropy(header)}, floored to the lattice",
         },
         "sampling": {
             "name": plan.sampler.name,
@@ -97,8 +97,12 @@ def build_card(transcript: Transcript) -> dict[str, Any]:
 _NO_GUARANTEE = "No guarantee: at least one assumption below fails, so this run claims nothing about privacy."
 
 
+def _entropy(header: Mapping[str, Any]) -> str:
+    return "operating-system entropy" if header["secret_randomness"] is True else "a test double, which is no secret"
+
+
 def _claim(plan: PrivacyPlan, unit: str) -> str:
-    level = f"ε = {_round_up(plan.epsilon)}" + (f", δ = {plan.delta:g}" if plan.delta > 0 else " (pure)")
+    level = f"ε = {_round_up(plan.epsilon)}" + (f", δ = {plan.delta!r}" if plan.delta > 0 else " (pure)")
     return (
         f"Whatever the run published (weights, journal and logs) is differentially private at {level} for every "
         f"{unit}, under the relation {plan.relation.value} ({RELATIONS[plan.relation]})."
