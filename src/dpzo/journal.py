@@ -280,12 +280,14 @@ def _verify(path: Path, line: bytes, step: int, previous: str, width: int) -> st
     fields = _parse(path, line, step + 2)
     fields.pop("hash", None)
     values = fields.get("values")
+    # `type … is int`, `is True`: to Python true is 1 and 1.0 is 1.
     shaped = (
         isinstance(values, list) and len(values) == width and all(type(value) is int for value in values)
         if fields.keys() == {"step", "values"}
-        else fields == {"step": step, "burnt": True}
+        else fields.keys() == {"step", "burnt"} and fields["burnt"] is True
     )
-    hashed = _chain(previous, fields) if shaped and fields["step"] == step else None
+    in_turn = shaped and type(fields["step"]) is int and fields["step"] == step
+    hashed = _chain(previous, fields) if in_turn else None
     if hashed is None or line != _canonical({**fields, "hash": hashed}) + b"\n":
         raise DpzoError(f"{path}: line {step + 2} (step {step}) was changed, moved or damaged after it was written")
     return hashed

@@ -1,0 +1,57 @@
+"""What tests of several rooms share: the linear double, tiny models, the data folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+def _module(name: str, path: Path) -> ModuleType:
+    """A helper module by its path: tests are no package, and the path of imports stays as it is."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up by name
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def linear() -> ModuleType:
+    """tests/doubles/linear.py: a run of a millisecond a step, with noise keyed by the step."""
+    return _module("dpzo_tests_linear", HERE / "doubles" / "linear.py")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of two layers with a byte-level tokenizer, saved to a folder."""
+    return _module("dpzo_tests_tiny", HERE / "doubles" / "tiny.py").save_bert(tmp_path_factory.mktemp("tiny-bert"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers, likewise."""
+    return _module("dpzo_tests_tiny", HERE / "doubles" / "tiny.py").save_llama(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Callable[[str], Path]:
+    """`shared_folder("models/stories260K")` → that folder of the shared data; skips where it is absent."""
+
+    def find(name: str) -> Path:
+        root = Path(os.environ.get("DPZO_SHARED_DATA", HERE.parents[1] / "shared" / "data"))
+        if not (root / name).exists():
+            pytest.skip(f"no {name}: set DPZO_SHARED_DATA to the folder that holds it")
+        return root / name
+
+    return find

@@ -1,0 +1,215 @@
+"""A linear regression of four parameters with noise that is a public function of the step: a run in a millisecond.
+
+Also a script: `python linear.py kill FOLDER KILLS` trains in a child that is killed at random times, `python linear.py
+fit FOLDER` trains once. Both write down each step whose noise was asked for, so that a second draw would show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpzo import train
+from dpzo.privacy import PrivacyPlan, Release
+from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, StepDirections, TailAverage, TrainableParameters, Update
+
+NUM_UNITS = 40
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise double's words for one step, the same whenever they are asked for."""
+
+    step: int
+
+    def words(self) -> Iterator[int]:
+        generator = self._generator(1)
+        while True:
+            yield from generator.integers(0, 2**64, size=64, dtype=np.uint64).tolist()
+
+    def word_array(self, size: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        return self._generator(0).integers(0, 2**64, size=size, dtype=np.uint64)
+
+    def _generator(self, stream: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64([20_240_601, self.step, stream]))
+
+
+@dataclass
+class Draws:
+    """The seam's argument: gives each step its double and remembers who asked."""
+
+    log: Path | None = None
+    steps: list[int] = field(default_factory=list)
+
+    def __call__(self, step: int) -> Noise:
+        self.steps.append(step)
+        if self.log is not None:
+            descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.write(descriptor, f"{step}\n".encode())
+            os.close(descriptor)
+        return Noise(step)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """(w·x + b − y)² of each unit of a fixed regression."""
+
+    module: torch.nn.Linear
+
+    def losses(self, units: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        draw = np.random.Generator(np.random.PCG64(5))
+        x = torch.from_numpy(draw.standard_normal((NUM_UNITS, 3))).float()[units]
+        y = x @ torch.tensor([1.0, -2.0, 0.5]) + 0.25
+        return np.asarray(((self.module(x)[:, 0] - y) ** 2).double().numpy())
+
+
+@dataclass
+class Counted:
+    """An update that remembers the steps it was applied for."""
+
+    inner: Update
+    applied: list[int] = field(default_factory=list)
+    before: Callable[[int], None] = lambda step: None
+
+    def init(self, parameters: TrainableParameters) -> dict[str, torch.Tensor]:
+        return self.inner.init(parameters)
+
+    def apply(
+        self,
+        parameters: TrainableParameters,
+        state: dict[str, torch.Tensor],
+        directions: StepDirections,
+        values: np.ndarray[Any, np.dtype[np.float64]],
+        step: int,
+    ) -> None:
+        self.before(step)
+        self.inner.apply(parameters, state, directions, values, step)
+        self.applied.append(step)
+
+    def finish(self, parameters: TrainableParameters, state: dict[str, torch.Tensor]) -> None:
+        self.inner.finish(parameters, state)
+
+
+def make_plan(steps: int = 12, num_directions: int = 2, sampling: float = 8.0) -> PrivacyPlan:
+    return PrivacyPlan.build(
+        num_examples=NUM_UNITS,
+        expected_batch_size=sampling,
+        steps=steps,
+        delta=1e-3,
+        noise_multiplier=1.0,
+        clip_norm=2.0,
+        num_directions=num_directions,
+    )
+
+
+def make_job(
+    steps: int = 12,
+    *,
+    seed: int = 3,
+    checkpoint_every: int = 5,
+    average: float = 0.5,
+    has_guarantee: bool = False,
+    **header: Any,
+) -> train.Job:
+    """A fresh module at θ_0 = 0.1 and all that trains it; its update is a `Counted`."""
+    module = torch.nn.utils.skip_init(torch.nn.Linear, 3, 1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(0.1)
+    parameters = TrainableParameters(module, ["weight", "bias"])
+    plan = make_plan(steps)
+    update: Update = Sgd(SCHEDULES["cosine"](0.05, steps, 1), plan.expected_batch_size)
+    if average > 0:
+        update = TailAverage(update, steps, average)
+    return train.Job(
+        plan=plan,
+        parameters=parameters,
+        scheme=DirectionScheme("rademacher", seed, plan.num_directions, parameters.sizes),
+        smoothing=1e-2,
+        update=Counted(update),
+        header=train.journal_header(plan, has_guarantee, {"seed": seed, "shapes": parameters.shapes, **header}),
+        checkpoint_every=checkpoint_every,
+    )
+
+
+def objective(job: train.Job) -> Squares:
+    module = job.parameters.module
+    assert isinstance(module, torch.nn.Linear)
+    return Squares(module)
+
+
+def fingerprint(job: train.Job) -> str:
+    """SHA-256 of the trained bits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(job.parameters.state().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def expected(burnt: set[int], steps: int = 12, **options: Any) -> str:
+    """The fingerprint of a run that no one disturbed, with these steps spent and not applied."""
+    job = make_job(steps, **options)
+    channel = train.PrivateChannel(job.plan, nonprivate_randomness=Noise)
+    state = job.update.init(job.parameters)
+    with torch.no_grad():
+        for step in range(steps):
+            if step in burnt:
+                channel = train.PrivateChannel(job.plan, spent=step + 1, nonprivate_randomness=Noise)
+                continue
+            units = channel.draw_batch(NUM_UNITS)
+            rows = train.central_difference(objective(job), job.parameters, units, job.scheme.at(step), job.smoothing)
+            release: Release = channel.release(rows)
+            job.update.apply(job.parameters, state, job.scheme.at(step), release.slopes(), step)
+        job.update.finish(job.parameters, state)
+    return fingerprint(job)
+
+
+def go(folder: Path, steps: int, pause: float = 0.0) -> str:
+    """Fit, or resume where there is a run; the fingerprint at the end. Logs draws beside the folder's files."""
+    job = make_job(steps)
+    if pause:
+        job = replace(job, update=Counted(job.update, before=lambda step: time.sleep(pause)))
+    draws = Draws(folder / "draws.log")
+    act = train.resume if (folder / "journal.head").exists() else train.fit
+    act(job, objective(job), NUM_UNITS, folder, nonprivate_randomness=draws)
+    return fingerprint(job)
+
+
+def kill_repeatedly(folder: Path, steps: int, kills: int) -> None:
+    """Train in a child that is killed `kills` times, each soon after it has made a new draw; then let it finish."""
+    clock = random.Random(11)
+    log = folder / "draws.log"
+    for _ in range(kills):
+        seen = log.stat().st_size if log.exists() else 0
+        child = os.fork()
+        if child == 0:
+            go(folder, steps, pause=0.003)
+            os._exit(0)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and (not log.exists() or log.stat().st_size <= seen):
+            time.sleep(0.001)
+        time.sleep(clock.uniform(0.0, 0.06))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            raise SystemExit("the child was not killed: it had finished or failed")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    act, folder = sys.argv[1], Path(sys.argv[2])
+    steps = int(sys.argv[3])
+    if act == "kill":
+        kill_repeatedly(folder, steps, int(sys.argv[4]))
+    print(go(folder, steps, pause=0.02 if act == "slow" else 0.0))
