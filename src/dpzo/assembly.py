@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dpzo.config import FROM_FILE, DataConfig, RunConfig, with_values
@@ -20,23 +19,24 @@ from dpzo.defaults import Part, fill_defaults
 from dpzo.errors import DpzoError
 from dpzo.lm import (
     Encoded,
-    EncoderClassifier,
     FeatureObjective,
     LoadedModel,
     LoraSettings,
     RowShape,
+    Shapes,
     TokenObjective,
     UnitObjective,
-    check_isolation,
-    choose_microbatch,
-    compute_features,
     encode_classes,
     encode_completions,
     encode_options,
     group_units,
+    isolated_shapes,
     load_model,
+    make_objective,
     peek_architecture,
-    synthetic_rows,
+    planned_memory,
+    seeded_initialiser,
+    synthetic_objective,
 )
 from dpzo.privacy import PrivacyPlan
 from dpzo.privacy.plan import relation_named
@@ -48,26 +48,23 @@ from dpzo.zo import (
     DirectionScheme,
     Objective,
     Sgd,
-    StepDirections,
     TailAverage,
     TrainableParameters,
     Update,
-    public_uniform,
     shifted,
 )
 
-# Rows of kept features that a head scores at a time: large enough to be quick, small enough to fill.
-HEAD_MICROBATCH = 256
 OWN_MAX_LENGTH = 64
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What records are read for: the filled config, the task, and a model."""
+    """What records are read for: the filled config, the task, a model, and the sizes it is evaluated at."""
 
     config: RunConfig
     task: Task
     loaded: LoadedModel
+    shapes: Shapes
 
 
 @dataclass(frozen=True)
@@ -160,13 +157,10 @@ def assemble(
     training = config.training
     seed = training.seed
 
-    def initialiser(parameter: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return public_uniform(seed, parameter, math.prod(shape), -1.0, 1.0).reshape(shape)
-
     loaded = load_model(
         name,
         task.kind,
-        initialiser=initialiser,
+        initialiser=seeded_initialiser(seed),
         labels=task.labels,
         trainable=trainable,
         lora=LoraSettings(rank=config.model.lora_rank, alpha=config.model.lora_alpha),
@@ -183,10 +177,8 @@ def assemble(
     update: Update = Sgd(schedule, plan.expected_batch_size)
     if training.average > 0:
         update = TailAverage(update, plan.steps, training.average)
-    shape = _row_shape(config, task, loaded)
-    first = scheme.at(0)
-    microbatch = _isolated_microbatch(_microbatch(config), shape, loaded, parameters, first, training.smoothing)
-    config = with_values(config, training={"microbatch_size": microbatch})
+    shape = row_shape(config, task, loaded)
+    shapes = isolated_shapes(loaded, shape, training.microbatch_size)
     public = {
         "config": config.model_dump(mode="json"),
         "base": {
@@ -201,7 +193,11 @@ def assemble(
         "initialisation": {"scheme": SCHEME, "seed": seed, "new": list(loaded.new_names)},
         "update": {"rule": "sgd", "average": training.average, "schedule": training.schedule},
         "parameters": [[n, list(s), "float32"] for n, s in zip(parameters.names, parameters.shapes, strict=True)],
-        "evaluation": {"microbatch_size": microbatch, "isolation": "passed"},
+        "evaluation": {
+            "microbatch_size": shapes.microbatch_size,
+            "head_block": shapes.head_block,
+            "isolation": "passed",
+        },
         "nonprivate_uses": list(nonprivate_uses),
         "environment": environment(),
     }
@@ -214,8 +210,9 @@ def assemble(
         header=journal_header(plan, has_guarantee, public),
         checkpoint_every=training.checkpoint_every,
     )
-    forecast = _forecast(microbatch, shape, loaded, parameters, first, plan)
-    return Assembled(Subject(config, task, loaded), job, forecast)
+    seconds = _seconds_per_step(synthetic_objective(loaded, shape, shapes), job)
+    forecast = Forecast(seconds, planned_memory(loaded, shape, shapes.microbatch_size))
+    return Assembled(Subject(config, task, loaded, shapes), job, forecast)
 
 
 def encode(records: Records, subject: Subject) -> Encoded:
@@ -243,19 +240,9 @@ def encode(records: Records, subject: Subject) -> Encoded:
     return encode_classes(tokenizer, records.texts, records.labels, max_length=_max_length(config))
 
 
-def scorer(encoded: Encoded, subject: Subject) -> TokenObjective | FeatureObjective:
-    """What gives each record's loss and prediction: over kept features when nothing but an encoder's head learns."""
-    loaded, microbatch_size = subject.loaded, _microbatch(subject.config)
-    if _keeps_features(loaded):
-        assert isinstance(loaded.module, EncoderClassifier)
-        features = compute_features(loaded.module, encoded, microbatch_size)
-        return FeatureObjective(loaded.module, features, encoded.targets, encoded.empty, HEAD_MICROBATCH)
-    return TokenObjective(loaded.module, encoded, microbatch_size)
-
-
 def objective(records: Records, subject: Subject) -> Objective:
     """The private objective: one loss per unit. Reads every record; what it holds never leaves the process."""
-    by_record = scorer(encode(records, subject), subject)
+    by_record = make_objective(subject.loaded, encode(records, subject), subject.shapes)
     if records.num_units == len(records):
         return by_record
     assert records.units is not None
@@ -274,50 +261,12 @@ def environment() -> dict[str, str]:
     return found | {"threads": str(torch.get_num_threads())}
 
 
-@dataclass(frozen=True)
-class _Shifted:
-    """An objective evaluated beside θ_0, where new heads and adapters are not zero and could not hide a dependence."""
-
-    inner: Objective
-    parameters: TrainableParameters
-    directions: StepDirections
-    scale: float
-
-    def losses(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        with shifted(self.parameters, self.directions, 0, self.scale):
-            return np.asarray(self.inner.losses(units))
-
-
-@dataclass(frozen=True)
-class _FeatureBits:
-    """The bits of each record's features folded into one exact number, to compare features and not just losses."""
-
-    module: EncoderClassifier
-    encoded: Encoded
-    microbatch_size: int
-
-    def losses(self, records: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        features = compute_features(self.module, self.encoded, self.microbatch_size, records)
-        bits = features.cpu().numpy().view(np.int32)
-        weights = np.arange(1, bits.shape[1] + 1, dtype=np.int64)
-        return np.asarray(((bits.astype(np.int64) * weights).sum(axis=1) % 2**52).astype(np.float64))
-
-
 def _max_length(data: DataConfig) -> int:
     assert data.max_length is not None
     return data.max_length
 
 
-def _microbatch(config: RunConfig) -> int:
-    assert config.training.microbatch_size is not None
-    return config.training.microbatch_size
-
-
-def _keeps_features(loaded: LoadedModel) -> bool:
-    return isinstance(loaded.module, EncoderClassifier) and all(n.startswith("head.") for n in loaded.trainable_names)
-
-
-def _row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
+def row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
     """The declared shape of a record's rows, for synthetic tokens."""
     data = config.data
     num_labels = 1 if task.labels is None else len(task.labels)
@@ -339,76 +288,17 @@ def _row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
     )
 
 
-def _isolated_microbatch(
-    preferred: int,
-    shape: RowShape,
-    loaded: LoadedModel,
-    parameters: TrainableParameters,
-    directions: StepDirections,
-    smoothing: float,
-) -> int:
-    """The micro-batch size whose rows do not feel their neighbours, checked on public synthetic tokens (law 7)."""
-
-    def production(encoded: Encoded, size: int) -> _FeatureBits | _Shifted:
-        if _keeps_features(loaded):
-            assert isinstance(loaded.module, EncoderClassifier)
-            return _FeatureBits(loaded.module, encoded, size)
-        return _Shifted(TokenObjective(loaded.module, encoded, size), parameters, directions, smoothing)
-
-    chosen = choose_microbatch(production, shape, preferred)
-    if _keeps_features(loaded):
-        head = _Shifted(_synthetic_head(loaded, shape), parameters, directions, 1.0)
-        if not check_isolation(head, HEAD_MICROBATCH):
-            raise DpzoError("--model: the head's losses feel their neighbours on this machine; try OMP_NUM_THREADS=1")
-    return chosen
-
-
-def _synthetic_head(loaded: LoadedModel, shape: RowShape) -> FeatureObjective:
-    """The production head over public synthetic features."""
-    assert isinstance(loaded.module, EncoderClassifier)
-    rows = synthetic_rows(shape, 2 * HEAD_MICROBATCH)
-    width = loaded.module.head.in_features
-    features = public_uniform(0, "isolation", len(rows) * width, -1.0, 1.0).reshape(len(rows), width)
-    return FeatureObjective(loaded.module, features, rows.targets, rows.empty, HEAD_MICROBATCH)
-
-
-def _forecast(
-    microbatch_size: int,
-    shape: RowShape,
-    loaded: LoadedModel,
-    parameters: TrainableParameters,
-    directions: StepDirections,
-    plan: PrivacyPlan,
-) -> Forecast:
-    """Time and memory of a step at the expected batch size, from one timed evaluation on synthetic tokens."""
-    if _keeps_features(loaded):
-        judge: Objective = _synthetic_head(loaded, shape)
-        size = HEAD_MICROBATCH
-    else:
-        size = microbatch_size
-        judge = TokenObjective(loaded.module, synthetic_rows(shape, size), size)
-    timed = _Shifted(judge, parameters, directions, 1e-3)
+def _seconds_per_step(synthetic: TokenObjective | FeatureObjective, job: Job) -> float:
+    """Seconds of a step at the expected batch size, from one timed evaluation of one pass over synthetic records."""
+    size = synthetic.microbatch_size
     units = np.arange(size, dtype=np.int64)
-    timed.losses(units)
-    start = time.perf_counter()
-    timed.losses(units)
-    evaluation = time.perf_counter() - start
-    seconds = 2 * plan.num_directions * math.ceil(plan.expected_batch_size / size) * evaluation
-    return Forecast(seconds, planned_memory(loaded.module, parameters.sizes, shape, microbatch_size))
-
-
-def planned_memory(module: torch.nn.Module, sizes: tuple[int, ...], shape: RowShape, microbatch_size: int) -> int:
-    """Bytes that weights, the shifted copy and one micro-batch's activations take: an estimate from shapes alone."""
-    weights = sum(p.numel() * p.element_size() for p in module.parameters())
-    config: Any = getattr(module, "config", getattr(getattr(module, "encoder", None), "config", None))
-    hidden = getattr(config, "hidden_size", 0)
-    wide = getattr(config, "intermediate_size", 4 * hidden)
-    rows = microbatch_size * (shape.num_classes if shape.form == "options" else 1)
-    tokens = rows * shape.max_length
-    # At a layer's peak: its input, three projections, attention's output and the wide inner vector, in fp32.
-    activations = 4 * tokens * (6 * hidden + 2 * (wide if isinstance(wide, int) else 4 * hidden))
-    logits = 8 * rows * (shape.max_answer_tokens + 1) * shape.vocabulary if shape.form != "classes" else 0
-    return weights + 4 * max(sizes) + activations + logits
+    elapsed = 0.0
+    for _ in range(2):  # the first one compiles the kernels
+        start = time.perf_counter()
+        with shifted(job.parameters, job.scheme.at(0), 0, job.smoothing):
+            synthetic.losses(units)
+        elapsed = time.perf_counter() - start
+    return 2 * job.plan.num_directions * math.ceil(job.plan.expected_batch_size / size) * elapsed
 
 
 def resolve_num_examples(

@@ -29,7 +29,7 @@ class Defaults:
 
 
 DEFAULTS: dict[Part, Defaults] = {
-    "head": Defaults(200, 64, 1024, 1.0, 1e-2, 1.0, 0.5, 32),
+    "head": Defaults(200, 64, 1024, 0.5, 1e-2, 8.0, 0.5, 32),
     "lora": Defaults(1000, 16, 64, 10.0, 1e-2, 1e-4, 0.0, 16),
     "full": Defaults(1000, 16, 64, 100.0, 1e-3, 1e-6, 0.0, 16),
 }

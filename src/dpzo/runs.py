@@ -12,11 +12,11 @@ import numpy as np
 import yaml
 
 from dpzo import train as trainer
-from dpzo.assembly import Assembled, Subject, assemble, encode, objective, resolve_num_examples, scorer, task_of
+from dpzo.assembly import Assembled, Subject, assemble, encode, objective, resolve_num_examples, row_shape, task_of
 from dpzo.config import RunConfig, dump_config, parse_config
 from dpzo.errors import DpzoError
 from dpzo.journal import Transcript, read, write_durably
-from dpzo.lm import fingerprint_tensors, load_saved, save
+from dpzo.lm import fingerprint_tensors, isolated_shapes, load_saved, make_objective, save
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
 from dpzo.tasks import METRICS, Records, Task, load_records
@@ -174,7 +174,8 @@ def evaluate(run: Path, source: DataSource, split: Literal["dev", "test"] = "tes
         raise DpzoError(f"{run}: the run is not finished; dpzo resume it first")
     num_labels = None if task.labels is None else len(task.labels)
     loaded = load_saved(run / MODEL, task.kind, base=config.model.name, num_labels=num_labels)
-    return score(Subject(config, task, loaded), _read_records(config, task, source, split))
+    shapes = isolated_shapes(loaded, row_shape(config, task, loaded), config.training.microbatch_size)
+    return score(Subject(config, task, loaded, shapes), _read_records(config, task, source, split))
 
 
 def score(subject: Subject, records: Records) -> dict[str, float | str]:
@@ -187,7 +188,7 @@ def score(subject: Subject, records: Records) -> dict[str, float | str]:
 def judge(subject: Subject, records: Records) -> Callable[[], dict[str, float | str]]:
     """`score` prepared once (features of a frozen encoder are kept) and asked as often as the weights change."""
     task = subject.task
-    seen = scorer(encode(records, subject), subject)
+    seen = make_objective(subject.loaded, encode(records, subject), subject.shapes)
     everything = np.arange(len(records), dtype=np.int64)
 
     def score_now() -> dict[str, float | str]:

@@ -110,9 +110,9 @@ def replay(job: Job, transcript: Transcript, *, observe: Observer = lambda relea
 
 
 def require_same_run(header: Mapping[str, Any], transcript: Transcript) -> None:
-    """Refuse a journal whose header differs from what this job would write (software versions apart)."""
+    """Refuse a journal whose header differs from what this job would write (versions and evaluation sizes apart)."""
     written = json.loads(json.dumps(dict(header)))  # as the journal would give it back: a tuple is a list there
-    for name in sorted({*written, *transcript.header} - {"environment"}):
+    for name in sorted({*written, *transcript.header} - {"environment", "evaluation"}):
         if written.get(name) != transcript.header.get(name):
             raise DpzoError(f"{transcript.path}: written for another run; its {name} is not the one found now")
 

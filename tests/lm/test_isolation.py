@@ -20,7 +20,7 @@ from dpzo.lm.initialiser import seeded_initialiser
 from dpzo.lm.isolation import RowShape, check_isolation, choose_microbatch, lively, synthetic_rows
 from dpzo.lm.models import LoadedModel, load_model
 from dpzo.lm.objectives import Indices, Losses, TokenObjective
-from dpzo.lm.prepare import TokenProbe, prepare_objective
+from dpzo.lm.prepare import TokenProbe, isolated_shapes, make_objective
 
 Tiny = Callable[[str, str], Path]
 TEXTS = ["the film was a delight", "great", "", "a dull story " * 40, "my order never came", "夜 and ночь"]
@@ -55,11 +55,13 @@ def prepare(tiny: Tiny, family: str, form: str, kind: str, trainable: str) -> tu
 @pytest.mark.parametrize(("family", "form", "kind"), CASES)
 def test_no_neighbour_shows_in_a_records_loss(tiny: Tiny, family: str, form: str, kind: str, trainable: str) -> None:
     loaded, encoded = prepare(tiny, family, form, kind, trainable)
-    prepared = prepare_objective(loaded, encoded, microbatch_size=4)
-    assert prepared.microbatch_size == 4
-    assert prepared.num_threads == torch.get_num_threads()
+    shapes = isolated_shapes(
+        loaded, RowShape.of(encoded, len(loaded.tokenizer), 3 if encoded.form != "completion" else 1), 4
+    )
+    assert shapes.microbatch_size == 4
+    assert shapes.num_threads == torch.get_num_threads()
     with lively(loaded.module, loaded.trainable_names):
-        objective = prepared.objective
+        objective = make_objective(loaded, encoded, shapes)
         whole = objective.losses(np.arange(6))
         for record in range(6):
             assert objective.losses(np.array([record]))[0].tobytes() == whole[record].tobytes()
@@ -213,7 +215,7 @@ def test_zero_parameters_are_enlivened_for_the_check_only(tiny: Tiny) -> None:
     assert {name: parameter.data_ptr() for name, parameter in parameters.items()} == pointers
     assert not parameters["head.weight"].any()
     state = torch.get_rng_state()
-    prepare_objective(loaded, encoded)
+    isolated_shapes(loaded, RowShape.of(encoded, len(loaded.tokenizer), 3 if encoded.form != "completion" else 1))
     assert torch.equal(state, torch.get_rng_state())
     assert not parameters["head.weight"].any()
 

@@ -16,9 +16,10 @@ from dpzo.errors import DpzoError
 from dpzo.lm.encoder import EncoderClassifier, pool
 from dpzo.lm.encoding import encode_classes
 from dpzo.lm.initialiser import seeded_initialiser
+from dpzo.lm.isolation import RowShape
 from dpzo.lm.models import LoadedModel, load_model
 from dpzo.lm.objectives import FeatureObjective, Indices, Losses, TokenObjective, UnitObjective, group_units
-from dpzo.lm.prepare import prepare_objective
+from dpzo.lm.prepare import isolated_shapes, make_objective
 
 Tiny = Callable[[str, str], Path]
 TEXTS = ["the film was a delight", "great", " ", "a dull story " * 40, "my order never came"]
@@ -35,18 +36,18 @@ def test_features_are_computed_once_and_give_the_whole_modules_losses(tiny: Tiny
     loaded = head_model(tiny)
     assert isinstance(loaded.module, EncoderClassifier)
     encoded = encode_classes(loaded.tokenizer, TEXTS, TARGETS, max_length=24)
-    prepared = prepare_objective(loaded, encoded, microbatch_size=4)
-    assert isinstance(prepared.objective, FeatureObjective)
+    objective = make_objective(loaded, encoded, isolated_shapes(loaded, RowShape.of(encoded, 40, 2), 4))
+    assert isinstance(objective, FeatureObjective)
     calls: list[int] = []
     handle = loaded.module.encoder.register_forward_hook(lambda *args: calls.append(1))
-    assert prepared.objective.losses(np.arange(5)).tolist() == pytest.approx(
+    assert objective.losses(np.arange(5)).tolist() == pytest.approx(
         [math.log(2), math.log(2), 0.0, math.log(2), math.log(2)], rel=1e-6
     )
     with torch.no_grad():
         loaded.module.head.weight.copy_(torch.linspace(-3, 3, 64).reshape(2, 32))
         loaded.module.head.bias.copy_(torch.tensor([0.5, -0.25]))
     records = np.array([4, 0, 2, 3, 3])
-    found, classes = prepared.objective.losses(records), prepared.objective.predict(records)
+    found, classes = objective.losses(records), objective.predict(records)
     assert calls == []
     handle.remove()
     whole = TokenObjective(loaded.module, encoded, 4)
@@ -54,15 +55,15 @@ def test_features_are_computed_once_and_give_the_whole_modules_losses(tiny: Tiny
     assert found[3] == found[4] != math.log(2)
     assert found[2] == 0.0
     assert np.array_equal(classes, whole.predict(records))
-    assert prepared.objective.losses(np.zeros(0, dtype=np.int64)).shape == (0,)
-    assert "tensor" not in repr(prepared)
+    assert objective.losses(np.zeros(0, dtype=np.int64)).shape == (0,)
+    assert "tensor" not in repr(objective)
 
 
 def test_kept_features_isolate_records_at_a_busy_head(tiny: Tiny) -> None:
     loaded = head_model(tiny)
     assert isinstance(loaded.module, EncoderClassifier)
     encoded = encode_classes(loaded.tokenizer, TEXTS, TARGETS, max_length=24)
-    objective = prepare_objective(loaded, encoded).objective
+    objective = make_objective(loaded, encoded, isolated_shapes(loaded, RowShape.of(encoded, 40, 2)))
     with torch.no_grad():
         loaded.module.head.weight.copy_(torch.linspace(-3, 3, 64).reshape(2, 32))
     whole = objective.losses(np.arange(5))

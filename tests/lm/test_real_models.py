@@ -14,9 +14,10 @@ from transformers import AutoModel, AutoTokenizer
 from dpzo.lm.encoder import EncoderClassifier
 from dpzo.lm.encoding import encode_classes, encode_completions
 from dpzo.lm.initialiser import seeded_initialiser
+from dpzo.lm.isolation import RowShape
 from dpzo.lm.models import load_model
 from dpzo.lm.objectives import FeatureObjective, TokenObjective, compute_features
-from dpzo.lm.prepare import prepare_objective
+from dpzo.lm.prepare import isolated_shapes, make_objective
 
 TEXTS = ["a delight from the first scene", "dull and terrible", "", "the password does not work", "夜の映画"]
 
@@ -26,9 +27,10 @@ def test_minilm_features_are_the_published_sentence_vectors(minilm: Path) -> Non
     assert isinstance(loaded.module, EncoderClassifier)
     assert loaded.trainable_names == ("head.weight", "head.bias")
     encoded = encode_classes(loaded.tokenizer, TEXTS, [1, 0, 1, 0, 1], max_length=24)
-    prepared = prepare_objective(loaded, encoded, microbatch_size=4)
-    assert isinstance(prepared.objective, FeatureObjective)
-    found = compute_features(loaded.module, encoded, prepared.microbatch_size)
+    shapes = isolated_shapes(loaded, RowShape.of(encoded, len(loaded.tokenizer), 2), 4)
+    objective = make_objective(loaded, encoded, shapes)
+    assert isinstance(objective, FeatureObjective)
+    found = compute_features(loaded.module, encoded, shapes.microbatch_size)
     plain = AutoModel.from_pretrained(minilm, use_safetensors=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(minilm)
     for record, text in enumerate(TEXTS):
@@ -36,7 +38,7 @@ def test_minilm_features_are_the_published_sentence_vectors(minilm: Path) -> Non
         with torch.no_grad():
             mean = plain(**ids).last_hidden_state[0].mean(dim=0)
         torch.testing.assert_close(found[record], mean / mean.norm(), rtol=0.0, atol=2e-6)
-    assert prepared.objective.losses(np.arange(5)) == pytest.approx(np.log(2) * np.array([1, 1, 0, 1, 1]), rel=1e-6)
+    assert objective.losses(np.arange(5)) == pytest.approx(np.log(2) * np.array([1, 1, 0, 1, 1]), rel=1e-6)
 
 
 def test_stories_model_knows_its_stories_and_isolates_them(stories: Path, shared_data: Path) -> None:
@@ -46,11 +48,11 @@ def test_stories_model_knows_its_stories_and_isolates_them(stories: Path, shared
     prompts, answers = [piece[:80] for piece in pieces], [piece[80:] for piece in pieces]
     loaded = load_model(stories, "completion", trainable="lora", initialiser=seeded_initialiser(0))
     encoded = encode_completions(loaded.tokenizer, prompts, answers, max_length=64, max_answer_tokens=24)
-    prepared = prepare_objective(loaded, encoded, microbatch_size=8)
-    losses = prepared.objective.losses(np.arange(16))
+    objective = make_objective(loaded, encoded, isolated_shapes(loaded, RowShape.of(encoded, 512, 1), 8))
+    losses = objective.losses(np.arange(16))
     assert 0.3 < losses.mean() < 3.0 < math.log(512)
-    assert isinstance(prepared.objective, TokenObjective)
+    assert isinstance(objective, TokenObjective)
     for record in (0, 7, 15):
-        assert prepared.objective.losses(np.array([record]))[0].tobytes() == losses[record].tobytes()
+        assert objective.losses(np.array([record]))[0].tobytes() == losses[record].tobytes()
     jumbled = encode_completions(loaded.tokenizer, prompts, answers[::-1], max_length=64, max_answer_tokens=24)
     assert TokenObjective(loaded.module, jumbled, 8).losses(np.arange(16)).mean() > losses.mean() + 0.2

@@ -4,10 +4,13 @@ from dpzo.lm.batching import Encoded
 from dpzo.lm.encoder import EncoderClassifier
 from dpzo.lm.encoding import encode_classes, encode_completions, encode_options
 from dpzo.lm.fingerprint import fingerprint, fingerprint_tensors
-from dpzo.lm.isolation import RowShape, check_isolation, choose_microbatch, synthetic_rows
+from dpzo.lm.initialiser import seeded_initialiser
+from dpzo.lm.isolation import RowShape
 from dpzo.lm.lora import LoraSettings
+from dpzo.lm.memory import planned_memory
 from dpzo.lm.models import LoadedModel, load_model, peek_architecture
-from dpzo.lm.objectives import FeatureObjective, TokenObjective, UnitObjective, compute_features, group_units
+from dpzo.lm.objectives import FeatureObjective, TokenObjective, UnitObjective, group_units
+from dpzo.lm.prepare import Shapes, isolated_shapes, make_objective, synthetic_objective
 from dpzo.lm.saving import load_saved, save
 
 __all__ = [
@@ -17,20 +20,22 @@ __all__ = [
     "LoadedModel",
     "LoraSettings",
     "RowShape",
+    "Shapes",
     "TokenObjective",
     "UnitObjective",
-    "check_isolation",
-    "choose_microbatch",
-    "compute_features",
     "encode_classes",
     "encode_completions",
     "encode_options",
     "fingerprint",
     "fingerprint_tensors",
     "group_units",
+    "isolated_shapes",
     "load_model",
     "load_saved",
+    "make_objective",
     "peek_architecture",
+    "planned_memory",
     "save",
-    "synthetic_rows",
+    "seeded_initialiser",
+    "synthetic_objective",
 ]

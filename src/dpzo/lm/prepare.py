@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +11,7 @@ from torch import nn
 
 from dpzo.lm.batching import Encoded
 from dpzo.lm.encoder import EncoderClassifier
-from dpzo.lm.isolation import RowShape, choose_microbatch, lively
+from dpzo.lm.isolation import RowShape, choose_microbatch, lively, synthetic_rows
 from dpzo.lm.models import LoadedModel
 from dpzo.lm.objectives import (
     FeatureObjective,
@@ -29,63 +27,67 @@ HEAD_BLOCKS = (256, 128, 512, 64, 32, 8, 1)
 
 
 @dataclass(frozen=True)
-class PreparedObjective:
-    """The objective of a run and the public facts of its shape; fit for a log, as it shows no record."""
+class Shapes:
+    """Sizes at which records are isolated from each other, for a number of threads. Public: no record decides them."""
 
-    objective: TokenObjective | FeatureObjective
     microbatch_size: int  # records in one pass through the whole module
     head_block: int | None  # records in one pass through the head, when features are kept
-    num_threads: int  # the isolation check holds for this many
+    num_threads: int  # the check holds for this many
 
 
-def prepare_objective(
-    loaded: LoadedModel, encoded: Encoded, *, microbatch_size: int | None = None
-) -> PreparedObjective:
-    """Choose a micro-batch shape that isolates records, then build the objective over `encoded`.
+def keeps_features(loaded: LoadedModel) -> bool:
+    """Whether nothing but the head of an encoder learns, so that features are computed once and kept in memory."""
+    return isinstance(loaded.module, EncoderClassifier) and all(n.startswith("head.") for n in loaded.trainable_names)
 
-    With a frozen encoder and a linear head the features are computed here, once, and kept in memory. The check runs
-    on public synthetic tokens and depends on declarations only. Errors: `DpzoError` when no shape passes.
+
+def isolated_shapes(loaded: LoadedModel, shape: RowShape, preferred: int | None = None) -> Shapes:
+    """The first sizes that pass the isolation check on public synthetic tokens, the preferred one tried first.
+
+    It depends on declarations only. Errors: `DpzoError` when no size passes.
     """
     module = loaded.module
-    shape = RowShape.of(encoded, _vocabulary(module), _num_classes(loaded, encoded))
-    keeps_features = isinstance(module, EncoderClassifier) and loaded.trainable == "head"
-    make: Callable[[Encoded, int], Objective]
-    if isinstance(module, EncoderClassifier) and keeps_features:
-        encoder = module
-
-        def make(rows: Encoded, size: int) -> Objective:
-            return FeatureProbe(encoder, rows, size)
-
-    else:
-
-        def make(rows: Encoded, size: int) -> Objective:
-            return TokenProbe(module, rows, size)
-
-    with lively(module, loaded.trainable_names):
-        size = choose_microbatch(make, shape, microbatch_size)
-    threads = torch.get_num_threads()
-    if not (isinstance(module, EncoderClassifier) and keeps_features):
-        return PreparedObjective(TokenObjective(module, encoded, size), size, None, threads)
-    block = choose_head_block(module, loaded)
-    features = compute_features(module, encoded, size)
-    objective = FeatureObjective(module, features, encoded.targets, encoded.empty, block)
-    return PreparedObjective(objective, size, block, threads)
-
-
-def choose_head_block(module: EncoderClassifier, loaded: LoadedModel) -> int:
-    """The first block size at which the head alone isolates records, tried on public random unit vectors."""
-    width = module.head.in_features
-    classes = module.head.out_features
-    shape = RowShape("classes", max_length=4, vocabulary=2, num_classes=classes)
 
     def make(rows: Encoded, size: int) -> Objective:
-        draw = torch.Generator().manual_seed(len(rows))
-        vectors = torch.rand((len(rows), width), generator=draw) - 0.5
-        features = torch.nn.functional.normalize(vectors, dim=-1).to(loaded.device)
-        return FeatureObjective(module, features, rows.targets, rows.empty, size)
+        if isinstance(module, EncoderClassifier) and keeps_features(loaded):
+            return FeatureProbe(module, rows, size)
+        return TokenProbe(module, rows, size)
 
     with lively(module, loaded.trainable_names):
-        return choose_microbatch(make, shape, candidates=HEAD_BLOCKS)
+        size = choose_microbatch(make, shape, preferred)
+    return Shapes(size, _head_block(loaded) if keeps_features(loaded) else None, torch.get_num_threads())
+
+
+def make_objective(loaded: LoadedModel, encoded: Encoded, shapes: Shapes) -> TokenObjective | FeatureObjective:
+    """The objective over `encoded`; with a frozen encoder its features are computed here, once, and kept in memory."""
+    if shapes.head_block is None:
+        return TokenObjective(loaded.module, encoded, shapes.microbatch_size)
+    module = loaded.module
+    assert isinstance(module, EncoderClassifier)
+    features = compute_features(module, encoded, shapes.microbatch_size)
+    return FeatureObjective(module, features, encoded.targets, encoded.empty, shapes.head_block)
+
+
+def synthetic_objective(loaded: LoadedModel, shape: RowShape, shapes: Shapes) -> TokenObjective | FeatureObjective:
+    """The production objective over one pass of public synthetic records, to be timed: never the user's data."""
+    if shapes.head_block is None:
+        return TokenObjective(loaded.module, synthetic_rows(shape, shapes.microbatch_size), shapes.microbatch_size)
+    return _synthetic_head(loaded, synthetic_rows(shape, shapes.head_block), shapes.head_block)
+
+
+def _head_block(loaded: LoadedModel) -> int:
+    """The first block size at which the head alone isolates records, tried on public random unit vectors."""
+    assert isinstance(loaded.module, EncoderClassifier)
+    shape = RowShape("classes", max_length=4, vocabulary=2, num_classes=loaded.module.head.out_features)
+    with lively(loaded.module, loaded.trainable_names):
+        return choose_microbatch(lambda rows, size: _synthetic_head(loaded, rows, size), shape, candidates=HEAD_BLOCKS)
+
+
+def _synthetic_head(loaded: LoadedModel, rows: Encoded, block: int) -> FeatureObjective:
+    assert isinstance(loaded.module, EncoderClassifier)
+    draw = torch.Generator().manual_seed(len(rows))
+    vectors = torch.rand((len(rows), loaded.module.head.in_features), generator=draw) - 0.5
+    features = torch.nn.functional.normalize(vectors, dim=-1).to(loaded.device)
+    return FeatureObjective(loaded.module, features, rows.targets, rows.empty, block)
 
 
 class TokenProbe:
@@ -123,7 +125,7 @@ class FeatureProbe:
 
     def losses(self, records: Indices) -> Losses:
         """One 64-bit checksum a record, worn as a float: only its bits have a meaning."""
-        features = compute_features(self._module, _select(self._encoded, records), self._size)
+        features = compute_features(self._module, self._encoded, self._size, records)
         result: Losses = _checksum(features.cpu().numpy()).view(np.float64)
         return result
 
@@ -133,34 +135,3 @@ def _checksum(values: NDArray[np.float32]) -> NDArray[np.int64]:
     odd = 2 * np.arange(values.shape[1], dtype=np.int64) + 1
     result: NDArray[np.int64] = (np.ascontiguousarray(values).view(np.int32) * (odd * odd)).sum(axis=1)
     return result
-
-
-def _select(encoded: Encoded, records: Indices) -> Encoded:
-    """The named records of class form, in that order."""
-    types: Any = encoded.token_types
-    return Encoded(
-        form="classes",
-        tokens=encoded.tokens[records],
-        token_types=None if types is None else types[records],
-        lengths=encoded.lengths[records],
-        answer_lengths=encoded.answer_lengths[records],
-        targets=encoded.targets[records],
-        empty=encoded.empty[records],
-        options=1,
-        max_answer_tokens=0,
-        left_padded=False,
-        pad_token_id=encoded.pad_token_id,
-    )
-
-
-def _vocabulary(module: nn.Module) -> int:
-    model: Any = module.encoder if isinstance(module, EncoderClassifier) else module
-    return int(model.get_input_embeddings().weight.shape[0])
-
-
-def _num_classes(loaded: LoadedModel, encoded: Encoded) -> int:
-    if encoded.form == "completion":
-        return 1
-    if encoded.form == "options":
-        return encoded.options
-    return 2 if loaded.num_labels is None else loaded.num_labels
