@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from dpzo.config import FROM_FILE, DataConfig, RunConfig, with_values
 from dpzo.defaults import Part, fill_defaults
+from dpzo.environment import environment
 from dpzo.errors import DpzoError
 from dpzo.lm import (
     Encoded,
@@ -189,6 +187,8 @@ def assemble(
         },
         "task": {"name": task.name, "version": task.version, "kind": task.kind},
         "num_examples_source": num_examples_source,
+        "unit_column": config.data.unit_column,
+        "tuning": config.privacy.tuning,
         "directions": {"scheme": SCHEME, "kind": scheme.kind, "seed": seed},
         "initialisation": {"scheme": SCHEME, "seed": seed, "new": list(loaded.new_names)},
         "update": {"rule": "sgd", "average": training.average, "schedule": training.schedule},
@@ -247,18 +247,6 @@ def objective(records: Records, subject: Subject) -> Objective:
         return by_record
     assert records.units is not None
     return UnitObjective(by_record, group_units(records.units, records.num_units))
-
-
-def environment() -> dict[str, str]:
-    """Versions of what computes, and the thread count: for bug reports and the card."""
-    names = ("dpzo", "torch", "transformers", "peft", "safetensors", "numpy", "scipy", "numba", "dp-accounting")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found | {"threads": str(torch.get_num_threads())}
 
 
 def _max_length(data: DataConfig) -> int:

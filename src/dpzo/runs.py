@@ -15,6 +15,7 @@ from dpzo import train as trainer
 from dpzo.assembly import Assembled, Subject, assemble, encode, objective, resolve_num_examples, row_shape, task_of
 from dpzo.config import RunConfig, dump_config, parse_config
 from dpzo.errors import DpzoError
+from dpzo.folder import make_folder, require_new
 from dpzo.journal import Transcript, read, write_durably
 from dpzo.lm import fingerprint_tensors, isolated_shapes, load_saved, make_objective, save
 from dpzo.privacy import PrivacyPlan, Release
@@ -67,7 +68,7 @@ def train(
 
     Raises DpzoError for whatever the user can mend, Stopped after Ctrl-C or SIGTERM (then `resume` goes on).
     """
-    _require_new(output)
+    require_new(output)
     task = task_of(config)
     tell("reading the records")
     records = _read_records(config, task, source)
@@ -97,8 +98,8 @@ def carry_out(
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
     """The part of `train` after everything is prepared: fill the new folder `output`; returns the card."""
-    _require_new(output)
-    _make_folder(output)
+    require_new(output)
+    make_folder(output)
     write_durably(output / CONFIG, dump_config(parts.subject.config).encode())
     write_durably(output / PLAN, (json.dumps(parts.job.plan.summary(), indent=2) + "\n").encode())
     write_durably(output / LOCAL, yaml.safe_dump(source.to_dict()).encode())
@@ -152,10 +153,10 @@ class Replayed:
 def replay(run: Path, output: Path, *, base: str | None = None, watch: Watcher = _unwatched) -> Replayed:
     """Rebuild a run's model from its base model and journal alone and save it to `output`. No data, no noise."""
     transcript = read(run)
-    _require_new(output)
+    require_new(output)
     parts = _reassemble(transcript, base)
     trainer.replay(parts.job, transcript, observe=watch(_progress(parts)))
-    _make_folder(output)
+    make_folder(output)
     _save_model(parts, output)
     rebuilt = _trained_fingerprint(output / MODEL)
     finished = run / MODEL / FINISHED
@@ -260,23 +261,6 @@ def _read_records(
 
 def _progress(parts: Assembled) -> Progress:
     return Progress(parts.job.plan, parts.forecast.seconds_per_step, parts.forecast.memory_bytes)
-
-
-def _require_new(folder: Path) -> None:
-    """Refuse a folder that holds anything, before any time is spent."""
-    if folder.is_dir() and any(folder.iterdir()):
-        what = "another run; dpzo resume it, or" if (folder / "journal.jsonl").exists() else "other files;"
-        raise DpzoError(f"--output {folder}: holds {what} choose a new folder")
-    if folder.exists() and not folder.is_dir():
-        raise DpzoError(f"--output {folder}: is a file; choose a new folder")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-    except OSError as error:
-        raise DpzoError(f"--output {folder}: {error.strerror}") from None
 
 
 def _local_source(folder: Path) -> DataSource:

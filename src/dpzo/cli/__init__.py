@@ -16,32 +16,35 @@ TRACEBACK_VARIABLE = "DPZO_NONPRIVATE_TRACEBACK"
 
 def main() -> None:
     """Run `dpzo`; exit 0 on success, 2 on a mistake the user can mend, 130 when stopped, 1 on a bug of ours."""
-    from dpzo.cli.app import app
-
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without an ε shall not cost anyone a result
     try:
-        code = app(standalone_mode=False)
+        from dpzo.cli.app import app
+
+        code = app(standalone_mode=False, prog_name="dpzo")
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except DpzoError as error:
         _say(f"error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        _say("stopped; if a run was under way, dpzo resume goes on with it")
+        _say("stopped")
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain about it once more at its own exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         sys.exit(_other(error))
 
 
 def _other(error: Exception) -> int:
-    import click
-
-    # Typer carries its own copy of click in newer versions; both speak the same protocol.
-    if isinstance(error, click.exceptions.ClickException) or hasattr(error, "format_message"):
-        _say(f"error: {error.format_message()}")
-        return 2
-    if isinstance(error, click.exceptions.Abort) or type(error).__name__ == "Abort":
-        return 130
-    if type(error).__name__ == "Stopped":
-        _say(f"{error}; dpzo resume goes on")
+    # Newer versions of typer carry a click of their own, so its errors are known by what they can do.
+    if hasattr(error, "format_message"):
+        return _usage(error)
+    if type(error).__name__ == "Abort" or _was_interrupted(error):
+        _say("stopped")
         return 130
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         traceback.print_exc()
@@ -55,5 +58,36 @@ def _other(error: Exception) -> int:
     return 1
 
 
+def _usage(error: Exception) -> int:
+    message: str = error.format_message()  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message, file=sys.stderr)
+        return 2
+    if type(error).__name__ == "NoSuchOption":
+        near = sorted(getattr(error, "possibilities", None) or ())
+        # An option's value may be glued to it, and a value may be private: only what stands before = is shown.
+        message = f"no such option: {getattr(error, 'option_name', '').partition('=')[0]}"
+        message += f"; did you mean {_closest(message, near)}?" if near else ""
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", "dpzo")
+    _say(f"error: {message[:1].lower()}{message[1:].rstrip('.')} ({path} --help lists what there is)")
+    return 2
+
+
+def _closest(name: str, candidates: list[str]) -> str:
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name.rpartition(" ")[2], candidates, n=1, cutoff=0.0)))
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C lies at the root: a library in the middle of its import turns it into errors of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _say(line: str) -> None:
-    print(f"dpzo: {line}", file=sys.stderr)
+    print(f"dpzo: {' '.join(line.split())}", file=sys.stderr)

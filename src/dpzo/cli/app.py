@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from dpzo.cli.endings import ending_well
 from dpzo.errors import DpzoError
-
-if TYPE_CHECKING:
-    from dpzo.config import RunConfig
 
 app = typer.Typer(
     name="dpzo",
@@ -67,11 +64,10 @@ def plan(
     from dpzo.cli.screen import show_plan, warn_delta
 
     warn_delta(solved)
-    fields = solved.summary()
-    print(json.dumps(fields, indent=2)) if as_json else show_plan(fields)
+    show_plan(solved.summary(), as_json)
 
 
-@app.command()
+@app.command(short_help="Fine-tune privately: model, journal and privacy card.")
 def train(
     output: Annotated[Path, typer.Option(help="New folder for the run.")],
     model: Annotated[str | None, typer.Option(help="Hugging Face name or local folder.")] = None,
@@ -79,10 +75,10 @@ def train(
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
     data: Annotated[Path | None, typer.Option(help="Private csv, tsv or jsonl file (also .gz).")] = None,
     kind: Annotated[str | None, typer.Option(help="classification or completion; default: by the columns.")] = None,
-    text_column: Annotated[str | None, typer.Option()] = None,
-    label_column: Annotated[str | None, typer.Option()] = None,
-    prompt_column: Annotated[str | None, typer.Option()] = None,
-    completion_column: Annotated[str | None, typer.Option()] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the text; text by default.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the label; label by default.")] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompt; prompt by default.")] = None,
+    completion_column: Annotated[str | None, typer.Option(help="Column of what to say; completion by default.")] = None,
     unit_column: Annotated[str | None, typer.Option(help="Whose record it is: that unit is protected.")] = None,
     labels: Annotated[str | None, typer.Option(help="Declared labels, comma-separated.")] = None,
     label_words: Annotated[str | None, typer.Option(help="A causal model's words, as ' bad, good'.")] = None,
@@ -101,7 +97,7 @@ def train(
     tuning: Annotated[str | None, typer.Option(help="How hyper-parameters were chosen; goes on the card.")] = None,
     trainable: Annotated[str | None, typer.Option(help="head, lora, full, or a regular expression.")] = None,
     smoothing: Annotated[float | None, typer.Option(help="φ, the length of a probe along a direction.")] = None,
-    learning_rate: Annotated[float | None, typer.Option()] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="η; by default chosen by the trainable part.")] = None,
     seed: Annotated[int | None, typer.Option(help="Public seed of directions and new parameters.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with groups model, data, privacy, training.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="group.field=value, repeatable.")] = None,
@@ -142,30 +138,32 @@ def train(
     from dpzo.config import load_config
 
     chosen = load_config(config, {name: value for name, value in given.items() if value is not None}, set_ or ())
-    _check_source(chosen, data, data_dir)
-    from dpzo import runs
-    from dpzo.cli.screen import finished, teller, watcher
+    with ending_well(output, resumable=True):
+        from dpzo.cli.checks import check_run
 
-    card = runs.train(
-        chosen,
-        runs.DataSource(file=data, folder=data_dir),
-        output,
-        watch=watcher(quiet=as_json),
-        tell=teller(quiet=as_json),
-    )
+        check_run(chosen, data, data_dir, output)
+        from dpzo import runs
+        from dpzo.cli.screen import finished, teller, watching
+
+        source = runs.DataSource(file=data, folder=data_dir)
+        with watching(quiet=as_json) as watch:
+            card = runs.train(chosen, source, output, watch=watch, tell=teller(quiet=as_json))
     finished(card, output, as_json)
 
 
-@app.command()
+@app.command(short_help="Go on with a run, however it stopped.")
 def resume(run: Run, as_json: Json = False) -> None:
     """Go on with a run, however it stopped. A step in flight at a crash is burnt, never drawn again."""
-    from dpzo import runs
-    from dpzo.cli.screen import finished, teller, watcher
+    with ending_well(run, resumable=True):
+        from dpzo import runs
+        from dpzo.cli.screen import finished, teller, watching
 
-    finished(runs.resume(run, watch=watcher(quiet=as_json), tell=teller(quiet=as_json)), run, as_json)
+        with watching(quiet=as_json) as watch:
+            card = runs.resume(run, watch=watch, tell=teller(quiet=as_json))
+    finished(card, run, as_json)
 
 
-@app.command()
+@app.command(short_help="Rebuild a model from its journal, bit for bit.")
 def replay(
     run: Run,
     output: Annotated[Path, typer.Option(help="New folder for the rebuilt model.")],
@@ -173,14 +171,21 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Rebuild the model from base model and journal alone, and compare it with the run's, bit for bit."""
-    from dpzo import runs
-    from dpzo.cli.screen import show_replay, watcher
+    with ending_well(output, resumable=False):
+        from dpzo.cli.checks import check_model, check_output
 
-    rebuilt = runs.replay(run, output, base=base, watch=watcher(quiet=as_json))
+        check_output(output)
+        if base is not None:
+            check_model(base)
+        from dpzo import runs
+        from dpzo.cli.screen import show_replay, watching
+
+        with watching(quiet=as_json) as watch:
+            rebuilt = runs.replay(run, output, base=base, watch=watch)
     show_replay(rebuilt, as_json)
 
 
-@app.command()
+@app.command(short_help="Score a finished run on other records.")
 def evaluate(
     run: Run,
     data_is: Annotated[str, typer.Option(help="public, or private (then no ε covers the result).")],
@@ -193,10 +198,11 @@ def evaluate(
         raise DpzoError("--data-is must be public or private")
     if (data is None) == (data_dir is None):
         raise DpzoError("give one of --data FILE and --data-dir FOLDER")
-    from dpzo import runs
-    from dpzo.cli.screen import show_score
+    with ending_well(None, resumable=False):
+        from dpzo import runs
+        from dpzo.cli.screen import show_score
 
-    result = runs.evaluate(run, runs.DataSource(file=data, folder=data_dir))
+        result = runs.evaluate(run, runs.DataSource(file=data, folder=data_dir))
     show_score(result, data_is == "private", as_json)
 
 
@@ -208,35 +214,29 @@ def tasks(as_json: Json = False) -> None:
     show_tasks(as_json)
 
 
-@app.command()
+@app.command(short_help="Watch an encoder learn privately, in 4 minutes.")
 def demo(
     output: Annotated[Path | None, typer.Option(help="Keep the demo's run in this new folder.")] = None,
 ) -> None:
     """Watch a pretrained encoder learn a small data set at ε = 2, from beginning to replay (4 minutes)."""
-    from dpzo.cli.demo import run_demo
+    with ending_well(output, resumable=False):
+        if output is not None and output.exists():
+            raise DpzoError(f"--output {output}: exists; choose a new folder")
+        from dpzo.cli.demo import run_demo
 
-    run_demo(output)
+        run_demo(output)
 
 
 @app.command()
 def env(as_json: Json = False) -> None:
-    """Print versions, for bug reports."""
-    from dpzo.assembly import environment
+    """Print versions and machine, for bug reports."""
+    with ending_well(None, resumable=False):
+        from dpzo.cli.screen import show_environment
 
-    found = environment()
-    print(json.dumps(found, indent=2) if as_json else "\n".join(f"{name} {version}" for name, version in found.items()))
+        show_environment(as_json)
 
 
 def _names(text: str | None, *, strip: bool) -> list[str] | None:
     if text is None:
         return None
     return [name.strip() if strip else name for name in text.split(",")]
-
-
-def _check_source(config: RunConfig, data: Path | None, data_dir: Path | None) -> None:
-    if config.data.task is not None and data_dir is None:
-        raise DpzoError(f"--data-dir is missing: the folder that holds the files of task {config.data.task}")
-    if config.data.task is None and data is None:
-        raise DpzoError("--data is missing: a csv, tsv or jsonl file, or --task NAME with --data-dir FOLDER")
-    if data is not None and data_dir is not None:
-        raise DpzoError("give one of --data and --data-dir, not both")

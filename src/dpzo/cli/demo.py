@@ -13,7 +13,7 @@ from rich.markdown import Markdown
 
 from dpzo import runs
 from dpzo.assembly import assemble, objective
-from dpzo.cli.screen import err, out, watcher
+from dpzo.cli.screen import err, out, watching
 from dpzo.config import parse_config
 from dpzo.errors import DpzoError
 from dpzo.report import CARD_MARKDOWN
@@ -81,7 +81,8 @@ def _demo(model: Path, folder: Path) -> None:
     ceiling = accuracy()["value"]
     parts.job.parameters.load(start)
     run = folder / "run"
-    runs.carry_out(parts, private, len(train), runs.DataSource(folder=data), run, watch=watcher(quiet=False))
+    with watching(quiet=False) as watch:
+        runs.carry_out(parts, private, len(train), runs.DataSource(folder=data), run, watch=watch)
     after = accuracy()["value"]
     out.print(
         f"\ntest accuracy: before {before:.1%} · after, at ε = {EPSILON:g} and δ = {DELTA:g}: [bold]{after:.1%}[/bold] "

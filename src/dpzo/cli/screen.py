@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
+from dpzo.assembly import environment
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.runs import Progress as RunProgress
 from dpzo.runs import Replayed, Watcher
@@ -22,89 +28,127 @@ err = Console(stderr=True, highlight=False)
 def warn_delta(plan: PrivacyPlan) -> None:
     """A δ of 1/N allows a mechanism that publishes one record whole."""
     if plan.delta * plan.num_examples >= 1:
-        err.print(f"dpzo: warning: --delta {plan.delta:g} is not below 1/N = {1 / plan.num_examples:.3g}; choose less")
+        _tell(f"warning: --delta {plan.delta:g} is not below 1/N = {1 / plan.num_examples:.3g}; choose a smaller one")
 
 
-def show_plan(fields: Mapping[str, Any]) -> None:
-    """A plan as two columns."""
-    table = Table("quantity", "value", show_header=False, box=None)
-    for name, value in fields.items():
-        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
-    out.print(table)
+# What a reader looks for first. `scale` is left to --json: in words it is the noise scale ÷ clip_norm.
+_PLAN_ROWS = (
+    "epsilon",
+    "delta",
+    "relation",
+    "mechanism",
+    "noise_multiplier",
+    "noise_scale",
+    "clip_norm",
+    "sampling",
+    "sampling_prob",
+    "expected_batch_size",
+    "num_examples",
+    "steps",
+    "num_directions",
+    "accountant",
+)
 
 
-def watcher(*, quiet: bool) -> Watcher:
-    """A progress bar of step, ε, planned memory and time left by the public forecast; silent for --json."""
+def show_plan(fields: Mapping[str, Any], as_json: bool) -> None:
+    """A plan as two columns, or whole as JSON."""
+    if as_json:
+        _json(fields)
+        return
+    for name in _PLAN_ROWS:
+        value = fields[name]
+        said = rounded_up(value, 6) if name == "epsilon" else f"{value:.6g}" if isinstance(value, float) else value
+        _line(f"{name:<20} {said}")
 
-    def watch(progress: RunProgress) -> Callable[[Release | None], None]:
-        warn_delta(progress.plan)
-        if quiet:
-            return lambda release: None
-        plan = progress.plan
-        memory = f"~{progress.memory_bytes / 2**20:.0f} MiB planned"
-        err.print(f"plan: ε = {plan.epsilon:.4g}, δ = {plan.delta:g}, {plan.steps} steps; {memory}")
-        bar = Progress(
+
+def rounded_up(epsilon: float, digits: int) -> str:
+    """ε to some digits, never shown smaller than it is."""
+    return f"{Context(prec=digits, rounding=ROUND_CEILING).create_decimal(epsilon).normalize():g}"
+
+
+@contextmanager
+def watching(*, quiet: bool) -> Iterator[Watcher]:
+    """A watcher that draws step, ε, planned memory and time left by the public forecast; silent for --json.
+
+    On a terminal a bar; elsewhere a line at each tenth of the plan. The terminal is given back however the block ends.
+    """
+    with ExitStack() as stack:
+
+        def watch(progress: RunProgress) -> Callable[[Release | None], None]:
+            plan = progress.plan
+            warn_delta(plan)
+            if quiet:
+                return lambda release: None
+            epsilon, memory = rounded_up(plan.epsilon, 4), f"~{progress.memory_bytes / 2**20:.0f} MiB planned"
+            _tell(f"plan: ε = {epsilon}, δ = {plan.delta:g}, {plan.steps} steps, {memory}")
+
+            # By the plan's forecast, never by how long the steps took: that would tell the batch sizes.
+            def left(done: int) -> str:
+                return f"{_duration((plan.steps - done) * progress.seconds_per_step)} left by plan"
+
+            draw = _bar(stack, plan.steps, epsilon, memory, left) if err.is_terminal else _lines(plan.steps, left)
+            done = 0
+
+            def step(release: Release | None) -> None:
+                nonlocal done
+                done += 1
+                draw(done)
+
+            return step
+
+        yield watch
+
+
+def _bar(stack: ExitStack, steps: int, epsilon: str, memory: str, left: Callable[[int], str]) -> Callable[[int], None]:
+    bar = stack.enter_context(
+        Progress(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(),
-            TextColumn("ε = {task.fields[epsilon]:.4g} · {task.fields[memory]} · {task.fields[left]} left by plan"),
+            BarColumn(bar_width=16),
+            TextColumn(f"ε = {epsilon} · {memory} · {{task.fields[left]}}", markup=False),
             console=err,
-            transient=False,
         )
-        row = bar.add_task(
-            "",
-            total=plan.steps,
-            epsilon=plan.epsilon,
-            memory=memory,
-            left=_duration(plan.steps * progress.seconds_per_step),
-        )
-        bar.start()
-        done = 0
+    )
+    row = bar.add_task("", total=steps, left=left(0))
+    return lambda done: bar.update(row, completed=done, left=left(done))
 
-        def step(release: Release | None) -> None:
-            nonlocal done
-            done += 1
-            # From the plan's forecast, never from how long the steps took: that would tell the batch sizes.
-            bar.update(row, completed=done, left=_duration((plan.steps - done) * progress.seconds_per_step))
-            if done == plan.steps:
-                bar.stop()
 
-        return step
+def _lines(steps: int, left: Callable[[int], str]) -> Callable[[int], None]:
+    def draw(done: int) -> None:
+        if done * 10 // steps > (done - 1) * 10 // steps:
+            _tell(f"step {done}/{steps}, {left(done)}")
 
-    return watch
+    return draw
 
 
 def finished(card: Mapping[str, Any], output: Path, as_json: bool) -> None:
     """The claim, and where things lie."""
     if as_json:
-        print(json.dumps({"output": str(output), "card": card}, ensure_ascii=False))
+        _json({"output": str(output), "card": card})
         return
-    out.print(card["claim"], soft_wrap=True)
-    out.print(
-        f"model: {output / 'model'} · card: {output / 'privacy_card.md'} · journal: {output / 'journal.jsonl'}",
-        soft_wrap=True,
-    )
+    _line(card["claim"])
+    _line(f"model: {output / 'model'} · card: {output / 'privacy_card.md'} · journal: {output / 'journal.jsonl'}")
 
 
 def show_replay(rebuilt: Replayed, as_json: bool) -> None:
     """The rebuilt parameters' fingerprint, and whether the run's are the same."""
     if as_json:
-        print(json.dumps({"fingerprint": rebuilt.fingerprint, "equals_run": rebuilt.equals_run}))
+        _json({"fingerprint": rebuilt.fingerprint, "equals_run": rebuilt.equals_run})
         return
     verdict = {
         True: "equal to the run's, bit for bit",
         False: "NOT equal to the run's",
         None: "the run is not finished",
     }
-    out.print(f"fingerprint {rebuilt.fingerprint}: {verdict[rebuilt.equals_run]}", soft_wrap=True)
+    _line(f"fingerprint {rebuilt.fingerprint}: {verdict[rebuilt.equals_run]}")
 
 
 def show_score(result: Mapping[str, Any], private: bool, as_json: bool) -> None:
     """A metric; on private data with the sentence that no ε covers it."""
     note = "computed on private data: not covered by the run's ε; do not publish it" if private else None
     if as_json:
-        print(json.dumps({**result, "covered": not private, "note": note}))
+        _json({**result, "covered": not private, "note": note})
         return
-    out.print(f"{result['metric']}: {result['value']:.4f}" + (f" ({note})" if note else ""), soft_wrap=True)
+    _line(f"{result['metric']}: {result['value']:.4f}" + (f" ({note})" if note else ""))
 
 
 def show_tasks(as_json: bool) -> None:
@@ -124,14 +168,38 @@ def show_tasks(as_json: bool) -> None:
         for task in TASKS.values()
     ]
     if as_json:
-        print(json.dumps({"tasks": rows}, ensure_ascii=False))
+        _json({"tasks": rows})
         return
-    for row in rows:
-        labels = row["labels"]
-        named = ", ".join(labels) if isinstance(labels, list) else "-"
-        out.print(
-            f"{row['name']}  {row['kind']}  [{named}]  {row['metric']}  {row['source']}", soft_wrap=True, markup=False
-        )
+    for task in TASKS.values():
+        labels = "no labels" if task.labels is None else f"{len(task.labels)} labels: {', '.join(task.labels)}"
+        _line(f"{task.name}: {task.kind}, {labels}")
+        _line(f"    metric {task.metric}, up to {task.max_length} tokens, prompt {task.template!r}")
+        for layout in task.layouts:
+            size = layout.num_examples.get("train")
+            known = "" if size is None else f" (N = {size}, published)"
+            _line(f"    --data-dir with {' or '.join(layout.files['train'])}{known}")
+        _line(f"    source: {task.source}")
+
+
+def show_environment(as_json: bool) -> None:
+    """What a bug report needs: versions, operating system, processors, devices."""
+    found = {
+        "os": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": str(os.cpu_count()),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        **environment(),
+    }
+    for name in ("huggingface-hub", "tokenizers", "pydantic", "typer", "rich"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    if as_json:
+        _json(found)
+        return
+    for name, value in found.items():
+        _line(f"{name:<20} {value}")
 
 
 def _duration(seconds: float) -> str:
@@ -142,4 +210,17 @@ def _duration(seconds: float) -> str:
 
 def teller(*, quiet: bool) -> Callable[[str], None]:
     """Prints what a run is busy with before its first step; never how much of it there is."""
-    return (lambda text: None) if quiet else (lambda text: err.print(f"dpzo: {text}"))
+    return (lambda text: None) if quiet else _tell
+
+
+def _tell(text: str) -> None:
+    err.print(f"dpzo: {text}", soft_wrap=True, markup=False)
+
+
+def _line(text: str) -> None:
+    out.print(text, soft_wrap=True, markup=False)
+
+
+def _json(fields: Mapping[str, Any]) -> None:
+    """One object on standard output, in ASCII: it survives any locale."""
+    print(json.dumps(fields, indent=2))

@@ -85,7 +85,7 @@ def build_card(transcript: Transcript) -> dict[str, Any]:
         },
         "accountant": plan.accountant,
         "assumptions": [{"statement": a.statement, "verdict": a.verdict} for a in assumptions],
-        "tuning": header["config"]["privacy"]["tuning"],
+        "tuning": header["tuning"],
         "not_covered": list(NOT_COVERED),
         "nonprivate_uses": list(header["nonprivate_uses"]),
         "base_model": header["base"],
@@ -116,7 +116,7 @@ def _round_up(epsilon: float) -> str:
 
 
 def _unit(header: Mapping[str, Any]) -> str:
-    column = header["config"]["data"]["unit_column"]
+    column = header["unit_column"]
     return "single record" if column is None else f"set of all records that share a value of column {column!r}"
 
 
