@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from decimal import ROUND_CEILING, Context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from dpzo.assembly import environment
 from dpzo.privacy import PrivacyPlan, Release
-from dpzo.runs import Progress as RunProgress
-from dpzo.runs import Replayed, Watcher
+
+if TYPE_CHECKING:  # dpzo plan shows a plan, and needs no torch for it
+    from dpzo.runs import Progress as RunProgress
+    from dpzo.runs import Replayed, Watcher
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -183,6 +183,10 @@ def show_tasks(as_json: bool) -> None:
 
 def show_environment(as_json: bool) -> None:
     """What a bug report needs: versions, operating system, processors, devices."""
+    import torch
+
+    from dpzo.environment import environment
+
     found = {
         "os": platform.platform(),
         "machine": platform.machine(),

@@ -1,0 +1,120 @@
+"""What can be refused at once: before a library is loaded, a private file opened or a hub asked for gigabytes."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+from dpzo.config import RunConfig
+from dpzo.errors import DpzoError
+from dpzo.folder import require_new
+from dpzo.privacy import PrivacyPlan
+from dpzo.privacy.plan import relation_named
+from dpzo.tasks import TASKS
+
+# A hub that has not answered by then will not make anyone happy; without a check of our own its library tries five
+# times over, for half a minute.
+HUB_SECONDS = 8.0
+
+
+def check_run(config: RunConfig, data: Path | None, data_dir: Path | None, output: Path) -> None:
+    """Refuse what a run could not begin with. Raises DpzoError naming the option and the mend."""
+    _check_task(config.data.task)
+    _check_source(config, data, data_dir)
+    _check_plan(config)
+    check_output(output)
+    check_model(config.model.name, config.model.revision)
+
+
+def _check_task(name: str | None) -> None:
+    if name is not None and name not in TASKS:
+        near = get_close_matches(name, TASKS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(TASKS))}"
+        raise DpzoError(f"--task {name}: no such task; {hint} (dpzo tasks lists them)")
+
+
+def _check_source(config: RunConfig, data: Path | None, data_dir: Path | None) -> None:
+    if data is not None and data_dir is not None:
+        raise DpzoError("give one of --data and --data-dir, not both")
+    if config.data.task is not None and data_dir is None:
+        mend = "use --data-dir instead of --data" if data is not None else "give one"
+        raise DpzoError(f"--data-dir is missing: the folder that holds the files of task {config.data.task}; {mend}")
+    if config.data.task is None and data is None:
+        raise DpzoError("--data is missing: a csv, tsv or jsonl file, or --task NAME with --data-dir FOLDER")
+
+
+def _check_plan(config: RunConfig) -> None:
+    """Build the plan with a stand-in for whatever a default or the solver will fill: it refuses what is out of range.
+
+    No ε is solved for here, so it takes no time.
+    """
+    privacy = config.privacy
+    if (privacy.epsilon is None) == (privacy.noise_multiplier is None):
+        raise DpzoError("give exactly one of --epsilon and --noise-multiplier")
+    relation = relation_named(privacy.relation)
+    num_examples = privacy.num_examples if isinstance(privacy.num_examples, int) else None
+    if num_examples is None:
+        return
+    batch = privacy.expected_batch_size
+    PrivacyPlan.build(
+        num_examples=num_examples,
+        expected_batch_size=max(1, num_examples // 4) if batch is None else batch,
+        steps=1 if privacy.steps is None else privacy.steps,
+        delta=privacy.delta,
+        noise_multiplier=1.0 if privacy.noise_multiplier is None else privacy.noise_multiplier,
+        clip_norm=1.0 if privacy.clip_norm is None else privacy.clip_norm,
+        num_directions=1 if privacy.num_directions is None else privacy.num_directions,
+        mechanism=privacy.mechanism,
+        neighboring_relation=relation,
+    )
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an --output that holds something, or that cannot be made, before any time is spent."""
+    require_new(folder)
+    above = folder.absolute()
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir():
+        raise DpzoError(f"--output {folder}: {above} is a file, so no folder can be made in it; choose another")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise DpzoError(f"--output {folder}: {above} may not be written to; choose another folder, or its permissions")
+
+
+def check_model(name: str, revision: str | None = None) -> None:
+    """Ask the hub once, within seconds, for a model that is neither a folder here nor in the hub's local cache.
+
+    A folder's own faults are found where it is loaded. Raises DpzoError for a hub that has no such model or is out of
+    reach.
+    """
+    path = Path(name).expanduser()
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+        return
+    import huggingface_hub as hub
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    folders = "; a model of your own is given by its folder"
+    try:
+        if hub.try_to_load_from_cache(name, "config.json", revision=revision) is not None:
+            return
+        hub.get_hf_file_metadata(hub.hf_hub_url(name, "config.json", revision=revision), timeout=HUB_SECONDS)
+    except HFValidationError:
+        reason = f"is neither a folder nor a hub name such as organisation/model{folders}"
+    except GatedRepoError:
+        reason = (
+            "the hub gives it only to those who accepted its terms; accept them there and log in with hf auth login"
+        )
+    except RepositoryNotFoundError:
+        reason = f"the hub knows no such model (or it is private: hf auth login); check the spelling{folders}"
+    except EntryNotFoundError:
+        reason = "the hub's repository has no config.json at this revision; choose one that transformers can load"
+    except Exception as error:
+        # The library's own text is long, and what it says differs from version to version.
+        reason = (
+            f"no such folder here, it is not in the hub's cache, and the hub does not answer ({type(error).__name__}); "
+            f"check the name and the network{folders}"
+        )
+    else:
+        return
+    raise DpzoError(f"--model {name}: {reason}")

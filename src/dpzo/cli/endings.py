@@ -1,0 +1,60 @@
+"""How a command that works on a run may end early: on Ctrl-C, or because the disk refuses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from dpzo.errors import DpzoError
+
+STOPPED = 130
+
+
+@contextmanager
+def ending_well(folder: Path | None, *, resumable: bool) -> Iterator[None]:
+    """Turn a stop into one line that says how to go on and exit code 130; a disk that refuses into a DpzoError.
+
+    `folder` is where the command writes; `resumable` says that it holds a run, which `dpzo resume` can take up. Enter
+    it before the heavy imports: most early stops fall into them.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stop("stopped", folder, resumable)
+    except Exception as error:
+        kind = type(error).__name__
+        if kind == "Stopped":
+            _stop(str(error), folder, resumable)
+        if folder is not None and (isinstance(error, OSError) or kind == "SafetensorError"):
+            raise DpzoError(_refused(error, folder, resumable)) from None
+        raise
+
+
+def _refused(error: Exception, folder: Path, resumable: bool) -> str:
+    """The system's own word for what went wrong: a library's message may quote what it was writing."""
+    reason, name = "cannot be written", str(folder)
+    if isinstance(error, OSError):
+        reason = reason if error.strerror is None else error.strerror
+        name = error.filename if isinstance(error.filename, str) else name
+    mend = f"dpzo resume {folder}" if resumable and _begun(folder) else "run the command again"
+    return f"{name}: {reason}; check the disk (is it full?) and its permissions, then {mend}"
+
+
+def _begun(folder: Path) -> bool:
+    return (folder / "journal.jsonl").exists()
+
+
+def _stop(said: str, folder: Path | None, resumable: bool) -> NoReturn:
+    if folder is None or not resumable:
+        how = ""
+    elif _begun(folder):
+        how = f"; dpzo resume {folder} goes on"
+    else:
+        how = " before the first step; nothing was spent"
+    print(f"dpzo: {said}{how}", file=sys.stderr)
+    raise typer.Exit(STOPPED)
