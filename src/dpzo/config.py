@@ -7,6 +7,7 @@ Four groups, the same in YAML, in `--set group.field=value` and in Python. A fie
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,9 +119,53 @@ def parse_config(tree: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "literal")))
-        raise DpzoError(f"{_option(field)}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        # A mistyped name explains why another one is missing, so it is told first.
+        first = min(found, key=lambda problem: problem["type"] != "extra_forbidden")
+        place = tuple(str(part) for part in first["loc"])[:2]
+        raise DpzoError(_problem(place, first["type"], first["msg"])) from None
+
+
+# What must be given, and what to say to someone who did not; a group stands for its first needed field.
+_NEEDED = {
+    "model": "--model is missing: a Hugging Face name or a local folder",
+    "privacy": "--delta is missing: the δ of the guarantee, below 1/N, for instance 1e-5",
+}
+
+# Fields that only --set and --config reach.
+WITHOUT_FLAG = frozenset(
+    {
+        "model.revision",
+        "model.lora_rank",
+        "model.lora_alpha",
+        "data.max_answer_tokens",
+        "training.directions",
+        "training.schedule",
+        "training.warmup_steps",
+        "training.average",
+        "training.microbatch_size",
+        "training.checkpoint_every",
+    }
+)
+
+
+def _problem(place: tuple[str, ...], kind: str, message: str) -> str:
+    """A validation error in a user's words; `message` is pydantic's, which hides the value."""
+    field = ".".join(place)
+    if kind == "missing":
+        return _NEEDED[place[0]]
+    if kind == "extra_forbidden":
+        group = RunConfig.model_fields[place[0]].annotation if len(place) > 1 else RunConfig
+        known = tuple(group.model_fields) if isinstance(group, type) and issubclass(group, BaseModel) else ()
+        near = get_close_matches(place[-1], known, n=1)
+        return f"{field}: no such {'field' if len(place) > 1 else 'group'}; " + (
+            f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        )
+    if field == "privacy.num_examples":
+        return "--num-examples (privacy.num_examples): must be a whole number of at least 1, or from-file"
+    # "Input should be a valid number, unable to parse string as a number"
+    plain = message.partition(", unable")[0].replace("Input should", "must")
+    return f"{_option(field)}: {plain[0].lower()}{plain[1:]}"
 
 
 def dump_config(config: RunConfig) -> str:
@@ -138,8 +183,10 @@ def with_values(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:
 
 def _option(field: str) -> str:
     """How a user would name a config field: the command-line flag where there is one."""
-    leaf = field.rpartition(".")[2]
-    return f"--{leaf.replace('_', '-')} ({field})" if "." in field else field
+    if "." not in field or field in WITHOUT_FLAG:
+        return field
+    leaf = "model" if field == "model.name" else field.rpartition(".")[2]
+    return f"--{leaf.replace('_', '-')} ({field})"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def watching(*, quiet: bool) -> Iterator[Watcher]:
             warn_delta(plan)
             if quiet:
                 return lambda release: None
-            epsilon, memory = rounded_up(plan.epsilon, 4), f"~{progress.memory_bytes / 2**20:.0f} MiB planned"
+            epsilon, memory = rounded_up(plan.epsilon, 4), f"~{_size(progress.memory_bytes)} planned"
             _tell(f"plan: ε = {epsilon}, δ = {plan.delta:g}, {plan.steps} steps, {memory}")
 
             # By the plan's forecast, never by how long the steps took: that would tell the batch sizes.
@@ -103,7 +103,7 @@ def _bar(stack: ExitStack, steps: int, epsilon: str, memory: str, left: Callable
     bar = stack.enter_context(
         Progress(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=10),
             TextColumn(f"ε = {epsilon} · {memory} · {{task.fields[left]}}", markup=False),
             console=err,
         )
@@ -204,6 +204,10 @@ def show_environment(as_json: bool) -> None:
         return
     for name, value in found.items():
         _line(f"{name:<20} {value}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def _duration(seconds: float) -> str:

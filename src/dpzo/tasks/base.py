@@ -102,6 +102,8 @@ class Task:
                     return layout
             known = ", ".join(layout.name for layout in self.layouts)
             raise DpzoError(f"task {self.name}: no layout {name!r}; it has {known or 'none'}")
+        if not self.layouts:
+            raise DpzoError("--data-dir: is for built-in tasks; a task of your own reads one file, given by --data")
         if not folder.is_dir():
             raise DpzoError(f"{shown(folder)}: no such folder; --data-dir must hold the files of task {self.name}")
         for layout in self.layouts:
