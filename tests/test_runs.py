@@ -1,0 +1,380 @@
+"""Whole runs on tiny models: what the folder holds, that others can load it, and that it can be rebuilt."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import transformers
+import yaml
+from peft import PeftModel
+
+from dpzo import runs
+from dpzo.config import RunConfig, load_config, parse_config
+from dpzo.errors import DpzoError
+from dpzo.journal import Burnt, Journal, read
+from dpzo.lm import fingerprint_tensors
+from dpzo.report import build_card, render_markdown
+
+NUM_RECORDS, STEPS = 24, 4
+
+
+class Died(BaseException):
+    """Stands for the end of the process."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished run, how it was asked for, and the card that came back."""
+
+    folder: Path
+    config: RunConfig
+    data: Path
+    card: dict[str, Any]
+
+
+def config_of(model: Path, trainable: str | None = None, **data: Any) -> RunConfig:
+    return parse_config(
+        {
+            "model": {"name": str(model), "trainable": trainable, "lora_rank": 2},
+            "data": {"max_length": 24, "max_answer_tokens": 8, **data},
+            "privacy": {
+                "noise_multiplier": 2.0,
+                "delta": 1e-3,
+                "num_examples": NUM_RECORDS,
+                "expected_batch_size": 6,
+                "steps": STEPS,
+                "num_directions": 2,
+            },
+            "training": {"microbatch_size": 8, "learning_rate": 1e-2},
+        }
+    )
+
+
+COMPLETION = {"kind": "completion"}
+CLASSES = {"labels": ["calm", "loud"]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records that serve as prompts, as texts, and by person: two records each."""
+    path = tmp_path_factory.mktemp("private") / "records.jsonl"
+    rows = [
+        {
+            "prompt": f"once upon a time {number}",
+            "completion": " there was a cat" if number % 3 else " there was a dog",
+            "text": f"{'LOUD! ' * (number % 2)}number {number}",
+            "label": CLASSES["labels"][number % 2],
+            "person": f"person {number // 2}",
+        }
+        for number in range(NUM_RECORDS)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Callable[..., Made]:
+    def make(config: RunConfig, **options: Any) -> Made:
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        return Made(folder, config, data, runs.train(config, runs.DataSource(file=data), folder, **options))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def lora(train: Callable[..., Made], shared_folder: Callable[[str], Path]) -> Made:
+    return train(config_of(shared_folder("models/stories260K"), "lora", **COMPLETION))
+
+
+@pytest.fixture(scope="module")
+def full(train: Callable[..., Made], tiny_llama: Path, linear: ModuleType) -> Made:
+    return train(config_of(tiny_llama, "full", **COMPLETION), nonprivate_randomness=linear.Noise)
+
+
+@pytest.fixture(scope="module")
+def head(train: Callable[..., Made], tiny_bert: Path) -> Made:
+    """A head over a frozen encoder; the unit is the person."""
+    config = config_of(tiny_bert, unit_column="person", **CLASSES)
+    tree = config.model_dump()
+    tree["privacy"] |= {"num_examples": NUM_RECORDS // 2, "expected_batch_size": 3}
+    return train(parse_config(tree))
+
+
+@pytest.fixture(params=["lora", "full", "head"])
+def made(request: pytest.FixtureRequest) -> Made:
+    run: Made = request.getfixturevalue(request.param)
+    return run
+
+
+def test_the_folder_holds_what_is_promised_and_is_the_owners(made: Made) -> None:
+    assert {path.name for path in made.folder.iterdir()} == {
+        "journal.jsonl",
+        "journal.head",
+        "config.yaml",
+        "plan.json",
+        "local.yaml",
+        "privacy_card.json",
+        "privacy_card.md",
+        "model",
+    }
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in made.folder.iterdir()}
+    assert modes.pop("model") == 0o700
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
+    for path in made.folder.rglob("*"):
+        assert path.suffix not in {".bin", ".pt", ".pkl", ".pickle", ".py"}
+        if path.is_file() and path.name != "local.yaml":
+            assert str(made.data).encode() not in path.read_bytes()
+    assert yaml.safe_load((made.folder / "local.yaml").read_text()) == {"file": str(made.data)}
+
+
+def test_the_saved_config_states_every_value_and_makes_the_same_run(made: Made) -> None:
+    saved = load_config(made.folder / "config.yaml", {})
+    header = read(made.folder).header
+    assert saved.model_dump(mode="json") == header["config"]
+    for group in (saved.privacy, saved.training):
+        unset = {name for name, value in group.model_dump().items() if value is None}
+        assert unset <= {"epsilon", "noise_multiplier"}
+    plan = json.loads((made.folder / "plan.json").read_text())
+    assert {name: plan[name] for name in header["plan"]} == header["plan"]
+    assert plan["noise_multiplier"] == pytest.approx(2.0)
+    assert plan["steps"] == STEPS == read(made.folder).num_steps
+
+
+def test_the_card_is_a_function_of_the_journal(made: Made) -> None:
+    assert json.loads((made.folder / "privacy_card.json").read_text()) == made.card
+    assert build_card(read(made.folder)) == made.card
+    assert (made.folder / "privacy_card.md").read_text() == render_markdown(made.card)
+
+
+def test_a_replay_from_base_model_and_journal_gives_the_same_model(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a replay reads no data and draws nothing")
+
+    monkeypatch.setattr("dpzo.runs.load_records", refuse)
+    monkeypatch.setattr("os.urandom", refuse)
+    alone = tmp_path / "journal"
+    alone.mkdir()
+    for name in ("journal.jsonl", "journal.head"):
+        shutil.copy(made.folder / name, alone / name)
+    rebuilt = runs.replay(alone, tmp_path / "rebuilt")
+    assert rebuilt.equals_run is None
+    trained = json.loads((made.folder / "model" / "trained.json").read_text())
+    assert trained == {"fingerprint": rebuilt.fingerprint}
+    for path in (made.folder / "model").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "rebuilt" / "model" / path.name).read_bytes()
+
+
+def test_a_replay_beside_the_model_compares_itself(full: Made, tmp_path: Path) -> None:
+    assert runs.replay(full.folder, tmp_path / "a").equals_run is True
+    changed = tmp_path / "changed"
+    shutil.copytree(full.folder, changed)
+    (changed / "model" / "trained.json").write_text('{"fingerprint": "0"}')
+    assert runs.replay(changed, tmp_path / "b").equals_run is False
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # between peft and transformers
+def test_an_adapter_loads_with_plain_peft(lora: Made) -> None:
+    base = transformers.AutoModelForCausalLM.from_pretrained(lora.config.model.name)
+    model = PeftModel.from_pretrained(base, lora.folder / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(lora.folder / "model")
+    tokens = tokenizer("once upon a time", return_tensors="pt")
+    with torch.no_grad():
+        adapted = model(input_ids=tokens["input_ids"]).logits
+        with model.disable_adapter():
+            plain = model(input_ids=tokens["input_ids"]).logits
+    assert not torch.equal(adapted, plain)
+
+
+def test_a_full_model_loads_with_plain_transformers(full: Made) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(full.folder / "model")
+    untrained = transformers.AutoModelForCausalLM.from_pretrained(full.config.model.name)
+    header = read(full.folder).header
+    state = dict(model.named_parameters())
+    learned = {name: state[name].detach() for name, _, _ in header["parameters"]}
+    assert (
+        fingerprint_tensors(learned) == json.loads((full.folder / "model" / "trained.json").read_text())["fingerprint"]
+    )
+    before = dict(untrained.named_parameters())
+    assert not any(torch.equal(before[name], tensor) for name, tensor in learned.items())
+
+
+def test_an_encoder_with_its_head_loads_by_the_lines_of_its_readme(head: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (head.folder / "model" / "README.md").read_text()
+    lines = readme.split("```python\n")[1].split("```")[0]
+    scope: dict[str, Any] = {}
+    monkeypatch.chdir(head.folder / "model")
+    exec(lines, scope)
+    rows = [json.loads(line) for line in head.data.read_text().splitlines()]
+    predicted = scope["logits"]([row["text"] for row in rows]).argmax(-1).tolist()
+    right = np.mean([scope["labels"][index] == row["label"] for index, row in zip(predicted, rows, strict=True)])
+    assert runs.evaluate(head.folder, runs.DataSource(file=head.data)) == {"metric": "accuracy", "value": right}
+
+
+def test_evaluation_is_the_mean_loss_of_a_completion_task(full: Made, lora: Made) -> None:
+    for run in (full, lora):
+        result = runs.evaluate(run.folder, runs.DataSource(file=run.data))
+        assert result["metric"] == "loss"
+        assert 0 < float(result["value"]) < 20
+        assert result == runs.evaluate(run.folder, runs.DataSource(file=run.data))
+
+
+def test_a_finished_run_taken_up_again_stays_as_it_is(head: Made) -> None:
+    before = {path: path.read_bytes() for path in head.folder.rglob("*") if path.is_file()}
+    assert runs.resume(head.folder) == head.card
+    assert {path: path.read_bytes() for path in head.folder.rglob("*") if path.is_file()} == before
+
+
+# --- what the card claims
+
+
+def test_a_private_run_claims_the_plans_epsilon(lora: Made) -> None:
+    plan = json.loads((lora.folder / "plan.json").read_text())
+    assert lora.card["guarantee"] is True
+    assert (lora.card["epsilon"], lora.card["delta"]) == (plan["epsilon"], 1e-3)
+    assert lora.card["unit"] == "single record"
+    assert "is differentially private at ε = " in lora.card["claim"]
+
+
+def test_a_run_with_a_noise_double_claims_nothing(full: Made) -> None:
+    page = (full.folder / "privacy_card.md").read_text()
+    assert full.card["guarantee"] is False
+    assert full.card["epsilon"] is None
+    assert full.card["claim"].startswith("No guarantee")
+    assert "**No guarantee" in page
+    assert "differentially private at" not in page
+    assert "operating-system entropy" not in full.card["mechanism"]["sampler"]
+    assert read(full.folder).header["secret_randomness"] is False
+
+
+def test_the_unit_is_named_and_counted_by_person(head: Made) -> None:
+    assert head.card["unit"] == "set of all records that share a value of column 'person'"
+    assert head.card["sampling"]["num_examples"] == NUM_RECORDS // 2
+    assert head.card["guarantee"] is True
+
+
+def test_a_number_counted_from_the_file_claims_nothing(train: Callable[..., Made], tiny_bert: Path) -> None:
+    tree = config_of(tiny_bert, unit_column="person", **CLASSES).model_dump()
+    tree["privacy"]["num_examples"] = "from-file"
+    run = train(parse_config(tree))
+    assert run.card["guarantee"] is False
+    assert run.card["epsilon"] is None
+    assert run.card["sampling"]["num_examples"] == NUM_RECORDS // 2
+    assert run.card["sampling"]["num_examples_source"] == "from-file"
+    failed = [a["statement"] for a in run.card["assumptions"] if a["verdict"] == "fail"]
+    assert failed == ["The number of units was declared and not read from the private file"]
+
+
+# --- stops and refusals
+
+
+def test_a_death_and_a_resume_by_folder_alone(
+    train: Callable[..., Made], full: Made, tmp_path: Path, linear: ModuleType
+) -> None:
+    real = Journal.append
+
+    def append(self: Journal, release: Any) -> None:
+        if release.step == 2:
+            raise Died
+        real(self, release)
+
+    source, folder = runs.DataSource(file=full.data), tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "append", append)
+        with pytest.raises(Died):
+            runs.train(full.config, source, folder, nonprivate_randomness=linear.Noise)
+    with pytest.raises(DpzoError, match="the run is not finished; dpzo resume it first"):
+        runs.evaluate(folder, source)
+    with pytest.raises(DpzoError, match="holds another run; dpzo resume it, or choose a new folder"):
+        runs.train(full.config, source, folder)
+    card = runs.resume(folder, nonprivate_randomness=linear.Noise)
+    assert card["steps"] == {**full.card["steps"], "spent": STEPS, "burnt": 1}
+    entries = [entry for entry, _ in read(folder).entries()]
+    assert entries[2] == Burnt(2)
+    assert entries[:2] == [entry for entry, _ in read(full.folder).entries()][:2]
+    assert runs.replay(folder, tmp_path / "rebuilt").equals_run is True
+
+
+def test_another_base_model_is_refused_and_the_same_one_elsewhere_is_not(full: Made, tmp_path: Path) -> None:
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    for folder in (moved, other):
+        shutil.copytree(full.config.model.name, folder)
+    weights = safetensors.torch.load_file(other / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name].view(-1)[0] += 1.0
+    safetensors.torch.save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DpzoError, match="written for another run; its base is not the one found now"):
+        runs.replay(full.folder, tmp_path / "refused", base=str(other))
+    assert not (tmp_path / "refused").exists()
+    assert runs.replay(full.folder, tmp_path / "rebuilt", base=str(moved)).equals_run is True
+
+
+def test_an_output_that_is_not_new_is_refused_before_any_work(tiny_bert: Path, data: Path, tmp_path: Path) -> None:
+    config, source = config_of(tiny_bert, **CLASSES), runs.DataSource(file=data)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DpzoError, match=r"--output .*: holds other files; choose a new folder"):
+        runs.train(config, source, tmp_path / "full")
+    with pytest.raises(DpzoError, match=r"--output .*: is a file"):
+        runs.train(config, source, tmp_path / "file")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "message"),
+    [
+        ("privacy", {"num_examples": None}, "--num-examples is missing: N enters the guarantee"),
+        ("data", {"labels": None}, "--labels is missing: declare the label set"),
+        ("data", {"task": "no such"}, "--task no such: unknown; there are "),
+        ("data", {"text_column": "absent"}, "has no column 'absent'"),
+        ("data", {"labels": ["calm", "other"]}, "row 2: column 'label' holds a label that is not declared"),
+        ("privacy", {"expected_batch_size": 1000}, "--expected-batch-size must lie between 0 and --num-examples"),
+        ("privacy", {"noise_multiplier": None}, "give exactly one of --epsilon and --noise-multiplier"),
+        ("model", {"name": "/no/such/model"}, "/no/such/model"),
+    ],
+)
+def test_a_mistake_is_named_and_leaves_no_folder(
+    tiny_bert: Path, data: Path, tmp_path: Path, group: str, change: dict[str, Any], message: str
+) -> None:
+    tree = config_of(tiny_bert, **CLASSES).model_dump()
+    tree[group] |= change
+    with pytest.raises(DpzoError) as caught:
+        runs.train(parse_config(tree), runs.DataSource(file=data), tmp_path / "run")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_lost_its_local_file_says_so(full: Made, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(full.folder, copy)
+    for content in (None, "[]", "file: 7", "{", "other: there"):
+        (copy / "local.yaml").unlink(missing_ok=True)
+        if content is not None:
+            (copy / "local.yaml").write_text(content)
+        with pytest.raises(DpzoError, match=r"local\.yaml: missing or damaged"):
+            runs.resume(copy)
+
+
+def test_no_such_run_is_named(tmp_path: Path) -> None:
+    for act in (
+        runs.resume,
+        lambda folder: runs.replay(folder, tmp_path / "out"),
+        lambda folder: runs.evaluate(folder, runs.DataSource(file=tmp_path / "x.csv")),
+    ):
+        with pytest.raises(DpzoError, match="give the folder that dpzo train wrote"):
+            act(tmp_path / "absent")
