@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from dpzo.errors import DpzoError
 
@@ -24,6 +25,14 @@ FROM_FILE: Literal["from-file"] = "from-file"
 class _Group(BaseModel):
     # A validation error must not quote what it was given: a mistyped option may hold a record.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: object) -> object:
+        """To Python and to YAML `yes` is also the number 1: an ε of yes would be a guarantee that nobody meant."""
+        if isinstance(value, bool):
+            raise PydanticCustomError("truth_value", "Input should be a number or a text, not true or false")
+        return value
 
 
 class ModelConfig(_Group):
@@ -80,7 +89,7 @@ class TrainingConfig(_Group):
     warmup_steps: int = Field(0, ge=0)
     average: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="fraction of last steps averaged")
     microbatch_size: Count | None = None
-    checkpoint_every: int = Field(500, ge=1, le=1000)
+    checkpoint_every: int = Field(500, ge=1, lt=1000)
 
 
 class RunConfig(_Group):

@@ -148,8 +148,8 @@ def _assumptions(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
 
 def render_markdown(card: Mapping[str, Any]) -> str:
     """The card as a page for people."""
-    mechanism, sampling, steps = card["mechanism"], card["sampling"], card["steps"]
-    uses = [f"- {use}" for use in card["nonprivate_uses"]]
+    mechanism, sampling, steps, base = card["mechanism"], card["sampling"], card["steps"], card["base_model"]
+    uses = [f"- {_cell(use)}" for use in card["nonprivate_uses"]]
     lines = [
         "# Privacy card",
         "",
@@ -158,7 +158,7 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         "| | |",
         "|---|---|",
         f"| relation | `{card['relation']['name']}`: {card['relation']['meaning']} |",
-        f"| unit | {card['unit']} |",
+        f"| unit | {_cell(card['unit'])} |",
         f"| mechanism | {mechanism['name']}; clip: {mechanism['clip']} ≤ {mechanism['clip_norm']:g} |",
         f"| noise | multiplier {mechanism['noise_multiplier']:.6g}, scale {mechanism['noise_scale']:.6g} (slope); "
         f"{mechanism['sampler']} |",
@@ -167,8 +167,8 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         f"| normaliser | {sampling['normaliser']}: {sampling['expected_batch_size']:g} |",
         f"| steps | {steps['planned']} planned, {steps['spent']} spent, {steps['burnt']} burnt; {steps['note']} |",
         f"| accountant | {card['accountant']} |",
-        f"| tuning | {card['tuning']} |",
-        f"| base model | {card['base_model']['name']} (fingerprint `{card['base_model']['fingerprint'][:16]}…`) |",
+        f"| tuning | {_cell(card['tuning'])} |",
+        f"| base model | {_cell(base['name'])} (fingerprint `{base['fingerprint'][:16]}…`) |",
         "",
         "## Assumptions",
         "",
@@ -185,6 +185,11 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """A user's words on one line of a table: they may not end the row, open another or start a heading."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def write_card(folder: Path, transcript: Transcript) -> dict[str, Any]:
