@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from dpzo import train
+from dpzo.journal import Burnt, read
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, StepDirections, TailAverage, TrainableParameters, Update
 
@@ -173,6 +174,43 @@ def expected(burnt: set[int], steps: int = 12, **options: Any) -> str:
             job.update.apply(job.parameters, state, job.scheme.at(step), release.slopes(), step)
         job.update.finish(job.parameters, state)
     return fingerprint(job)
+
+
+class Died(BaseException):
+    """Stands for the end of the process: nothing in the program catches it."""
+
+
+def run(
+    act: Callable[..., None],
+    folder: Path,
+    draws: Any = None,
+    observe: Callable[[Release | None], None] = lambda release: None,
+    before: Callable[[int], None] = lambda step: None,
+    steps: int = 12,
+    **options: Any,
+) -> train.Job:
+    """`train.fit` or `train.resume` of the double's job in `folder`; the job, at θ_T. `before` is called by updates."""
+    job = make_job(steps, **options)
+    assert isinstance(job.update, Counted)
+    job.update.before = before
+    noise = Draws() if draws is None else draws
+    act(job, objective(job), NUM_UNITS, folder, observe=observe, nonprivate_randomness=noise)
+    return job
+
+
+def at(step: int, error: BaseException) -> Callable[[Any], None]:
+    """Raises `error` when called for `step`, by number or by release."""
+
+    def call(seen: Any) -> None:
+        if (seen.step if isinstance(seen, Release) else seen) == step:
+            raise error
+
+    return call
+
+
+def burnt(folder: Path) -> set[int]:
+    """Steps of a run that are spent without a release."""
+    return {entry.step for entry, _ in read(folder).entries() if isinstance(entry, Burnt)}
 
 
 def go(folder: Path, steps: int, pause: float = 0.0) -> str:
