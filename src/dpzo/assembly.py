@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from dpzo.config import FROM_FILE, DataConfig, RunConfig, with_values
-from dpzo.defaults import Part, fill_defaults
+from dpzo.defaults import Part, default_learning_rate, fill_defaults
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
 from dpzo.lm import (
@@ -152,8 +152,7 @@ def assemble(
     part: Part = "head" if trainable == "head" else "lora" if trainable == "lora" else "full"
     config = fill_defaults(config, part, num_examples)
     plan = build_plan(config, num_examples)
-    training = config.training
-    seed = training.seed
+    seed = config.training.seed
 
     loaded = load_model(
         name,
@@ -167,6 +166,9 @@ def assemble(
     if loaded.takes_options and task.label_words is None:
         raise DpzoError("--label-words is missing: a causal model needs a word for each label, as in ' bad, good'")
     parameters = TrainableParameters(loaded.module, loaded.trainable_names)
+    if config.training.learning_rate is None:
+        config = with_values(config, training={"learning_rate": default_learning_rate(part, parameters.dimension)})
+    training = config.training
     scheme = DirectionScheme(training.directions, seed, plan.num_directions, parameters.sizes)
     assert training.learning_rate is not None
     assert training.smoothing is not None
