@@ -13,7 +13,7 @@ import dpzo
 def test_a_listed_name_is_there(name: str) -> None:
     found = getattr(dpzo, name)
     assert found.__module__.startswith("dpzo.")
-    assert getattr(importlib.import_module(found.__module__), name) is found
+    assert getattr(importlib.import_module(found.__module__), found.__name__) is found
     assert name in dir(dpzo)
 
 
