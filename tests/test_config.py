@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpzo.config import RunConfig, dump_config, load_config, parse_config, with_values
-from dpzo.defaults import DEFAULTS, Part, fill_defaults
+from dpzo.defaults import DEFAULTS, Part, default_learning_rate, fill_defaults
 from dpzo.errors import DpzoError
 
 SECRET = "zxqv"
@@ -24,7 +25,7 @@ OPTIONS = {"model.name": "m", "privacy.delta": 1e-5}
 
 def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "run.yaml"
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text.encode())  # as write_durably does: line ends stay what they are
     return path
 
 
@@ -86,9 +87,19 @@ TREES = st.fixed_dictionaries(
 def test_a_dumped_config_is_read_back_exactly(tmp_path: Path, tree: dict[str, Any]) -> None:
     config = parse_config(tree)
     path = tmp_path / "run.yaml"
-    path.write_text(dump_config(config), encoding="utf-8")
+    path.write_bytes(dump_config(config).encode())
     assert load_config(path, {}) == config
     assert parse_config(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", "é\u0301🙂", "\n\r\n", " lead", "yes", "1e-5", "\0\x7f"])
+def test_a_template_of_any_characters_is_read_back(tmp_path: Path, text: str) -> None:
+    config = parse_config({**LEAST, "data": {"template": text, "labels": [text, "null"]}})
+    assert load_config(written(tmp_path, dump_config(config)), {}) == config
+
+
+def test_a_config_in_any_script_stays_readable() -> None:
+    assert "Größe: {text}" in dump_config(parse_config({**LEAST, "data": {"template": "Größe: {text}"}}))
 
 
 def test_a_config_is_frozen() -> None:
@@ -248,11 +259,18 @@ def test_defaults_fill_what_is_open_and_keep_what_was_chosen(
             assert getattr(getattr(filled, group), name) == value
     for name in ("steps", "num_directions", "expected_batch_size", "clip_norm"):
         assert getattr(filled.privacy, name) is not None
-    for name in ("smoothing", "learning_rate", "average", "microbatch_size"):
+    for name in ("smoothing", "average", "microbatch_size"):
         assert getattr(filled.training, name) is not None
     assert filled.model == config.model
     assert filled.data == config.data
     assert fill_defaults(filled, part, num_examples) == filled
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_default_rate_falls_as_the_trainable_part_grows(part: Part) -> None:
+    rates = [default_learning_rate(part, 10**power) for power in range(12)]
+    assert all(0 < later <= earlier for earlier, later in itertools.pairwise(rates))
+    assert rates[-1] < rates[0]
 
 
 def test_an_average_of_zero_is_a_choice() -> None:

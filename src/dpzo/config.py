@@ -179,7 +179,10 @@ def _problem(place: tuple[str, ...], kind: str, message: str) -> str:
 
 def dump_config(config: RunConfig) -> str:
     """YAML of every value, in the order of the classes."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    tree = config.model_dump(mode="json")
+    readable = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    # A few characters (U+0085, U+2028 …) count as line ends in YAML and come back as others unless they are escaped.
+    return readable if yaml.safe_load(readable) == tree else yaml.safe_dump(tree, sort_keys=False)
 
 
 def with_values(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:
