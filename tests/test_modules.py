@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import dpzo
 from dpzo.errors import DpzoError
 from dpzo.privacy import PrivacyPlan
+from dpzo.solve import solve_plan
 
 ROWS = torch.Generator().manual_seed(3)
 X = torch.randn(300, 4, generator=ROWS)
@@ -29,7 +30,7 @@ def loss(module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def plan(steps: int = 60, epsilon: float = 8.0) -> PrivacyPlan:
-    return PrivacyPlan.build(
+    return solve_plan(
         num_examples=300,
         expected_batch_size=75,
         steps=steps,

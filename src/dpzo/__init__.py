@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dpzo.privacy import NeighboringRelation, PrivacyPlan, PrivateChannel, Release
     from dpzo.runs import DataSource, evaluate, resume
     from dpzo.runs import train as finetune
+    from dpzo.solve import solve_plan
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _HOME = {
     "parse_config": "dpzo.config",
     "replay": "dpzo.modules",
     "resume": "dpzo.runs",
+    "solve_plan": "dpzo.solve",
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "parse_config",
     "replay",
     "resume",
+    "solve_plan",
 ]
 
 

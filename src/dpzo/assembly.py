@@ -38,6 +38,7 @@ from dpzo.lm import (
 )
 from dpzo.privacy import PrivacyPlan
 from dpzo.privacy.plan import relation_named
+from dpzo.solve import solve_plan
 from dpzo.tasks import TASKS, Records, Task, own_classification, own_completion
 from dpzo.train import Job, journal_header
 from dpzo.zo import (
@@ -109,7 +110,7 @@ def build_plan(config: RunConfig, num_examples: int) -> PrivacyPlan:
     privacy = config.privacy
     if privacy.steps is None or privacy.expected_batch_size is None or privacy.num_directions is None:
         raise DpzoError("the config still has open fields; fill its defaults first")
-    return PrivacyPlan.build(
+    return solve_plan(
         num_examples=num_examples,
         expected_batch_size=privacy.expected_batch_size,
         steps=privacy.steps,
@@ -119,7 +120,7 @@ def build_plan(config: RunConfig, num_examples: int) -> PrivacyPlan:
         clip_norm=1.0 if privacy.clip_norm is None else privacy.clip_norm,
         num_directions=privacy.num_directions,
         mechanism=privacy.mechanism,
-        neighboring_relation=relation_named(privacy.relation),
+        relation=relation_named(privacy.relation),
     )
 
 

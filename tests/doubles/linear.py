@@ -23,6 +23,7 @@ import torch
 from dpzo import train
 from dpzo.journal import Burnt, read
 from dpzo.privacy import PrivacyPlan, Release
+from dpzo.solve import solve_plan
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, StepDirections, TailAverage, TrainableParameters, Update
 
 NUM_UNITS = 40
@@ -103,7 +104,7 @@ class Counted:
 
 
 def make_plan(steps: int = 12, num_directions: int = 2, sampling: float = 8.0) -> PrivacyPlan:
-    return PrivacyPlan.build(
+    return solve_plan(
         num_examples=NUM_UNITS,
         expected_batch_size=sampling,
         steps=steps,

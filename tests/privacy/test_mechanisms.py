@@ -97,7 +97,7 @@ def test_no_rows_at_all() -> None:
 @pytest.mark.parametrize("kind", [Gaussian, Laplace])
 def test_impossible_scales_are_refused(kind: type[Gaussian] | type[Laplace], scale: float) -> None:
     with pytest.raises(DpzoError, match="--noise-multiplier"):
-        kind(scale)
+        lattice(kind(scale), 1.0, 1)
 
 
 def test_noise_beyond_the_lattice_is_refused() -> None:

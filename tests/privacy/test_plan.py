@@ -10,30 +10,31 @@ from hypothesis import strategies as st
 from dpzo.errors import DpzoError
 from dpzo.privacy import FullBatch, Gaussian, Laplace, NeighboringRelation, PoissonSampling, PrivacyPlan
 from dpzo.privacy.plan import relation_named
+from dpzo.solve import solve_plan
 
 DP_ZO: dict[str, Any] = {"num_examples": 1000, "expected_batch_size": 16, "steps": 75_000, "delta": 1e-5}
 
 
 def test_noise_for_an_epsilon_is_the_published_one_and_safe() -> None:
-    plan = PrivacyPlan.build(**DP_ZO, epsilon=1.0)
+    plan = solve_plan(**DP_ZO, epsilon=1.0)
     assert plan.noise_multiplier == pytest.approx(16.37, rel=2e-3)
     assert 1.0 * (1 - 1e-3) <= plan.epsilon <= 1.0
 
 
 @pytest.mark.parametrize(("noise_multiplier", "epsilon"), [(30.9, 0.4988), (16.4, 0.9979), (4.8, 3.9949)])
 def test_epsilon_for_a_noise_is_the_published_one(noise_multiplier: float, epsilon: float) -> None:
-    assert PrivacyPlan.build(**DP_ZO, noise_multiplier=noise_multiplier).epsilon == pytest.approx(epsilon, rel=2e-3)
+    assert solve_plan(**DP_ZO, noise_multiplier=noise_multiplier).epsilon == pytest.approx(epsilon, rel=2e-3)
 
 
 def test_directions_and_clip_norm_do_not_enter_a_gaussian_account() -> None:
-    one = PrivacyPlan.build(**DP_ZO, epsilon=1.0)
-    many = PrivacyPlan.build(**DP_ZO, epsilon=1.0, num_directions=512, clip_norm=37.0)
+    one = solve_plan(**DP_ZO, epsilon=1.0)
+    many = solve_plan(**DP_ZO, epsilon=1.0, num_directions=512, clip_norm=37.0)
     assert (one.event, one.epsilon) == (many.event, many.epsilon)
     assert many.noise_scale == pytest.approx(37.0 * one.noise_scale)
 
 
 def test_laplace_gives_pure_epsilon_by_its_closed_form() -> None:
-    plan = PrivacyPlan.build(
+    plan = solve_plan(
         num_examples=1000, expected_batch_size=16, steps=1000, delta=0.0, epsilon=1.0, mechanism="laplace"
     )
     assert plan.mechanism.scale == pytest.approx(16.487, rel=1e-4)
@@ -43,8 +44,8 @@ def test_laplace_gives_pure_epsilon_by_its_closed_form() -> None:
 
 def test_replace_one_needs_twice_the_noise_without_sampling() -> None:
     full = {"num_examples": 100, "expected_batch_size": 100, "steps": 10, "delta": 1e-5}
-    zero_out = PrivacyPlan.build(**full, noise_multiplier=4.0)
-    replace = PrivacyPlan.build(**full, noise_multiplier=8.0, neighboring_relation=NeighboringRelation.REPLACE_ONE)
+    zero_out = solve_plan(**full, noise_multiplier=4.0)
+    replace = solve_plan(**full, noise_multiplier=8.0, relation=NeighboringRelation.REPLACE_ONE)
     assert isinstance(zero_out.sampler, FullBatch)
     assert zero_out.epsilon == pytest.approx(replace.epsilon, rel=1e-9)
 
@@ -72,17 +73,15 @@ def test_replace_one_needs_twice_the_noise_without_sampling() -> None:
 )
 def test_bad_input_names_the_option(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(DpzoError, match=named) as caught:
-        PrivacyPlan.build(**{**DP_ZO, "epsilon": 1.0, **changes})
+        solve_plan(**{**DP_ZO, "epsilon": 1.0, **changes})
     assert "\n" not in str(caught.value)
 
 
 def test_what_no_accountant_supports_is_refused_with_the_reason() -> None:
     with pytest.raises(DpzoError, match=r"(?i)gaussian"):
-        PrivacyPlan.build(**{**DP_ZO, "delta": 0.0}, epsilon=1.0)
+        solve_plan(**{**DP_ZO, "delta": 0.0}, epsilon=1.0)
     with pytest.raises(DpzoError, match="replace"):
-        PrivacyPlan.build(
-            **DP_ZO, epsilon=1.0, mechanism="laplace", neighboring_relation=NeighboringRelation.REPLACE_ONE
-        )
+        solve_plan(**DP_ZO, epsilon=1.0, mechanism="laplace", relation=NeighboringRelation.REPLACE_ONE)
 
 
 @given(
@@ -103,4 +102,4 @@ def test_an_unknown_relation_is_refused() -> None:
 
 
 def test_the_normaliser_is_the_declared_batch() -> None:
-    assert PrivacyPlan.build(**DP_ZO, epsilon=1.0).expected_batch_size == pytest.approx(16)
+    assert solve_plan(**DP_ZO, epsilon=1.0).expected_batch_size == pytest.approx(16)

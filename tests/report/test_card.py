@@ -17,6 +17,7 @@ from dpzo.privacy import PrivacyPlan, Release
 from dpzo.privacy.plan import relation_named
 from dpzo.report import build_card, render_markdown, write_card
 from dpzo.report.card import _round_up
+from dpzo.solve import solve_plan
 from dpzo.train import journal_header
 
 STEPS = 3
@@ -32,7 +33,7 @@ def make_plan(**options: Any) -> PrivacyPlan:
         "clip_norm": 2.0,
         "num_directions": 2,
     }
-    return PrivacyPlan.build(**{**given, **options})
+    return solve_plan(**{**given, **options})
 
 
 def card_of(
@@ -102,7 +103,7 @@ def test_pure_epsilon_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("relation", ["zero_out", "add_or_remove_one", "replace_one"])
 def test_the_relation_is_named_and_explained(tmp_path: Path, relation: str) -> None:
-    card = card_of(tmp_path, make_plan(neighboring_relation=relation_named(relation)))
+    card = card_of(tmp_path, make_plan(relation=relation_named(relation)))
     assert card["relation"]["name"] == relation
     assert card["relation"]["meaning"] in card["claim"]
     assert f"under the relation {relation}" in card["claim"]

@@ -46,10 +46,10 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Solve a privacy plan: ε → noise, or noise → ε. Reads no data and no model."""
-    from dpzo.privacy import PrivacyPlan
     from dpzo.privacy.plan import relation_named
+    from dpzo.solve import solve_plan
 
-    solved = PrivacyPlan.build(
+    solved = solve_plan(
         num_examples=num_examples,
         expected_batch_size=expected_batch_size,
         steps=steps,
@@ -59,7 +59,7 @@ def plan(
         clip_norm=1.0 if clip_norm is None else clip_norm,
         num_directions=1 if num_directions is None else num_directions,
         mechanism="gaussian" if mechanism is None else mechanism,
-        neighboring_relation=relation_named("zero_out" if relation is None else relation),
+        relation=relation_named("zero_out" if relation is None else relation),
     )
     from dpzo.cli.screen import show_plan, warn_delta
 

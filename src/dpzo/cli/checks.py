@@ -9,8 +9,8 @@ from pathlib import Path
 from dpzo.config import RunConfig
 from dpzo.errors import DpzoError
 from dpzo.folder import require_new
-from dpzo.privacy import PrivacyPlan
 from dpzo.privacy.plan import relation_named
+from dpzo.solve import solve_plan
 from dpzo.tasks import TASKS
 
 # A hub that has not answered by then will not make anyone happy; without a check of our own its library tries five
@@ -57,7 +57,7 @@ def _check_plan(config: RunConfig) -> None:
     if num_examples is None:
         return
     batch = privacy.expected_batch_size
-    PrivacyPlan.build(
+    solve_plan(
         num_examples=num_examples,
         expected_batch_size=max(1, num_examples // 4) if batch is None else batch,
         steps=1 if privacy.steps is None else privacy.steps,
@@ -66,7 +66,7 @@ def _check_plan(config: RunConfig) -> None:
         clip_norm=1.0 if privacy.clip_norm is None else privacy.clip_norm,
         num_directions=1 if privacy.num_directions is None else privacy.num_directions,
         mechanism=privacy.mechanism,
-        neighboring_relation=relation,
+        relation=relation,
     )
 
 

@@ -21,6 +21,8 @@ from dpzo.privacy.randomness import Words, gaussian_floor, laplace_floor
 
 # The bound on a row is at least this many lattice units per √K (L2) or per K (L1): rounding costs under 0.1 % of C.
 RESOLUTION = 1000
+# Noise below this share of the clip norm protects nothing and only overflows accountants.
+SMALLEST_SCALE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,6 @@ class Gaussian:
     name: ClassVar[Literal["gaussian"]] = "gaussian"
     order: ClassVar[int] = 2
 
-    def __post_init__(self) -> None:
-        _check_scale(self.scale)
-
     @property
     def noise_multiplier(self) -> float:
         return self.scale
@@ -91,9 +90,6 @@ class Laplace:
     scale: float
     name: ClassVar[Literal["laplace"]] = "laplace"
     order: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        _check_scale(self.scale)
 
     @property
     def noise_multiplier(self) -> float:
@@ -117,6 +113,8 @@ def lattice(mechanism: Mechanism, clip_norm: float, num_directions: int) -> Latt
     The bound is ⌊2^bits / scale⌋ computed in rationals, so bound ÷ 2^bits ≤ 1/scale exactly: the realised noise
     multiplier is never below the one that the event names.
     """
+    if not SMALLEST_SCALE <= mechanism.scale < math.inf:
+        raise DpzoError(f"--noise-multiplier must be a finite number of at least {SMALLEST_SCALE:g}")
     scale = Fraction(mechanism.scale)
     finest = RESOLUTION**2 * num_directions if mechanism.order == 2 else (RESOLUTION * num_directions) ** 2
     bits = 0
@@ -155,8 +153,3 @@ def within_bound(integers: npt.NDArray[np.int64], grid: Lattice) -> npt.NDArray[
     if grid.order == 2:
         return np.asarray((integers * integers).sum(axis=1) <= grid.bound**2)
     return np.asarray(np.abs(integers).sum(axis=1) <= grid.bound)
-
-
-def _check_scale(scale: float) -> None:
-    if not (math.isfinite(scale) and scale > 0):
-        raise DpzoError("--noise-multiplier must be a positive finite number")

@@ -10,7 +10,7 @@ from typing import Any
 from dpzo.errors import DpzoError
 from dpzo.privacy import accounting
 from dpzo.privacy.events import ComposedEvent, NeighboringRelation
-from dpzo.privacy.mechanisms import MECHANISMS, UNIT_STD, Mechanism, lattice
+from dpzo.privacy.mechanisms import MECHANISMS, Mechanism, lattice
 from dpzo.privacy.sampling import SAMPLERS, FullBatch, PoissonSampling, Sampler
 
 
@@ -109,9 +109,10 @@ class PrivacyPlan:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> PrivacyPlan:
         """The plan that `to_dict` wrote. Raises DpzoError on an unknown name."""
+        sampling = _known(fields["sampling"], SAMPLERS, "sampling")
         return cls(
             num_examples=fields["num_examples"],
-            sampler=_sampler(fields["sampling"], fields["sampling_prob"]),
+            sampler=FullBatch() if sampling == FullBatch.name else PoissonSampling(fields["sampling_prob"]),
             mechanism=MECHANISMS[_known(fields["mechanism"], MECHANISMS, "--mechanism")](fields["scale"]),
             clip_norm=fields["clip_norm"],
             steps=fields["steps"],
@@ -120,66 +121,10 @@ class PrivacyPlan:
             relation=relation_named(fields["relation"]),
         )
 
-    @classmethod
-    def build(
-        cls,
-        *,
-        num_examples: int,
-        expected_batch_size: float,
-        steps: int,
-        delta: float,
-        epsilon: float | None = None,
-        noise_multiplier: float | None = None,
-        clip_norm: float = 1.0,
-        num_directions: int = 1,
-        mechanism: str = "gaussian",
-        neighboring_relation: NeighboringRelation = NeighboringRelation.ZERO_OUT,
-    ) -> PrivacyPlan:
-        """A plan from what people declare: give `epsilon` (the noise is solved for) or `noise_multiplier`, not both.
-
-        The solved noise is the smallest, to 0.1 % in ε, whose ε does not exceed the one asked for. Raises DpzoError on
-        anything out of range, unsupported, or out of reach.
-        """
-        if (epsilon is None) == (noise_multiplier is None):
-            raise DpzoError("give exactly one of --epsilon and --noise-multiplier")
-        if isinstance(num_examples, bool) or not isinstance(num_examples, int) or num_examples < 1:
-            raise DpzoError("--num-examples must be a whole number of at least 1")
-        if not 0 < expected_batch_size <= num_examples:
-            raise DpzoError("--expected-batch-size must lie between 0 and --num-examples")
-        _known(mechanism, MECHANISMS, "--mechanism")
-        full = expected_batch_size == num_examples
-        sampler = FullBatch() if full else PoissonSampling(expected_batch_size / num_examples)
-
-        def plan_at(scale: float) -> PrivacyPlan:
-            return cls(
-                num_examples=num_examples,
-                sampler=sampler,
-                mechanism=MECHANISMS[mechanism](scale),
-                clip_norm=clip_norm,
-                steps=steps,
-                num_directions=num_directions,
-                delta=delta,
-                relation=neighboring_relation,
-            )
-
-        if noise_multiplier is not None:
-            return plan_at(noise_multiplier / UNIT_STD[mechanism])
-        assert epsilon is not None
-        plan_at(1.0)  # refuses what is out of range or unsupported before any search
-        return plan_at(
-            accounting.calibrate.noise(lambda scale: plan_at(scale).event, epsilon, delta, neighboring_relation)
-        )
-
 
 def relation_named(name: str) -> NeighboringRelation:
     """The relation called `name`; DpzoError names the known ones."""
     return NeighboringRelation(_known(name, {r.value: r for r in NeighboringRelation}, "--relation"))
-
-
-def _sampler(name: str, sampling_prob: float) -> Sampler:
-    if _known(name, SAMPLERS, "sampling") == FullBatch.name:
-        return FullBatch()
-    return PoissonSampling(sampling_prob)
 
 
 def _known(name: str, names: Mapping[str, object], option: str) -> str:

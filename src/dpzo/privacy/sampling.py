@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,22 +11,6 @@ import numpy.typing as npt
 from dpzo.errors import DpzoError
 from dpzo.privacy.events import MechanismEvent, PoissonSampledEvent
 from dpzo.privacy.randomness import Randomness, poisson_members
-
-
-class Sampler(Protocol):
-    """Draws a batch and says what that does to the mechanism's event: the same object does both."""
-
-    @property
-    def name(self) -> Literal["poisson", "full_batch"]: ...
-    @property
-    def sampling_prob(self) -> float: ...
-    def draw(self, num_units: int, randomness: Randomness) -> npt.NDArray[np.int64]:
-        """Indices of the units in this step's batch, ascending; shape (batch,), possibly empty."""
-        ...
-
-    def event(self, inner: MechanismEvent) -> MechanismEvent | PoissonSampledEvent:
-        """`inner` as it is when run on such a batch."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -44,9 +28,11 @@ class PoissonSampling:
             )
 
     def draw(self, num_units: int, randomness: Randomness) -> npt.NDArray[np.int64]:
+        """Indices of the units in this step's batch, ascending; shape (batch,), possibly empty."""
         return poisson_members(num_units, self.sampling_prob, randomness)
 
     def event(self, inner: MechanismEvent) -> PoissonSampledEvent:
+        """`inner` as it is when run on such a batch."""
         return PoissonSampledEvent(self.sampling_prob, inner)
 
 
@@ -58,10 +44,15 @@ class FullBatch:
     sampling_prob: ClassVar[float] = 1.0
 
     def draw(self, num_units: int, randomness: Randomness) -> npt.NDArray[np.int64]:
+        """Indices of all units; shape (num_units,)."""
         return np.arange(num_units, dtype=np.int64)
 
     def event(self, inner: MechanismEvent) -> MechanismEvent:
+        """`inner` itself."""
         return inner
 
 
-SAMPLERS: dict[str, type[PoissonSampling] | type[FullBatch]] = {"poisson": PoissonSampling, "full_batch": FullBatch}
+Sampler = PoissonSampling | FullBatch
+"""`draw` a batch and `event` what that does to a mechanism's event: the same object does both."""
+
+SAMPLERS: dict[str, type[Sampler]] = {"poisson": PoissonSampling, "full_batch": FullBatch}
