@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,8 @@ from typing import Literal
 import numpy as np
 
 from dpzo.errors import DpzoError
-from dpzo.tasks.records import COMPLETION, PROMPT, TEXT, Records, number_units
+from dpzo.spool import TextSpool
+from dpzo.tasks.records import COMPLETION, PROMPT, TEXT, Records
 from dpzo.tasks.tables import Row, fail, read_table
 
 Kind = Literal["classification", "completion"]
@@ -83,9 +85,34 @@ def records_from_rows(
     label_column: str | None = None,
     labels: Sequence[str] = (),
     unit_column: str | None = None,
+    references: str | None = None,
     strip: bool = False,
 ) -> Records:
-    """Collect rows into records. `fields` maps a field's name to its column; `strip` removes a text's outer space.
+    """`records_from_tables` of one file."""
+    return records_from_tables(
+        [(path, rows)],
+        fields=fields,
+        label_column=label_column,
+        labels=labels,
+        unit_column=unit_column,
+        references=references,
+        strip=strip,
+    )
+
+
+def records_from_tables(
+    tables: Iterable[tuple[Path, Iterable[Row]]],
+    *,
+    fields: Mapping[str, str],
+    label_column: str | None = None,
+    labels: Sequence[str] = (),
+    unit_column: str | None = None,
+    references: str | None = None,
+    strip: bool = False,
+) -> Records:
+    """Collect the rows of one file after another into records; a unit may own records of several. `fields` maps a field's name to its column; `strip` removes a text's outer space.
+
+    `references`: the column with the list of all accepted answers; a row without it accepts its completion alone.
 
     Errors: as `load_records`.
     """
@@ -93,30 +120,46 @@ def records_from_rows(
     if len(set(asked)) != len(asked):
         raise DpzoError("one column is named for two purposes; name a column once")
     index = {label: position for position, label in enumerate(labels)}
-    texts: dict[str, list[str]] = {name: [] for name in fields}
-    targets: list[int] = []
-    owners: list[str] = []
-    schema: tuple[str, ...] | None = None
-    for row, values in rows:
-        if schema is None:
-            schema = tuple(values)
-            _check_columns(path, asked, schema)
-        for name, column in fields.items():
-            text = _text(path, row, column, values)
-            texts[name].append(text.strip() if strip else text)
-        if label_column is not None:
-            label = _name(path, row, label_column, values, "a label")
-            if label not in index:
-                declared = ", ".join(map(repr, labels))
-                fail(path, row, f"column {label_column!r} holds a label that is not declared; declared are {declared}")
-            targets.append(index[label])
-        if unit_column is not None:
-            owners.append(_name(path, row, unit_column, values, "a unit"))
+    texts = {name: TextSpool() for name in fields}
+    targets = array("q")
+    owners = array("q")
+    numbers: dict[str, int] = {}
+    accepted: list[tuple[str, ...]] = []
+    for path, rows in tables:
+        checked = False
+        for row, values in rows:
+            if not checked:
+                _check_columns(path, asked, tuple(values))
+                checked = True
+            for name, column in fields.items():
+                text = _text(path, row, column, values)
+                text = text.strip() if strip else text
+                texts[name].append(text)
+                if references is not None and name == COMPLETION:
+                    accepted.append(_references(path, row, references, values) or (text,))
+            if label_column is not None:
+                label = _name(path, row, label_column, values, "a label")
+                if label not in index:
+                    declared = ", ".join(map(repr, labels))
+                    problem = f"column {label_column!r} holds a label that is not declared; declared are {declared}"
+                    fail(path, row, problem)
+                targets.append(index[label])
+            if unit_column is not None:
+                name = _name(path, row, unit_column, values, "a unit")
+                owners.append(numbers.setdefault(name, len(numbers)))
     return Records(
-        fields=texts,
+        fields={name: column.finish() for name, column in texts.items()},
         labels=None if label_column is None else np.array(targets, np.int64),
-        units=None if unit_column is None else number_units(owners),
+        units=None if unit_column is None else np.array(owners, np.int64),
+        references=None if references is None else accepted,
     )
+
+
+def _references(path: Path, row: int, column: str, values: Mapping[str, object]) -> tuple[str, ...]:
+    found = values.get(column, [])
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        fail(path, row, f"column {column!r} does not hold a list of texts; it lists the accepted answers")
+    return tuple(_scalar_values(text) for text in found)
 
 
 def _check_columns(path: Path, asked: Sequence[str], schema: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -25,6 +25,7 @@ class Records:
     - `labels`: (n,) int64, index into the declared labels; None for completion.
     - `units`: (n,) int64, the privacy unit that owns a record, 0..U−1 in order of first appearance. Each record is its
       own unit when none is given.
+    - `references`: every answer that counts as right, for scoring; None where the completion is the only one.
 
     Errors: ValueError when lengths differ or a unit number is skipped (the caller's mistake, not the user's).
     """
@@ -32,13 +33,17 @@ class Records:
     fields: Mapping[str, Sequence[str]]
     labels: NDArray[np.int64] | None = None
     units: NDArray[np.int64] | None = None
+    references: Sequence[tuple[str, ...]] | None = None
     _length: int = field(init=False)
     _owner: NDArray[np.int64] = field(init=False)
     _order: NDArray[np.int64] = field(init=False)
     _starts: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        fields = MappingProxyType({name: tuple(texts) for name, texts in self.fields.items()})
+        # A read-only sequence is kept as it is: it may lie in a file, being too long for memory.
+        fields = MappingProxyType(
+            {name: tuple(texts) if isinstance(texts, MutableSequence) else texts for name, texts in self.fields.items()}
+        )
         lengths = {len(texts) for texts in fields.values()}
         if len(lengths) != 1:
             raise ValueError("Records needs one or more fields, all of one length")
@@ -49,6 +54,9 @@ class Records:
         owner = _frozen(np.arange(length) if self.units is None else self.units)
         if owner.shape != (length,):
             raise ValueError("Records needs one unit a record")
+        references = None if self.references is None else tuple(self.references)
+        if references is not None and len(references) != length:
+            raise ValueError("Records needs one tuple of references a record")
         # Stable, so that the records of a unit keep the order of the file: sums over them are then reproducible.
         order = np.argsort(owner, kind="stable").astype(np.int64)
         present, counts = np.unique(owner, return_counts=True)
@@ -59,6 +67,7 @@ class Records:
             ("fields", fields),
             ("labels", labels),
             ("units", owner),
+            ("references", references),
             ("_length", length),
             ("_owner", owner),
             ("_order", _frozen(order)),
@@ -92,6 +101,11 @@ class Records:
         """The n completions, each the answer to the prompt at its position."""
         return self._field(COMPLETION)
 
+    @property
+    def accepted(self) -> Sequence[tuple[str, ...]]:
+        """The answers that count as right for each of the n records, one or more."""
+        return [(text,) for text in self.completions] if self.references is None else self.references
+
     def members(self, unit: int) -> NDArray[np.int64]:
         """Positions of the records that one unit owns, ascending; at least one. IndexError for no such unit."""
         if not 0 <= unit < self.num_units:
@@ -108,6 +122,7 @@ class Records:
             fields={name: tuple(texts[i] for i in chosen) for name, texts in self.fields.items()},
             labels=None if self.labels is None else self.labels[chosen],
             units=rank[inverse.reshape(-1)],
+            references=None if self.references is None else [self.references[i] for i in chosen],
         )
 
     def _field(self, name: str) -> Sequence[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dpzo.tasks.base import Layout, Task, frozen_map
+from dpzo.tasks.base import Task
+from dpzo.tasks.layouts import Layout, frozen_map, k_shot_layouts
 
 _SENTENCE = Layout(
     name="sentence",

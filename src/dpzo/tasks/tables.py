@@ -5,7 +5,6 @@ The csv module is not used: its limit on the size of a field is a global of the 
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dpzo.errors import DpzoError
+from dpzo.tasks.archives import BROKEN, member_of, open_binary
 
 Row = tuple[int, Mapping[str, object]]
 
@@ -21,6 +21,8 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 def read_table(path: str | Path, *, columns: Sequence[str] | None = None, quoted: bool = True) -> Iterator[Row]:
     """Yield (row number, {column: value}) for each record of a `.csv`, `.tsv` or `.jsonl` file, also `.gz` of each.
+
+    `archive.tar.xz!folder/file.tsv` names a file inside a tar or zip archive.
 
     - The row number is the physical line, from 1, on which the record begins: the one an editor shows. Lines end with
       a line feed, alone or after a carriage return.
@@ -62,24 +64,27 @@ def _suffix(path: Path) -> str:
     fail(path, None, "cannot tell its format; name it .csv, .tsv or .jsonl, or one of these with .gz")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """Physical lines, from 1, with their ends; decoded one at a time, so that a bad byte has a row number."""
     row = 0
     try:
-        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+        with open_binary(path) as stream:
             for row, raw in enumerate(stream, start=1):
                 if b"\0" in raw:
                     fail(path, row, "holds a zero byte, so this is not a text file; save it as UTF-8 text")
-                yield row, raw.decode("utf-8-sig" if row == 1 else "utf-8")
+                yield row, raw.decode("utf-8-sig" if row == 1 and encoding == "utf-8" else encoding)
     except UnicodeDecodeError:
         fail(path, row, "is not UTF-8 text; save the file as UTF-8")
     except IsADirectoryError:
         fail(path, None, "is a folder; give a file")
     except FileNotFoundError:
-        fail(path, None, "no such file; check the path")
+        inside = member_of(path) is not None
+        fail(path, None, "the archive holds no such file; check it" if inside else "no such file; check the path")
     except PermissionError:
         fail(path, None, "may not be read; give yourself permission to read it")
-    except (gzip.BadGzipFile, EOFError, zlib.error):
+    except (*BROKEN, zlib.error):
+        if member_of(path) is not None:
+            fail(path, None, "the archive is damaged; copy it again")
         fail(path, None, "is not a whole gzip file; copy it again, or drop .gz from its name if it is not compressed")
     except OSError as error:
         fail(path, None, f"cannot be read ({type(error).__name__}); check the disk and the path")
@@ -87,16 +92,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
     seen = False
-    for row, line in _lines(path):
+    for row, line in read_lines(path):
         if not line.strip(" \t\r\n"):
             continue
         seen = True
-        yield row, _json_object(path, row, line)
+        yield row, parse_object(path, row, line)
     if not seen:
         fail(path, None, "is empty; it needs one JSON object a line")
 
 
-def _json_object(path: Path, row: int, line: str) -> dict[str, object]:
+def parse_object(path: Path, row: int, line: str) -> dict[str, object]:
+    """One JSON object of a line. Errors: DpzoError naming file and row."""
     try:
         value = json.loads(line, object_pairs_hook=_distinct)
     except _DuplicateKey:
@@ -150,7 +156,7 @@ def _check_header(path: Path, row: int, columns: Sequence[str]) -> None:
 
 
 def _delimited_records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    lines = _lines(path)
+    lines = read_lines(path)
     for row, line in lines:
         if not _without_end(line):
             continue
