@@ -134,12 +134,15 @@ def assemble(
     num_examples_source: NumExamplesSource,
     has_guarantee: bool = True,
     base: str | None = None,
-    nonprivate_uses: tuple[str, ...] = (),
+    plan: PrivacyPlan | None = None,
+    shapes: Shapes | None = None,
 ) -> Assembled:
     """Load the base model, fill the defaults, solve the plan, check isolation on synthetic tokens; build the job.
 
     `base` replaces the config's model name or folder (the fingerprint in the header still decides whether it is the
-    same model). Nothing private is read. Raises DpzoError for whatever the user can mend.
+    same model). A journal's own `plan` is taken as it is, not solved anew. With `shapes` given nothing is evaluated,
+    neither to check isolation nor to forecast: that is for a replay. Nothing private is read. Raises DpzoError for
+    whatever the user can mend.
     """
     task = task_of(config)
     if config.data.max_length is None:
@@ -152,7 +155,7 @@ def assemble(
         config = with_values(config, model={"trainable": trainable})
     part: Part = "head" if trainable == "head" else "lora" if trainable == "lora" else "full"
     config = fill_defaults(config, part, num_examples)
-    plan = build_plan(config, num_examples)
+    plan = build_plan(config, num_examples) if plan is None else plan
     seed = config.training.seed
 
     loaded = load_model(
@@ -179,7 +182,9 @@ def assemble(
     if training.average > 0:
         update = TailAverage(update, plan.steps, training.average)
     shape = row_shape(config, task, loaded)
-    shapes = isolated_shapes(loaded, shape, training.microbatch_size)
+    replayed = shapes is not None
+    if shapes is None:
+        shapes = isolated_shapes(loaded, shape, training.microbatch_size)
     public = {
         "config": config.model_dump(mode="json"),
         "base": {
@@ -201,7 +206,7 @@ def assemble(
             "head_block": shapes.head_block,
             "isolation": "passed",
         },
-        "nonprivate_uses": list(nonprivate_uses),
+        "nonprivate_uses": [],
         "environment": environment(),
     }
     job = Job(
@@ -213,7 +218,7 @@ def assemble(
         header=journal_header(plan, has_guarantee, public),
         checkpoint_every=training.checkpoint_every,
     )
-    seconds = _seconds_per_step(synthetic_objective(loaded, shape, shapes), job)
+    seconds = 0.0 if replayed else _seconds_per_step(synthetic_objective(loaded, shape, shapes), job)
     forecast = Forecast(seconds, planned_memory(loaded, shape, shapes.microbatch_size))
     return Assembled(Subject(config, task, loaded, shapes), job, forecast)
 

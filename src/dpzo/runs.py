@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import yaml
 
 from dpzo import train as trainer
@@ -17,11 +18,11 @@ from dpzo.config import RunConfig, dump_config, parse_config
 from dpzo.errors import DpzoError
 from dpzo.folder import make_folder, require_new
 from dpzo.journal import Transcript, read, write_durably
-from dpzo.lm import fingerprint_tensors, isolated_shapes, load_saved, make_objective, save
+from dpzo.lm import Shapes, fingerprint_tensors, isolated_shapes, load_saved, make_objective, save
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
 from dpzo.tasks import METRICS, Records, Task, load_records
-from dpzo.train import RandomnessAt
+from dpzo.train import RandomnessAt, Stopped
 from dpzo.zo import Objective
 
 CONFIG, PLAN, LOCAL, MODEL = "config.yaml", "plan.json", "local.yaml", "model"
@@ -44,6 +45,7 @@ class Progress:
     """What a watcher is told, all of it public: the plan, a forecast made on synthetic data, and each release."""
 
     plan: PrivacyPlan
+    guarantee: bool
     seconds_per_step: float
     memory_bytes: int
 
@@ -101,16 +103,24 @@ def carry_out(
     require_new(output)
     make_folder(output)
     write_durably(output / CONFIG, dump_config(parts.subject.config).encode())
-    write_durably(output / PLAN, (json.dumps(parts.job.plan.summary(), indent=2) + "\n").encode())
-    write_durably(output / LOCAL, yaml.safe_dump(source.to_dict()).encode())
-    trainer.fit(
-        parts.job,
-        private,
-        num_units,
-        output,
-        observe=watch(_progress(parts)),
-        nonprivate_randomness=nonprivate_randomness,
-    )
+    # An ε beside a run that has no guarantee would be read as one: its plan says so in the same breath.
+    plan = {**parts.job.plan.summary(), "guarantee": _promises(parts)}
+    write_durably(output / PLAN, (json.dumps(plan, indent=2) + "\n").encode())
+    model = Path(parts.subject.config.model.name)
+    local = {"data": source.to_dict(), "base": str(model.resolve()) if model.is_dir() else None}
+    write_durably(output / LOCAL, yaml.safe_dump(local).encode())
+    try:
+        trainer.fit(
+            parts.job,
+            private,
+            num_units,
+            output,
+            observe=watch(_progress(parts)),
+            nonprivate_randomness=nonprivate_randomness,
+        )
+    except Stopped:
+        write_card(output, read(output))
+        raise
     return _finish(parts, output)
 
 
@@ -123,9 +133,9 @@ def resume(
 ) -> dict[str, Any]:
     """Go on with the run in `output`, however it stopped; returns the card. Raises as `train` does."""
     transcript = read(output)
-    source = _local_source(output)
+    source, base = _local(output)
     tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
-    parts = _reassemble(transcript, None)
+    parts = _reassemble(transcript, base)
     trainer.require_same_run(parts.job.header, transcript)
     records = _read_records(parts.subject.config, parts.subject.task, source)
     trainer.resume(
@@ -154,7 +164,9 @@ def replay(run: Path, output: Path, *, base: str | None = None, watch: Watcher =
     """Rebuild a run's model from its base model and journal alone and save it to `output`. No data, no noise."""
     transcript = read(run)
     require_new(output)
-    parts = _reassemble(transcript, base)
+    evaluation = transcript.header["evaluation"]
+    shapes = Shapes(evaluation["microbatch_size"], evaluation["head_block"], torch.get_num_threads())
+    parts = _reassemble(transcript, base, shapes)
     trainer.replay(parts.job, transcript, observe=watch(_progress(parts)))
     make_folder(output)
     _save_model(parts, output)
@@ -227,7 +239,7 @@ def _trained_fingerprint(folder: Path) -> str:
     return str(json.loads((folder / FINISHED).read_text())["fingerprint"])
 
 
-def _reassemble(transcript: Transcript, base: str | None) -> Assembled:
+def _reassemble(transcript: Transcript, base: str | None, shapes: Shapes | None = None) -> Assembled:
     header = transcript.header
     return assemble(
         parse_config(header["config"]),
@@ -235,7 +247,8 @@ def _reassemble(transcript: Transcript, base: str | None) -> Assembled:
         num_examples_source=header["num_examples_source"],
         has_guarantee=header["secret_randomness"],
         base=base,
-        nonprivate_uses=tuple(header["nonprivate_uses"]),
+        plan=PrivacyPlan.from_dict(header["plan"]),
+        shapes=shapes,
     )
 
 
@@ -259,13 +272,20 @@ def _read_records(
     )
 
 
+def _promises(parts: Assembled) -> bool:
+    """Whether the plan's ε may be claimed, as far as a run knows before it starts."""
+    header = parts.job.header
+    return bool(header["secret_randomness"]) and header["num_examples_source"] != "from-file"
+
+
 def _progress(parts: Assembled) -> Progress:
-    return Progress(parts.job.plan, parts.forecast.seconds_per_step, parts.forecast.memory_bytes)
+    return Progress(parts.job.plan, _promises(parts), parts.forecast.seconds_per_step, parts.forecast.memory_bytes)
 
 
-def _local_source(folder: Path) -> DataSource:
+def _local(folder: Path) -> tuple[DataSource, str | None]:
+    """Where the private data lies, and the base model if it is a local folder: what only this machine needs to know."""
     try:
-        paths = yaml.safe_load((folder / LOCAL).read_text())
-        return DataSource(**{name: Path(path) for name, path in paths.items()})
-    except (OSError, yaml.YAMLError, TypeError, AttributeError):
+        local = yaml.safe_load((folder / LOCAL).read_text())
+        return DataSource(**{name: Path(path) for name, path in local["data"].items()}), local["base"]
+    except (OSError, yaml.YAMLError, TypeError, AttributeError, KeyError):
         raise DpzoError(f"{folder / LOCAL}: missing or damaged; it names where the private data lies") from None

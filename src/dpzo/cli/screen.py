@@ -79,7 +79,8 @@ def watching(*, quiet: bool) -> Iterator[Watcher]:
             warn_delta(plan)
             if quiet:
                 return lambda release: None
-            epsilon, memory = rounded_up(plan.epsilon, 4), f"~{_size(progress.memory_bytes)} planned"
+            epsilon = rounded_up(plan.epsilon, 4) if progress.guarantee else "no guarantee"
+            memory = f"~{_size(progress.memory_bytes)} planned"
             _tell(f"plan: ε = {epsilon}, δ = {plan.delta:g}, {plan.steps} steps, {memory}")
 
             # By the plan's forecast, never by how long the steps took: that would tell the batch sizes.
