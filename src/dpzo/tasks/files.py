@@ -110,7 +110,9 @@ def records_from_tables(
     references: str | None = None,
     strip: bool = False,
 ) -> Records:
-    """Collect the rows of one file after another into records; a unit may own records of several. `fields` maps a field's name to its column; `strip` removes a text's outer space.
+    """Collect the rows of one file after another into records; a unit may own records of several.
+
+    `fields` maps a field's name to its column; `strip` removes a text's outer space.
 
     `references`: the column with the list of all accepted answers; a row without it accepts its completion alone.
 
@@ -145,8 +147,8 @@ def records_from_tables(
                     fail(path, row, problem)
                 targets.append(index[label])
             if unit_column is not None:
-                name = _name(path, row, unit_column, values, "a unit")
-                owners.append(numbers.setdefault(name, len(numbers)))
+                owner = _name(path, row, unit_column, values, "a unit")
+                owners.append(numbers.setdefault(owner, len(numbers)))
     return Records(
         fields={name: column.finish() for name, column in texts.items()},
         labels=None if label_column is None else np.array(targets, np.int64),
