@@ -136,7 +136,9 @@ def test_the_folder_holds_what_is_promised_and_is_the_owners(made: Made) -> None
         assert path.suffix not in {".bin", ".pt", ".pkl", ".pickle", ".py"}
         if path.is_file() and path.name != "local.yaml":
             assert str(made.data).encode() not in path.read_bytes()
-    assert yaml.safe_load((made.folder / "local.yaml").read_text()) == {"file": str(made.data)}
+    local = yaml.safe_load((made.folder / "local.yaml").read_text())
+    assert local["data"] == {"file": str(made.data)}
+    assert Path(local["base"]).is_absolute()
 
 
 def test_the_saved_config_states_every_value_and_makes_the_same_run(made: Made) -> None:

@@ -114,7 +114,7 @@ def lattice(mechanism: Mechanism, clip_norm: float, num_directions: int) -> Latt
     multiplier is never below the one that the event names.
     """
     if not SMALLEST_SCALE <= mechanism.scale < math.inf:
-        raise DpzoError(f"--noise-multiplier must be a finite number of at least {SMALLEST_SCALE:g}")
+        raise DpzoError(f"--noise-multiplier must be a positive finite number of at least {SMALLEST_SCALE:g}")
     scale = Fraction(mechanism.scale)
     finest = RESOLUTION**2 * num_directions if mechanism.order == 2 else (RESOLUTION * num_directions) ** 2
     bits = 0
