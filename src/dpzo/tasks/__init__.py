@@ -4,15 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dpzo.tasks.base import Layout, Task, own_classification, own_completion
+from dpzo.tasks.base import HubSource, Layout, Task, own_classification, own_completion
+from dpzo.tasks.boolq import BOOLQ
+from dpzo.tasks.cb import CB
+from dpzo.tasks.copa import COPA
+from dpzo.tasks.dart import DART
 from dpzo.tasks.demo_data import DEMO, demo_messages, write_csv
+from dpzo.tasks.drop import DROP
+from dpzo.tasks.e2e import E2E
+from dpzo.tasks.few_shot import k_shot
 from dpzo.tasks.files import Kind, load_records
 from dpzo.tasks.metrics import METRICS
+from dpzo.tasks.mnli import MNLI
+from dpzo.tasks.mrpc import MRPC
+from dpzo.tasks.multirc import MULTIRC
+from dpzo.tasks.qnli import QNLI
+from dpzo.tasks.qqp import QQP
 from dpzo.tasks.records import Records
+from dpzo.tasks.rte import RTE
+from dpzo.tasks.snli import SNLI
+from dpzo.tasks.squad import SQUAD
 from dpzo.tasks.sst2 import SST2
+from dpzo.tasks.sst5 import SST5
 from dpzo.tasks.tables import read_table
+from dpzo.tasks.trec import TREC
+from dpzo.tasks.wic import WIC
+from dpzo.tasks.wsc import WSC
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (SST2, DEMO)}
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        SST2,
+        SST5,
+        TREC,
+        SNLI,
+        MNLI,
+        RTE,
+        QNLI,
+        QQP,
+        MRPC,
+        BOOLQ,
+        CB,
+        COPA,
+        WIC,
+        MULTIRC,
+        WSC,
+        SQUAD,
+        DROP,
+        E2E,
+        DART,
+        DEMO,
+    )
+}
 """The built-in tasks by name."""
 
 __all__ = [
@@ -20,11 +63,13 @@ __all__ = [
     "METRICS",
     "SST2",
     "TASKS",
+    "HubSource",
     "Kind",
     "Layout",
     "Records",
     "Task",
     "demo_messages",
+    "k_shot",
     "load_records",
     "own_classification",
     "own_completion",

@@ -40,7 +40,7 @@ def open_binary(path: Path) -> IO[bytes]:
     inside = member_of(path)
     if inside is None:
         if path.name.lower().endswith(".gz"):
-            compressed: Any = gzip.open(path, "rb")
+            compressed: Any = gzip.open(path, "rb")  # noqa: SIM115  it is handed on
             return cast(IO[bytes], compressed)
         return path.open("rb")
     archive, name = inside

@@ -24,7 +24,7 @@ def k_shot(records: Records, k: int, seed: int) -> tuple[Records, Records]:
         raise DpzoError("k-shot sampling needs labels; a completion task has none")
     if k < 1:
         raise DpzoError("k-shot sampling needs k of 1 or more")
-    order = np.random.RandomState(seed).permutation(len(records))  # noqa: NPY002  the frozen stream is the point
+    order = np.random.RandomState(seed).permutation(len(records))
     found = records.labels[order]
     train: list[int] = []
     dev: list[int] = []

@@ -104,6 +104,7 @@ def k_shot_layouts(
     file_labels: tuple[str, ...],
     header: tuple[str, ...] | None = None,
     quoted: bool = False,
+    format: str = TABLE,
 ) -> tuple[Layout, ...]:
     """The ready-made few-shot splits of LM-BFF: 512 or 16 a class, five seeds, tests cut to 1000. `k-512/seed-42` …
 
@@ -130,6 +131,7 @@ def k_shot_layouts(
             file_labels=file_labels,
             header=header,
             quoted=quoted,
+            format=format,
         )
         for k in (512, 16)
         for seed in (42, 13, 21, 87, 100)

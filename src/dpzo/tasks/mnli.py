@@ -11,7 +11,7 @@ _SUBSET = Layout(
         "train": ("glue_train_subsets.tar.xz!glue_subsets/MNLI/train.json", "MNLI/train.json"),
         "dev": ("glue_train_subsets.tar.xz!glue_subsets/MNLI/dev.json", "MNLI/dev.json"),
     },
-    num_examples={"train": 9000, "dev": 1000},
+    num_examples={"train": 8999, "dev": 1000},
     fields=frozen_map(premise="text_a", hypothesis="text_b"),
     label_column="label",
     file_labels=("entailment", "neutral", "contradiction"),
@@ -51,5 +51,8 @@ MNLI = Task(
     example=frozen_map(
         premise="Two children are kicking a ball in the rain.", hypothesis="Children are outside.", label="entailment"
     ),
-    source="Williams et al. 2018; prompt for causal models: that of CB in MeZO (Malladi et al. 2023); for RoBERTa: LM-BFF (Gao et al. 2021)",
+    source=(
+        "Williams et al. 2018; "
+        "prompt for causal models: that of CB in MeZO (Malladi et al. 2023); for RoBERTa: LM-BFF (Gao et al. 2021)"
+    ),
 )

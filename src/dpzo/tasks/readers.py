@@ -35,6 +35,19 @@ def trec_lines(path: Path) -> Iterator[Row]:
         yield row, {"label": coarse, "text": text}
 
 
+def last_label_tsv(path: Path) -> Iterator[Row]:
+    """Tab-separated lines with a header whose last column is the last cell of a line, however many come before."""
+    columns: list[str] = []
+    for row, line in read_lines(path):
+        cells = line.rstrip("\r\n").split("\t")
+        if not columns:
+            columns = cells
+        elif len(cells) < len(columns) - 4:
+            fail(path, row, "has fewer fields than columns")
+        else:
+            yield row, {**dict(zip(columns[:-1], cells, strict=False)), columns[-1]: cells[-1]}
+
+
 def numbered_json(path: Path) -> Iterator[Row]:
     """One object `{"0": {…}, "1": {…}}`: its members, numbered from 1."""
     whole = _whole_json(path)
@@ -133,6 +146,7 @@ def wsc_spans(path: Path) -> Iterator[Row]:
 READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
     "labelled-lines": labelled_lines,
     "trec": trec_lines,
+    "last-label-tsv": last_label_tsv,
     "numbered-json": numbered_json,
     "squad": squad_json,
     "drop-prompts": drop_prompts,

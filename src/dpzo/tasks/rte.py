@@ -23,7 +23,7 @@ _SUBSET = Layout(
         "train": ("glue_train_subsets.tar.xz!glue_subsets/RTE/train.json", "RTE/train.json"),
         "dev": ("glue_train_subsets.tar.xz!glue_subsets/RTE/dev.json", "RTE/dev.json"),
     },
-    num_examples={"train": 2241, "dev": 249},
+    num_examples={"train": 2240, "dev": 249},
     fields=frozen_map(premise="text_a", hypothesis="text_b"),
     label_column="label",
     file_labels=("entailment", "not_entailment"),
@@ -66,5 +66,8 @@ RTE = Task(
         hypothesis="The museum was closed.",
         label="entailment",
     ),
-    source="Dagan et al. 2006 and later; prompts for OPT: MeZO (Malladi et al. 2023); for RoBERTa: LM-BFF (Gao et al. 2021), as in DPZero (2024)",
+    source=(
+        "Dagan et al. 2006 and later; "
+        "prompts for OPT: MeZO (Malladi et al. 2023); for RoBERTa: LM-BFF (Gao et al. 2021), as in DPZero (2024)"
+    ),
 )

@@ -11,7 +11,7 @@ _SUBSET = Layout(
         "train": ("glue_train_subsets.tar.xz!glue_subsets/SNLI/train.json", "SNLI/train.json"),
         "dev": ("glue_train_subsets.tar.xz!glue_subsets/SNLI/dev.json", "SNLI/dev.json"),
     },
-    num_examples={"train": 9000, "dev": 1000},
+    num_examples={"train": 8999, "dev": 1000},
     fields=frozen_map(premise="text_a", hypothesis="text_b"),
     label_column="label",
     file_labels=("entailment", "neutral", "contradiction"),
@@ -34,6 +34,8 @@ SNLI = Task(
             "SNLI",
             {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"},
             fields=frozen_map(premise="sentence1", hypothesis="sentence2"),
+            # Some rows carry more annotators' labels than the header names.
+            format="last-label-tsv",
             num_examples={512: {"train": 1536, "dev": 1536, "test": 1000}, 16: {"train": 48, "dev": 48, "test": 1000}},
             label_column="gold_label",
             file_labels=("entailment", "neutral", "contradiction"),
@@ -51,5 +53,8 @@ SNLI = Task(
     example=frozen_map(
         premise="Two children are kicking a ball in the rain.", hypothesis="Children are outside.", label="entailment"
     ),
-    source="Bowman et al. 2015; prompt for causal models: that of CB in MeZO (Malladi et al. 2023); for RoBERTa: LM-BFF (Gao et al. 2021)",
+    source=(
+        "Bowman et al. 2015; "
+        "prompt for causal models: that of CB in MeZO (Malladi et al. 2023); for RoBERTa: LM-BFF (Gao et al. 2021)"
+    ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpzo.tasks.base import Task
-from dpzo.tasks.layouts import Layout, frozen_map, k_shot_layouts
+from dpzo.tasks.layouts import HubSource, Layout, frozen_map, k_shot_layouts
 
 _SENTENCE = Layout(
     name="sentence",
@@ -49,8 +49,31 @@ SST2 = Task(
     template="{text} It was",
     labels=("negative", "positive"),
     label_words=(" terrible", " great"),
+    mask_template="{text} It was{mask}.",
+    mask_words=(" terrible", " great"),
     max_length=128,
     metric="accuracy",
-    layouts=(_SENTENCE, _GLUE, _GLUE_RESPLIT),
+    layouts=(
+        _SENTENCE,
+        _GLUE,
+        _GLUE_RESPLIT,
+        *k_shot_layouts(
+            "SST-2",
+            {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"},
+            fields=frozen_map(text="sentence"),
+            num_examples={512: {"train": 1024, "dev": 1024, "test": 872}, 16: {"train": 32, "dev": 32, "test": 872}},
+            label_column="label",
+            file_labels=("0", "1"),
+        ),
+    ),
+    hub=HubSource(
+        "nyu-mll/glue",
+        frozen_map(text="sentence"),
+        config="sst2",
+        splits={"train": "train", "test": "validation"},
+        label_column="label",
+        label_values=("0", "1"),
+    ),
+    example=frozen_map(text="a warm and funny film .", label="positive"),
     source="Socher et al. 2013; template and label words: LM-BFF (Gao et al. 2021); length: DPZero (Zhang et al. 2024)",
 )
