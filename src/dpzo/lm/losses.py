@@ -42,6 +42,18 @@ def mean_answer_log_prob(logits: Tensor, input_ids: Tensor, answer_lengths: Tens
     return total / answer_lengths.clamp(min=1).double()
 
 
+def mean_scored_log_prob(logits: Tensor, input_ids: Tensor, scored: Tensor) -> Tensor:
+    """(1/n_i) Σ log p(token | everything before it) over the n_i flagged tokens of row i; 0 for a row without one.
+
+    Shapes: logits (B, A + 1, V) and input_ids (B, L) as in `answer_log_probs`, scored (B, A) bool over the last A
+    columns; result (B,) float64, whose terms are fp32. A token without a flag adds nothing, whatever its probability.
+    """
+    every = torch.full_like(scored[:, 0], scored.shape[1], dtype=torch.int64)
+    terms = answer_log_probs(logits, input_ids, every).double()
+    total = torch.where(scored, terms, torch.zeros((), dtype=terms.dtype, device=terms.device)).sum(dim=1)
+    return total / scored.sum(dim=1).clamp(min=1).double()
+
+
 def option_cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy over a record's options, whose scores are mean log-probabilities; (B, R), (B,) → (B,) fp32."""
     return class_cross_entropy(scores, targets)
