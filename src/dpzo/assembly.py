@@ -12,6 +12,10 @@ from typing import Literal
 import numpy as np
 
 from dpzo.config import FROM_FILE, DataConfig, RunConfig, with_values
+from dpzo.data import own_chat
+from dpzo.data.blocks import encode_in_blocks
+from dpzo.data.chat_tokens import chat_answer_tokens, encode_chats
+from dpzo.data.chats import MESSAGES
 from dpzo.defaults import Part, default_learning_rate, fill_defaults
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
@@ -36,10 +40,11 @@ from dpzo.lm import (
     seeded_initialiser,
     synthetic_objective,
 )
+from dpzo.lm.choices import encode_choices
 from dpzo.privacy import PrivacyPlan
 from dpzo.privacy.plan import relation_named
 from dpzo.solve import solve_plan
-from dpzo.tasks import TASKS, Records, Task, own_classification, own_completion
+from dpzo.tasks import Records, Task, find_task, own_classification, own_completion
 from dpzo.train import Job, journal_header
 from dpzo.zo import (
     SCHEDULES,
@@ -87,9 +92,9 @@ def task_of(config: RunConfig) -> Task:
     """The task that a config declares: a built-in one, or the user's own file."""
     data = config.data
     if data.task is not None:
-        if data.task not in TASKS:
-            raise DpzoError(f"--task {data.task}: unknown; there are {', '.join(sorted(TASKS))}")
-        return TASKS[data.task]
+        return find_task(data.task)
+    if data.kind == "chat":
+        return own_chat(max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length)
     if data.kind == "completion":
         return own_completion(max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length)
     if data.labels is None:
@@ -147,6 +152,8 @@ def assemble(
     task = task_of(config)
     if config.data.max_length is None:
         config = with_values(config, data={"max_length": task.max_length})
+    if config.data.max_answer_tokens is None:
+        config = with_values(config, data={"max_answer_tokens": task.max_answer_tokens})
     name = config.model.name if base is None else base
     architecture = peek_architecture(name, task.kind, revision=config.model.revision)
     trainable = config.model.trainable
@@ -167,7 +174,7 @@ def assemble(
         lora=LoraSettings(rank=config.model.lora_rank, alpha=config.model.lora_alpha),
         revision=config.model.revision,
     )
-    if loaded.takes_options and task.label_words is None:
+    if loaded.takes_options and task.label_words is None and task.option_fields is None:
         raise DpzoError("--label-words is missing: a causal model needs a word for each label, as in ' bad, good'")
     parameters = TrainableParameters(loaded.module, loaded.trainable_names)
     if config.training.learning_rate is None:
@@ -184,7 +191,7 @@ def assemble(
     shape = row_shape(config, task, loaded)
     replayed = shapes is not None
     if shapes is None:
-        shapes = isolated_shapes(loaded, shape, training.microbatch_size)
+        shapes = _isolated(loaded, shape, training.microbatch_size)
     public = {
         "config": config.model_dump(mode="json"),
         "base": {
@@ -224,17 +231,33 @@ def assemble(
 
 
 def encode(records: Records, subject: Subject) -> Encoded:
-    """The records as token matrices of the declared width."""
+    """The records as token matrices of the declared width, in a mapped file when they are large."""
+    return encode_in_blocks(records, lambda part, first: _encode_block(part, first, subject))
+
+
+def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
     config, task, tokenizer = subject.config.data, subject.task, subject.loaded.tokenizer
+    if config.kind == "chat":
+        return encode_chats(tokenizer, records.fields[MESSAGES], max_length=_max_length(config), first_chat=first + 1)
     if task.kind == "completion":
         return encode_completions(
             tokenizer,
             task.prompts(records),
-            records.completions,
+            task.answers(records),
             max_length=_max_length(config),
-            max_answer_tokens=config.max_answer_tokens,
+            max_answer_tokens=_max_answer_tokens(config),
         )
     assert records.labels is not None
+    if subject.loaded.takes_options and task.option_fields is not None:
+        return encode_choices(
+            tokenizer,
+            task.prompts(records),
+            task.options(records),
+            records.labels,
+            max_length=_max_length(config),
+            max_answer_tokens=_max_answer_tokens(config),
+            empty=task.blank(records),
+        )
     if subject.loaded.takes_options:
         assert task.label_words is not None
         return encode_options(
@@ -243,9 +266,11 @@ def encode(records: Records, subject: Subject) -> Encoded:
             task.label_words,
             records.labels,
             max_length=_max_length(config),
-            empty=np.array([not text.strip() for text in records.texts]),
+            empty=task.blank(records),
         )
-    return encode_classes(tokenizer, records.texts, records.labels, max_length=_max_length(config))
+    return encode_classes(
+        tokenizer, task.texts(records), records.labels, max_length=_max_length(config), pairs=task.pairs(records)
+    )
 
 
 def objective(records: Records, subject: Subject) -> Objective:
@@ -262,13 +287,23 @@ def _max_length(data: DataConfig) -> int:
     return data.max_length
 
 
+def _max_answer_tokens(data: DataConfig) -> int:
+    assert data.max_answer_tokens is not None
+    return data.max_answer_tokens
+
+
 def row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
     """The declared shape of a record's rows, for synthetic tokens."""
     data = config.data
+    encode_classes(loaded.tokenizer, [""], [0], max_length=_max_length(data))  # refuses a length that holds nothing
     num_labels = 1 if task.labels is None else len(task.labels)
     answers, form = 0, "classes"
-    if task.kind == "completion":
-        answers, form = data.max_answer_tokens, "completion"
+    if data.kind == "chat":
+        answers, form = chat_answer_tokens(_max_length(data)), "completion"
+    elif task.kind == "completion":
+        answers, form = _max_answer_tokens(data), "completion"
+    elif loaded.takes_options and task.option_fields is not None:
+        answers, form = _max_answer_tokens(data), "options"
     elif loaded.takes_options:
         assert task.label_words is not None
         words = encode_options(loaded.tokenizer, [""], task.label_words, [0], max_length=_max_length(data))
@@ -282,6 +317,17 @@ def row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
         left_padded=form != "classes",
         pad_token_id=int(loaded.tokenizer.pad_token_id),
     )
+
+
+def _isolated(loaded: LoadedModel, shape: RowShape, preferred: int | None) -> Shapes:
+    """`isolated_shapes`, with a model that cannot read such rows refused in words: only synthetic tokens were seen."""
+    try:
+        return isolated_shapes(loaded, shape, preferred)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise DpzoError(
+            f"--max-length {shape.max_length}: the model cannot read rows of that length ({type(error).__name__}); "
+            "choose one within its positions"
+        ) from None
 
 
 def _seconds_per_step(synthetic: TokenObjective | FeatureObjective, job: Job) -> float:
@@ -306,7 +352,7 @@ def resolve_num_examples(
         return count_units(), "from-file"
     if isinstance(declared, int):
         return declared, "declared"
-    published = None if data_dir is None else task.public_num_examples(data_dir, "train")
+    published = None if data_dir is None else task.public_num_examples(data_dir, "train", config.data.layout)
     if published is not None:
         return published, "task"
     raise DpzoError(

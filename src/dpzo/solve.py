@@ -28,6 +28,10 @@ def solve_plan(
     The solved noise is the smallest, to 0.1 % in ε, whose ε does not exceed the one asked for. An expected batch of all
     units means every unit in every step, without a claim of sampling. Raises DpzoError on anything out of range,
     unsupported, or out of reach.
+
+    >>> plan = solve_plan(num_examples=50, expected_batch_size=50, steps=4, delta=0, epsilon=2, mechanism="laplace")
+    >>> plan.mechanism.scale  # b/C = T/ε for a full batch under pure ε
+    2.0
     """
     if (epsilon is None) == (noise_multiplier is None):
         raise DpzoError("give exactly one of --epsilon and --noise-multiplier")

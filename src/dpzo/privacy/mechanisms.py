@@ -131,6 +131,11 @@ def clip_rows(rows: npt.NDArray[np.floating], grid: Lattice) -> npt.NDArray[np.i
     row · min(1, C/‖row‖) / unit, rounded toward zero; a row with NaN or ±inf becomes 0. The norm is then checked in
     integers and shrunk by single units where floating-point error left it too long, so the bound holds exactly. Row i
     depends on row i alone.
+
+    >>> clip_rows(np.array([[3.0, 4.0], [0.3, 0.0], [np.nan, 1.0]]), Lattice(unit=0.001, bits=10, bound=1000, order=2))
+    array([[600, 800],
+           [300,   0],
+           [  0,   0]])
     """
     slopes = np.array(rows, dtype=np.float64)
     slopes[~np.isfinite(slopes).all(axis=1)] = 0.0

@@ -55,6 +55,9 @@ def poisson_members(num_units: int, sampling_prob: float, randomness: Randomness
     """The units of one batch: each of 0..num_units−1 joins independently with probability ⌊q·2⁶⁴⌋/2⁶⁴ ≤ q.
 
     Rounding the probability down is the safe side: amplification only improves as q falls. Shape (batch,), ascending.
+
+    >>> poisson_members(3, 1.0, SecretRandom())
+    array([0, 1, 2])
     """
     threshold = int(Fraction(sampling_prob) * 2**WORD_BITS)
     if threshold >= 2**WORD_BITS:

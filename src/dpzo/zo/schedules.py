@@ -37,7 +37,11 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """rate·(1 − p) after the warm-up, p = (step − warmup)/(steps − warmup): reaches 0 one step after the last."""
+    """rate·(1 − p) after the warm-up, p = (step − warmup)/(steps − warmup): reaches 0 one step after the last.
+
+    >>> [Linear(1.0, steps=4)(step) for step in range(4)]
+    [1.0, 0.75, 0.5, 0.25]
+    """
 
     learning_rate: float
     steps: int
