@@ -1,0 +1,159 @@
+"""Parquet files and folders of `datasets.save_to_disk`, read in place and in batches by pyarrow alone.
+
+The `datasets` library is not asked: what it opens it also likes to copy into a cache that others may read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dpzo.errors import DpzoError
+from dpzo.tasks.tables import Row, fail, shown
+
+BATCH = 4096
+"""Records decoded at a time; it bounds memory and changes nothing else."""
+
+
+def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Yield (record number from 1, {column: value}) of a parquet file; of its columns those named, if it has them all.
+
+    The file is mapped, and one batch is decoded at a time. Nothing is written anywhere.
+
+    Errors: DpzoError for a file that is not there, is no parquet, is damaged or empty, or lacks pyarrow to read it.
+    """
+    if path.is_dir():
+        fail(path, None, "is a folder; give a file")
+    parquet = _pyarrow("pyarrow.parquet")
+
+    def read() -> Iterator[Any]:
+        source = parquet.ParquetFile(path, memory_map=True)
+        wanted = _projection(path, source.schema_arrow, columns)
+        yield from source.iter_batches(batch_size=BATCH, columns=wanted, use_threads=False)
+
+    return _rows(path, "a whole parquet file", {}, read)
+
+
+def saved_rows(
+    path: Path,
+    columns: Sequence[str],
+    split: str | None,
+    default_split: str,
+    *,
+    name: Path | None = None,
+    opened: Callable[[], None] = lambda: None,
+) -> Iterator[Row]:
+    """Yield the records of a folder that `save_to_disk` wrote, as `parquet_rows` does; class labels by their names.
+
+    `split` must name one of its splits; without it a folder of several splits gives `default_split`, and a folder of
+    one table gives that. Its Arrow files are mapped where they lie; nothing is written anywhere. `name` stands for the
+    folder in errors; `opened` is called when all files are open, and may then remove them.
+
+    Errors: DpzoError for a folder that holds no data set, an unknown split, a damaged file.
+    """
+    folder = _split_folder(path, split, default_split)
+    state, info = _json(folder / "state.json"), _json(folder / "dataset_info.json")
+    name = path if name is None else name
+    try:
+        files = [folder / entry["filename"] for entry in state["_data_files"]]
+        features = info["features"]
+        names = {column: part["names"] for column, part in features.items() if part.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, AttributeError):
+        fail(name, None, "is no folder that datasets' save_to_disk wrote; save the data set there again")
+    arrow = _pyarrow("pyarrow")
+
+    def read() -> Iterator[Any]:
+        readers = [arrow.ipc.open_stream(arrow.memory_map(str(file))) for file in files]
+        opened()
+        for reader in readers:
+            wanted = _projection(name, reader.schema, columns)
+            for batch in reader:
+                part = batch if wanted is None else batch.select(wanted)
+                for start in range(0, part.num_rows, BATCH):
+                    yield part.slice(start, BATCH)
+
+    return _rows(name, "a whole data set", names, read)
+
+
+def _split_folder(path: Path, split: str | None, default_split: str) -> Path:
+    several = path / "dataset_dict.json"
+    if several.is_file():
+        found = _json(several)
+        splits = found.get("splits") if isinstance(found, dict) else None
+        if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
+            fail(path, None, "is no folder that datasets' save_to_disk wrote; save the data set there again")
+        return path / chosen_split(shown(path), splits, split, default_split)
+    if not (path / "state.json").is_file() or not (path / "dataset_info.json").is_file():
+        fail(path, None, "is a folder, but no data set; give a file, or a folder that datasets' save_to_disk wrote")
+    if split is not None:
+        fail(path, None, "holds one table and no splits; leave out --split")
+    return path
+
+
+def chosen_split(place: str, splits: Sequence[str], split: str | None, default_split: str) -> str:
+    """`split`, or the default one, if `place` has it. Errors: DpzoError with what was meant or what there is."""
+    wanted = default_split if split is None else split
+    if wanted in splits:
+        return wanted
+    near = get_close_matches(wanted, splits, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(splits) if splits else 'none'}"
+    raise DpzoError(f"{place}: has no split {wanted!r}; {hint} (--split names another)")
+
+
+def _projection(path: Path, schema: Any, columns: Sequence[str]) -> list[str] | None:
+    """The columns to read; all of them when one is missing, so that whoever checks can tell what there is."""
+    if len(set(schema.names)) != len(schema.names):
+        fail(path, None, "has two columns of one name; rename one of them")
+    return list(dict.fromkeys(columns)) if set(columns) <= set(schema.names) else None
+
+
+def _rows(path: Path, what: str, names: dict[str, list[str]], read: Callable[[], Iterator[Any]]) -> Iterator[Row]:
+    number = 0
+    try:
+        for batch in read():
+            for values in batch.to_pylist():
+                number += 1
+                for column in names.keys() & values.keys():
+                    values[column] = _class_name(names[column], values[column])
+                yield number, values
+    except DpzoError:
+        raise
+    except FileNotFoundError:
+        fail(path, None, "no such file; check the path")
+    except PermissionError:
+        fail(path, None, "may not be read; give yourself permission to read it")
+    except UnicodeDecodeError:
+        fail(path, None, "holds a text that is not UTF-8; write the file again")
+    except Exception as error:
+        # pyarrow's own texts quote what they stumbled over, and its exceptions are many: ValueErrors, OSErrors …
+        if type(error).__module__.partition(".")[0] != "pyarrow" and not isinstance(error, OSError | ValueError):
+            raise
+        fail(path, None, f"is not {what}, or it is damaged; write it again")
+    if number == 0:
+        fail(path, None, "has no records; give a file that has some")
+
+
+def _class_name(names: Sequence[str], value: Any) -> Any:
+    """datasets keeps a label as its number, and −1 for none."""
+    if not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        fail(path, None, "is missing or damaged; save the data set there again")
+
+
+def _pyarrow(module: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise DpzoError("--data: this format needs pyarrow; pip install 'dpzo[data]'") from None

@@ -1,0 +1,152 @@
+"""Chats to token rows: rendered by the tokenizer's own template, scored on the assistant's turns alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+
+from dpzo.data.chats import ASSISTANT, Message, unpacked
+from dpzo.errors import DpzoError
+from dpzo.lm.batching import Encoded
+from dpzo.lm.quiet import silent_libraries
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+Span = tuple[int, int]
+
+
+def chat_answer_tokens(max_length: int) -> int:
+    """Columns of a chat in which a token may be scored: all but the padding's and the first token's."""
+    return max_length - 2
+
+
+def encode_chats(tokenizer: Any, chats: Sequence[str], *, max_length: int, first_chat: int = 1) -> Encoded:
+    """Packed chats for a causal model: ℓ_i = −(1/n_i) Σ log p(token) over the n_i tokens of the assistant's turns.
+
+    A chat is rendered by the tokenizer's template as one text. The assistant's turns, each with what closes it, are
+    those that the template marks with `{% generation %}`; without marks, what each turn adds to the rendering of the
+    turns before it. What follows the last of them has no part in the loss and is dropped; a chat that is still longer
+    than max_length − 1 tokens loses its beginning, a leading special token excepted. A chat of which nothing is scored
+    (empty turns) is flagged as empty.
+
+    `first_chat` is the number of the first one, for errors. Errors: DpzoError for a tokenizer without a template or
+    of the slow kind, a template that refuses a chat or changes earlier turns when later ones follow.
+    """
+    _check(tokenizer, max_length)
+    rows, width, answers = len(chats), max_length, chat_answer_tokens(max_length)
+    tokens = np.full((rows, width), tokenizer.pad_token_id, dtype=np.int32)
+    scored = np.zeros((rows, answers), dtype=np.bool_)
+    lengths, reach = np.ones(rows, dtype=np.int32), np.zeros(rows, dtype=np.int32)
+    with silent_libraries():
+        for row, chat in enumerate(chats):
+            ids, marks = _cut(tokenizer, *_scored_tokens(tokenizer, unpacked(chat), first_chat + row), width - 1)
+            tokens[row, width - len(ids) :] = ids
+            lengths[row] = len(ids)
+            own = marks[1:]  # the first token has nothing before it to be predicted from
+            if any(own):
+                scored[row, answers - len(own) :] = own
+                reach[row] = len(own) - own.index(True)
+    return Encoded(
+        form="completion",
+        tokens=tokens,
+        token_types=None,
+        lengths=lengths,
+        answer_lengths=reach,
+        targets=np.zeros(rows, dtype=np.int64),
+        empty=reach == 0,
+        options=1,
+        max_answer_tokens=answers,
+        left_padded=True,
+        pad_token_id=int(tokenizer.pad_token_id),
+        scored=scored,
+    )
+
+
+def _check(tokenizer: Any, max_length: int) -> None:
+    if max_length < 5:
+        raise DpzoError(f"--max-length {max_length}: too short for a chat; it must be at least 5")
+    if not tokenizer.is_fast:
+        raise DpzoError(
+            "--kind chat: the model's tokenizer is not of the fast kind, so turns cannot be told apart in it"
+        )
+    if not isinstance(tokenizer.chat_template, str):
+        raise DpzoError(
+            "--kind chat: the model's tokenizer has no chat template; take a model that was made for chats, or give "
+            "prompt and completion columns"
+        )
+
+
+def _scored_tokens(tokenizer: Any, chat: list[Message], row: int) -> tuple[list[int], list[bool]]:
+    """All tokens of a chat, and which of them belong to the assistant."""
+    if _GENERATION.search(tokenizer.chat_template):
+        found = _rendered(tokenizer, chat, row, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        return list(found["input_ids"]), [bool(mark) for mark in found["assistant_masks"]]
+    text: str = _rendered(tokenizer, chat, row, tokenize=False)
+    spans = _spans(tokenizer, chat, text, row)
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    marks = [any(first < stop and begin < last for begin, stop in spans) for first, last in found["offset_mapping"]]
+    return list(found["input_ids"]), marks
+
+
+def _spans(tokenizer: Any, chat: list[Message], text: str, row: int) -> list[Span]:
+    """Where the assistant's turns lie in the rendered text, each from behind its opening to behind its closing."""
+    spans: list[Span] = []
+    for place, message in enumerate(chat):
+        if message.role != ASSISTANT:
+            continue
+        before, until = chat[:place], chat[: place + 1]
+        whole: str = text if place == len(chat) - 1 else _rendered(tokenizer, until, row, tokenize=False)
+        # Many templates refuse to render no messages; the turn then begins where the chat does.
+        plain: str = _rendered(tokenizer, before, row, tokenize=False) if before else ""
+        opened: str = _rendered(tokenizer, before, row, tokenize=False, add_generation_prompt=True) if before else ""
+        # An opening may already hold the start of a thought that this turn lacks: it counts as far as it agrees.
+        start = _agreement(opened, text)
+        end = _end(text, whole, start, message.content.strip())
+        if end is None or start < len(plain):
+            raise DpzoError(
+                f"--data: chat {row}: the tokenizer's chat template renders a turn of the assistant otherwise once "
+                "more turns follow; give a template with {% generation %} marks, or one chat for each answer"
+            )
+        spans.append((start, end))
+    return spans
+
+
+def _agreement(one: str, other: str) -> int:
+    """Characters that both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _end(text: str, until: str, start: int, content: str) -> int | None:
+    """Behind the turn that starts at `start`, whose chat up to it renders as `until`; None if that cannot be told."""
+    if text.startswith(until):
+        return len(until)
+    # The last turn may be dressed up (an empty thought); what counts is that the content and its closing are there.
+    place = until.rfind(content)
+    closed = until[place:] if content and place >= 0 else ""
+    return start + len(closed) if closed and text.startswith(closed, start) else None
+
+
+def _rendered(tokenizer: Any, chat: list[Message], row: int, **options: Any) -> Any:
+    try:
+        return tokenizer.apply_chat_template([message._asdict() for message in chat], **options)
+    except Exception as error:  # a template's own message may quote the chat
+        raise DpzoError(
+            f"--data: chat {row}: the tokenizer's chat template refuses this chat ({type(error).__name__}); many want "
+            "user and assistant to alternate, and know no other roles"
+        ) from None
+
+
+def _cut(tokenizer: Any, ids: list[int], marks: list[bool], room: int) -> tuple[list[int], list[bool]]:
+    """Up to the last scored token, and of that the last `room` tokens, leading special ones kept."""
+    if True in marks:
+        stop = len(marks) - marks[::-1].index(True)
+        ids, marks = ids[:stop], marks[:stop]
+    if len(ids) > room:
+        lead = min(sum(1 for _ in takewhile(lambda token: token == tokenizer.bos_token_id, ids)), room - 2)
+        ids = ids[:lead] + ids[len(ids) - room + lead :]
+        marks = marks[:lead] + marks[len(marks) - room + lead :]
+    return (ids, marks) if ids else ([tokenizer.pad_token_id], [False])
