@@ -256,10 +256,12 @@ def _read_records(
     config: RunConfig, task: Task, source: DataSource, split: Literal["train", "dev", "test"] = "train"
 ) -> Records:
     if source.folder is not None:
-        return task.load(source.folder, split)
+        return task.load(source.folder, split, config.data.layout)
     if source.file is None:
         raise DpzoError("give --data FILE, or --task NAME with --data-dir FOLDER")
     data = config.data
+    if data.task is not None:
+        return task.load_file(source.file, label_column=data.label_column, unit_column=data.unit_column)
     return load_records(
         source.file,
         kind=task.kind,

@@ -71,7 +71,7 @@ def plan(
 def train(
     output: Annotated[Path, typer.Option(help="New folder for the run.")],
     model: Annotated[str | None, typer.Option(help="Hugging Face name or local folder.")] = None,
-    task: Annotated[str | None, typer.Option(help="A built-in task; see dpzo tasks.")] = None,
+    task: Annotated[str | None, typer.Option(help="A built-in task (dpzo tasks), or your own: task.yaml.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
     data: Annotated[Path | None, typer.Option(help="Private csv, tsv or jsonl file (also .gz).")] = None,
     kind: Annotated[str | None, typer.Option(help="classification or completion; default: by the columns.")] = None,
@@ -104,12 +104,14 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Fine-tune privately: a model, a journal and a privacy card in --output."""
+    from dpzo.tasks import is_task_file, read_task_file
+
     if kind is None and (prompt_column is not None or completion_column is not None):
         kind = "completion"
     given = {
         "model.name": model,
         "model.trainable": trainable,
-        "data.task": task,
+        "data.task": read_task_file(task) if task is not None and is_task_file(task) else task,
         "data.kind": kind,
         "data.text_column": text_column,
         "data.label_column": label_column,

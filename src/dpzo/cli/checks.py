@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
 from dpzo.config import RunConfig
@@ -11,7 +10,7 @@ from dpzo.errors import DpzoError
 from dpzo.folder import require_new
 from dpzo.privacy.plan import relation_named
 from dpzo.solve import solve_plan
-from dpzo.tasks import TASKS
+from dpzo.tasks import find_task
 
 # A hub that has not answered by then will not make anyone happy; without a check of our own its library tries five
 # times over, for half a minute.
@@ -20,26 +19,31 @@ HUB_SECONDS = 8.0
 
 def check_run(config: RunConfig, data: Path | None, data_dir: Path | None, output: Path) -> None:
     """Refuse what a run could not begin with. Raises DpzoError naming the option and the mend."""
-    _check_task(config.data.task)
+    _check_task(config, data_dir)
     _check_source(config, data, data_dir)
     _check_plan(config)
     check_output(output)
     check_model(config.model.name, config.model.revision)
 
 
-def _check_task(name: str | None) -> None:
-    if name is not None and name not in TASKS:
-        near = get_close_matches(name, TASKS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(TASKS))}"
-        raise DpzoError(f"--task {name}: no such task; {hint} (dpzo tasks lists them)")
+def _check_task(config: RunConfig, data_dir: Path | None) -> None:
+    if config.data.task is None:
+        return
+    task = find_task(config.data.task)
+    if config.data.layout is not None and data_dir is not None:
+        task.layout(data_dir, config.data.layout)
 
 
 def _check_source(config: RunConfig, data: Path | None, data_dir: Path | None) -> None:
     if data is not None and data_dir is not None:
         raise DpzoError("give one of --data and --data-dir, not both")
-    if config.data.task is not None and data_dir is None:
-        mend = "use --data-dir instead of --data" if data is not None else "give one"
-        raise DpzoError(f"--data-dir is missing: the folder that holds the files of task {config.data.task}; {mend}")
+    if config.data.task is not None and data_dir is None and data is None:
+        if isinstance(config.data.task, str):
+            raise DpzoError(
+                f"--data-dir is missing: the folder that holds the files of task {config.data.task}; or give --data "
+                "FILE with the task's fields as its columns"
+            )
+        raise DpzoError("--data is missing: the file with the fields of your task as its columns")
     if config.data.task is None and data is None:
         raise DpzoError("--data is missing: a csv, tsv or jsonl file, or --task NAME with --data-dir FOLDER")
 

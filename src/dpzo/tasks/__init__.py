@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
 
+from dpzo.errors import DpzoError
 from dpzo.tasks.base import HubSource, Layout, Task, own_classification, own_completion
 from dpzo.tasks.boolq import BOOLQ
 from dpzo.tasks.cb import CB
@@ -18,6 +21,7 @@ from dpzo.tasks.metrics import METRICS
 from dpzo.tasks.mnli import MNLI
 from dpzo.tasks.mrpc import MRPC
 from dpzo.tasks.multirc import MULTIRC
+from dpzo.tasks.own import is_task_file, read_task_file, task_from
 from dpzo.tasks.qnli import QNLI
 from dpzo.tasks.qqp import QQP
 from dpzo.tasks.records import Records
@@ -58,6 +62,18 @@ TASKS: Mapping[str, Task] = {
 }
 """The built-in tasks by name."""
 
+
+def find_task(task: str | Mapping[str, Any]) -> Task:
+    """A built-in task by its name, or the task that a mapping declares. Errors: DpzoError with what was meant."""
+    if not isinstance(task, str):
+        return task_from(task)
+    if task in TASKS:
+        return TASKS[task]
+    near = get_close_matches(task, TASKS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(TASKS))}"
+    raise DpzoError(f"--task {task}: no such task; {hint} (dpzo tasks lists them)")
+
+
 __all__ = [
     "DEMO",
     "METRICS",
@@ -69,10 +85,14 @@ __all__ = [
     "Records",
     "Task",
     "demo_messages",
+    "find_task",
+    "is_task_file",
     "k_shot",
     "load_records",
     "own_classification",
     "own_completion",
     "read_table",
+    "read_task_file",
+    "task_from",
     "write_csv",
 ]

@@ -16,7 +16,7 @@ from dpzo.tasks.files import Kind, check_labels, records_from_rows
 from dpzo.tasks.layouts import HubSource, Layout, Split, frozen_map
 from dpzo.tasks.records import COMPLETION, PROMPT, Records
 from dpzo.tasks.tables import read_table, shown
-from dpzo.tasks.templates import MASK, fields_of, names_in, render
+from dpzo.tasks.templates import MASK, fields_of, names_in, render, slots_in
 
 __all__ = ["HubSource", "Layout", "Metric", "Split", "Task", "frozen_map", "own_classification", "own_completion"]
 
@@ -121,25 +121,27 @@ class Task:
         named = (name for form in forms for name in fields_of(form) if name != MASK)
         return tuple(dict.fromkeys((*named, *(self.option_fields or ()))))
 
-    def prompts(self, records: Records) -> tuple[str, ...]:
+    def prompts(self, records: Records) -> Sequence[str]:
         """The n prompts of a causal model: the template with each record's texts put in."""
         return self._rendered(self.template, records)
 
-    def texts(self, records: Records) -> tuple[str, ...]:
+    def texts(self, records: Records) -> Sequence[str]:
         """The n texts that an encoder reads: the first of `inputs`."""
         return self._rendered(self.inputs[0], records)
 
-    def pairs(self, records: Records) -> tuple[str, ...] | None:
+    def pairs(self, records: Records) -> Sequence[str] | None:
         """The n second texts of a pair task; None for single texts."""
         return self._rendered(self.inputs[1], records) if len(self.inputs) == 2 else None
 
-    def masked(self, records: Records) -> tuple[tuple[str, str], ...]:
-        """(before, after) the mask, for each of the n records: apart, so that a text which spells a mask is no mask."""
+    def mask_fields(self, records: Records) -> Mapping[str, Sequence[str]]:
+        """What stands in each pair of braces of `mask_template`, filters applied: {slot: n texts}, without `{mask}`.
+
+        Slots and not prompts, so that whoever puts them together knows where the mask is, whatever a text spells.
+        """
         if self.mask_template is None:
             raise DpzoError(f"task {self.name}: has no mask_template, so a masked language model cannot be asked")
-        before, _, after = self.mask_template.partition("{mask}")
-        left, right = (self._rendered(part, records) for part in (before, after))
-        return tuple(zip(left, right, strict=True))
+        slots = (slot for slot in slots_in(self.mask_template) if slot != MASK)
+        return {slot: self._rendered(f"{{{slot}}}", records) for slot in slots}
 
     def options(self, records: Records) -> tuple[tuple[str, ...], ...]:
         """The options of each of the n records, as they follow its prompt; (n, number of labels)."""
@@ -148,8 +150,10 @@ class Task:
         answers = [render(self.answer_template, {COMPLETION: column}, len(records)) for column in columns]
         return tuple(zip(*answers, strict=True))
 
-    def answers(self, records: Records) -> tuple[str, ...]:
+    def answers(self, records: Records) -> Sequence[str]:
         """The n texts that follow the prompts in training."""
+        if self.answer_template == f"{{{COMPLETION}}}":
+            return records.completions
         return render(self.answer_template, {COMPLETION: records.completions}, len(records))
 
     def blank(self, records: Records) -> NDArray[np.bool_]:
@@ -157,7 +161,9 @@ class Task:
         columns = [self._column(name, records) for name in self.text_fields]
         return np.array([not any(text.strip() for text in row) for row in zip(*columns, strict=True)], np.bool_)
 
-    def _rendered(self, template: str, records: Records) -> tuple[str, ...]:
+    def _rendered(self, template: str, records: Records) -> Sequence[str]:
+        if template[1:-1] in records.fields and template == f"{{{template[1:-1]}}}":
+            return self._column(template[1:-1], records)  # as it is: a million texts need no copy
         return render(template, {name: self._column(name, records) for name in names_in(template)}, len(records))
 
     def _column(self, name: str, records: Records) -> Sequence[str]:

@@ -51,12 +51,12 @@ def fields_of(template: str, what: str = "template") -> tuple[str, ...]:
 
 def names_in(template: str, what: str = "template") -> tuple[str, ...]:
     """As `fields_of`, of a part of a template, which may name none."""
-    return tuple(dict.fromkeys(slot.partition("|")[0] for slot in _slots(template, what)))
+    return tuple(dict.fromkeys(slot.partition("|")[0] for slot in slots_in(template, what)))
 
 
 def render(template: str, columns: Mapping[str, Sequence[str]], count: int) -> tuple[str, ...]:
     """The template with record i's texts put in, for i < count. Braces within a text are left as they are."""
-    slots = _slots(template, "answer_template")  # it was checked as what it is; here every field is welcome
+    slots = slots_in(template, "answer_template")  # it was checked as what it is; here every field is welcome
     made = {slot: [_filtered(slot, text) for text in columns[slot.partition("|")[0]]] for slot in slots}
     return tuple(template.format_map({slot: texts[i] for slot, texts in made.items()}) for i in range(count))
 
@@ -67,7 +67,7 @@ def _filtered(slot: str, text: str) -> str:
     return text
 
 
-def _slots(template: str, what: str) -> tuple[str, ...]:
+def slots_in(template: str, what: str) -> tuple[str, ...]:
     """What stands in the braces, filters included, each once."""
     try:
         parts = list(Formatter().parse(template))
