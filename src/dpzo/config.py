@@ -48,18 +48,20 @@ class ModelConfig(_Group):
 class DataConfig(_Group):
     """What is declared about the data. Everything here is public and must be known without opening the file."""
 
-    task: str | None = Field(None, description="a built-in task; see dpzo tasks")
-    kind: Literal["classification", "completion"] | None = None
+    task: str | dict[str, Any] | None = Field(None, description="a built-in task (dpzo tasks), or one's own in full")
+    layout: str | None = Field(None, description="which published form of the task's data; default: the first found")
+    kind: Literal["classification", "completion", "chat"] | None = None
     text_column: str = "text"
     label_column: str = "label"
     prompt_column: str = "prompt"
     completion_column: str = "completion"
+    messages_column: str = Field("messages", description="column of a chat's messages, each with role and content")
     unit_column: str | None = Field(None, description="column naming the person or other unit that is protected")
     labels: tuple[str, ...] | None = Field(None, description="declared label set, in order")
     label_words: tuple[str, ...] | None = Field(None, description="what a causal model says for each label")
     template: str = Field("{text}", description="prompt around the text, for causal models")
     max_length: Count | None = Field(None, description="tokens a record is padded or cut to; default: the task's")
-    max_answer_tokens: Count = Field(32, description="tokens a completion is cut to")
+    max_answer_tokens: Count | None = Field(None, description="tokens a completion is cut to; default: the task's")
 
 
 class PrivacyConfig(_Group):
@@ -147,7 +149,9 @@ WITHOUT_FLAG = frozenset(
         "model.revision",
         "model.lora_rank",
         "model.lora_alpha",
+        "data.layout",
         "data.max_answer_tokens",
+        "data.messages_column",
         "training.directions",
         "training.schedule",
         "training.warmup_steps",

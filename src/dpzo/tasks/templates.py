@@ -67,7 +67,7 @@ def _filtered(slot: str, text: str) -> str:
     return text
 
 
-def slots_in(template: str, what: str) -> tuple[str, ...]:
+def slots_in(template: str, what: str = "template") -> tuple[str, ...]:
     """What stands in the braces, filters included, each once."""
     try:
         parts = list(Formatter().parse(template))
