@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from dpzo.errors import DpzoError
 from dpzo.lm.encoding import encode_classes, encode_completions, encode_options
 from dpzo.lm.initialiser import seeded_initialiser
-from dpzo.lm.losses import answer_log_probs, class_cross_entropy, mean_answer_log_prob, option_cross_entropy
+from dpzo.lm.losses import answer_log_probs, class_cross_entropy, mean_answer_log_prob
 from dpzo.lm.models import load_model
 from dpzo.lm.objectives import TokenObjective
 
@@ -133,7 +133,6 @@ def test_cross_entropy_is_per_row_and_exact(rows: list[list[float]], data: st.Da
 def test_losses_are_fp32_even_for_half_precision_logits() -> None:
     logits = torch.tensor([[3.0, 1.0], [0.5, 0.25]], dtype=torch.bfloat16)
     assert class_cross_entropy(logits, torch.tensor([0, 1])).dtype == torch.float32
-    assert option_cross_entropy(logits, torch.tensor([0, 1])).dtype == torch.float32
 
 
 def test_a_non_finite_row_stays_alone() -> None:

@@ -1,30 +1,39 @@
 """Language models: loading, fixed-shape batches, per-example losses, isolation."""
 
+from dpzo.lm.adapters import ADAPTERS, LoraSettings
 from dpzo.lm.batching import Encoded
 from dpzo.lm.encoder import EncoderClassifier
 from dpzo.lm.encoding import encode_classes, encode_completions, encode_options
 from dpzo.lm.fingerprint import fingerprint, fingerprint_tensors
 from dpzo.lm.initialiser import seeded_initialiser
 from dpzo.lm.isolation import RowShape
-from dpzo.lm.lora import LoraSettings
+from dpzo.lm.masking import encode_masked, template_pieces
+from dpzo.lm.measures import MEASURES, Measure, check_measure
 from dpzo.lm.memory import planned_memory
 from dpzo.lm.models import LoadedModel, load_model, peek_architecture
 from dpzo.lm.objectives import FeatureObjective, TokenObjective, UnitObjective, group_units
-from dpzo.lm.prepare import Shapes, isolated_shapes, make_objective, synthetic_objective
+from dpzo.lm.prepare import Shapes, isolated_shapes, make_objective, settle_shift, synthetic_objective
 from dpzo.lm.saving import load_saved, save
+from dpzo.lm.storage import Storage
 
 __all__ = [
+    "ADAPTERS",
+    "MEASURES",
     "Encoded",
     "EncoderClassifier",
     "FeatureObjective",
     "LoadedModel",
     "LoraSettings",
+    "Measure",
     "RowShape",
     "Shapes",
+    "Storage",
     "TokenObjective",
     "UnitObjective",
+    "check_measure",
     "encode_classes",
     "encode_completions",
+    "encode_masked",
     "encode_options",
     "fingerprint",
     "fingerprint_tensors",
@@ -37,5 +46,7 @@ __all__ = [
     "planned_memory",
     "save",
     "seeded_initialiser",
+    "settle_shift",
     "synthetic_objective",
+    "template_pieces",
 ]

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dpzo.errors import DpzoError
 
-Form = Literal["classes", "completion", "options"]
-"""What a record is scored by: class logits, its own answer, or the best of several answers."""
+Form = Literal["classes", "completion", "options", "mask"]
+"""What a record is scored by: class logits, its own answer, the best of several answers, or a word at the mask."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +38,9 @@ class Encoded:
     max_answer_tokens: int  # 0 for classes
     left_padded: bool
     pad_token_id: int
+    mask_positions: NDArray[np.int32] | None = None  # (rows,), the column of the mask; for `mask` only
+    scored: NDArray[np.bool_] | None = None  # (rows, max_answer_tokens), where an answer lies in several pieces
+    word_ids: tuple[int, ...] = ()  # the token of each class's label word; for `mask` only
 
     def __post_init__(self) -> None:
         rows, width = self.tokens.shape
@@ -50,6 +53,14 @@ class Encoded:
             raise ValueError("a row needs one token and one column of padding")
         if rows and (self.answer_lengths.max() > self.max_answer_tokens or (self.answer_lengths >= self.lengths).any()):
             raise ValueError("an answer is longer than declared, or nothing precedes it")
+        if self.scored is not None and (self.form, *self.scored.shape) != ("completion", rows, self.max_answer_tokens):
+            raise ValueError("which tokens are scored is for completions, one flag a column of the answer")
+        if (self.form == "mask") != (self.mask_positions is not None) or (self.form == "mask") != bool(self.word_ids):
+            raise ValueError("a mask needs its column and its label words, and nothing else does")
+        if self.mask_positions is not None and (
+            self.mask_positions.shape != (rows,) or (self.mask_positions >= self.lengths).any()
+        ):
+            raise ValueError("a mask lies outside its row")
 
     def __repr__(self) -> str:
         return f"Encoded({self.form}, max_length={self.max_length})"
@@ -74,8 +85,10 @@ class MicroBatch:
     token_types: Tensor | None  # (rows, max_length) int64
     answer_lengths: Tensor  # (rows,) int64
     targets: Tensor  # (records,) int64
+    mask_positions: Tensor | None  # (rows,) int64; 0 for filling
     start: int  # where its records stand in the request
     count: int  # how many of them are real
+    scored: Tensor | None = None  # (rows, max_answer_tokens) bool; the last columns, where not all of them count
 
 
 def microbatches(
@@ -103,6 +116,16 @@ def microbatches(
         answers[:real] = encoded.answer_lengths[rows]
         targets = np.zeros(microbatch_size, dtype=np.int64)
         targets[:count] = encoded.targets[chosen]
+        masks: Tensor | None = None
+        if encoded.mask_positions is not None:
+            places = np.zeros(total, dtype=np.int64)
+            places[:real] = encoded.mask_positions[rows]
+            masks = torch.from_numpy(places).to(device)
+        flags: Tensor | None = None
+        if encoded.scored is not None:
+            pieces = np.zeros((total, encoded.max_answer_tokens), dtype=np.bool_)
+            pieces[:real] = encoded.scored[rows]
+            flags = torch.from_numpy(pieces).to(device)
         types: Tensor | None = None
         if encoded.token_types is not None:
             kinds = np.zeros((total, width), dtype=np.int64)
@@ -119,6 +142,8 @@ def microbatches(
             token_types=types,
             answer_lengths=torch.from_numpy(answers).to(device),
             targets=torch.from_numpy(targets).to(device),
+            mask_positions=masks,
             start=start,
             count=count,
+            scored=flags,
         )

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from dpzo.lm.models import Initialiser
+from dpzo.lm.trainable import Initialiser
 from dpzo.zo.directions import public_uniform
 
 

@@ -36,6 +36,8 @@ class RowShape:
     left_padded: bool = False
     pad_token_id: int = 0
     with_token_types: bool = False
+    word_ids: tuple[int, ...] = ()  # the label words' tokens, for `mask`
+    mask_token_id: int = 0
 
     @classmethod
     def of(cls, encoded: Encoded, vocabulary: int, num_classes: int) -> RowShape:
@@ -49,6 +51,7 @@ class RowShape:
             left_padded=encoded.left_padded,
             pad_token_id=encoded.pad_token_id,
             with_token_types=encoded.token_types is not None,
+            word_ids=encoded.word_ids,
         )
 
 
@@ -57,7 +60,7 @@ def synthetic_rows(shape: RowShape, records: int) -> Encoded:
     draw = np.random.Generator(np.random.PCG64(_SYNTHETIC_SEED))
     options = shape.num_classes if shape.form == "options" else 1
     rows, width = records * options, shape.max_length
-    shortest = 1 if shape.form == "classes" else 2
+    shortest = 1 if shape.form in ("classes", "mask") else 2
     lengths = draw.integers(shortest, width, size=rows, dtype=np.int32)
     by_record = lengths.reshape(records, options)
     by_record[::FULL_EVERY] = width - 1
@@ -68,9 +71,13 @@ def synthetic_rows(shape: RowShape, records: int) -> Encoded:
     tokens[(columns < first) | (columns >= first + lengths[:, None])] = shape.pad_token_id
     most = np.minimum(shape.max_answer_tokens, lengths - 1)
     answers = np.zeros(rows, dtype=np.int32)
-    if shape.form != "classes":
+    if shape.form in ("completion", "options"):
         answers = draw.integers(1, most + 1, size=rows, dtype=np.int32)
     classes = 1 if shape.form == "completion" else shape.num_classes
+    masks: NDArray[np.int32] | None = None
+    if shape.form == "mask":
+        masks = draw.integers(0, lengths, dtype=np.int32)
+        tokens[np.arange(rows), masks] = shape.mask_token_id
     return Encoded(
         form=shape.form,
         tokens=tokens,
@@ -83,6 +90,8 @@ def synthetic_rows(shape: RowShape, records: int) -> Encoded:
         max_answer_tokens=shape.max_answer_tokens,
         left_padded=shape.left_padded,
         pad_token_id=shape.pad_token_id,
+        mask_positions=masks,
+        word_ids=shape.word_ids,
     )
 
 

@@ -52,8 +52,3 @@ def mean_scored_log_prob(logits: Tensor, input_ids: Tensor, scored: Tensor) -> T
     terms = answer_log_probs(logits, input_ids, every).double()
     total = torch.where(scored, terms, torch.zeros((), dtype=terms.dtype, device=terms.device)).sum(dim=1)
     return total / scored.sum(dim=1).clamp(min=1).double()
-
-
-def option_cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy over a record's options, whose scores are mean log-probabilities; (B, R), (B,) → (B,) fp32."""
-    return class_cross_entropy(scores, targets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dpzo.lm.encoder import EncoderClassifier
+from dpzo.lm.fingerprint import plain_tensors
 from dpzo.lm.isolation import RowShape
 from dpzo.lm.models import LoadedModel
 
@@ -16,7 +17,7 @@ def planned_memory(loaded: LoadedModel, shape: RowShape, microbatch_size: int) -
     """
     module = loaded.module
     parameters = dict(module.named_parameters())
-    weights = sum(p.numel() * p.element_size() for p in parameters.values())
+    weights = sum(t.numel() * t.element_size() for t in plain_tensors(parameters).values())
     largest = max(parameters[name].numel() for name in loaded.trainable_names)
     model: Any = module.encoder if isinstance(module, EncoderClassifier) else module
     hidden = int(getattr(model.config, "hidden_size", 0))
@@ -24,5 +25,5 @@ def planned_memory(loaded: LoadedModel, shape: RowShape, microbatch_size: int) -
     inner = wide if isinstance(wide, int) else 4 * hidden
     rows = microbatch_size * (shape.num_classes if shape.form == "options" else 1)
     activations = 4 * rows * shape.max_length * (6 * hidden + 2 * inner)
-    logits = 0 if shape.form == "classes" else 8 * rows * (shape.max_answer_tokens + 1) * shape.vocabulary
+    logits = 0 if shape.form in ("classes", "mask") else 8 * rows * (shape.max_answer_tokens + 1) * shape.vocabulary
     return weights + 4 * largest + activations + logits

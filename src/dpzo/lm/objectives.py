@@ -16,15 +16,24 @@ from torch import Tensor, nn
 from dpzo.errors import DpzoError
 from dpzo.lm.batching import Encoded, MicroBatch, microbatches
 from dpzo.lm.encoder import EncoderClassifier
-from dpzo.lm.losses import class_cross_entropy, mean_answer_log_prob, option_cross_entropy
+from dpzo.lm.losses import mean_answer_log_prob, mean_scored_log_prob
+from dpzo.lm.measures import Measure, answer_measure, check_measure, class_measure
 from dpzo.lm.quiet import silent_libraries
+from dpzo.lm.virtual import unwrapped, virtual_prompt
 
 Losses = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
 class Objective(Protocol):
-    """Losses of records (or units), each a function of the weights and of that record alone."""
+    """Any function from a model and records to one number a record, smaller being better.
+
+    A zeroth-order step asks for values only, so the number may be an accuracy, an F1 score or the verdict of a program:
+    nothing is differentiated. What an objective must keep: number i is a function of the weights and record i alone,
+    bit for bit (no batch statistics, no padding to the longest record, no state), and has no side effect. NaN and ±inf
+    are allowed, and count as a row of zeros. Clipping bounds what a record may weigh, so no bound on the number is
+    needed.
+    """
 
     def losses(self, records: Indices, /) -> Losses:
         """Loss of each named record, shape (B,), in nats; (0,) for none."""
@@ -46,13 +55,16 @@ class TokenObjective:
     `isolation.check_isolation` has passed, for an unchanged thread count. An empty record's loss is 0 at every θ.
     """
 
-    def __init__(self, module: nn.Module, encoded: Encoded, microbatch_size: int) -> None:
+    def __init__(self, module: nn.Module, encoded: Encoded, microbatch_size: int, measure: Measure = "loss") -> None:
         if microbatch_size < 1:
             raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")
         self.module = module
         self.encoded = encoded
         self.microbatch_size = microbatch_size
-        self._accepted = frozenset(inspect.signature(_unwrapped(module).forward).parameters)
+        self.measure = check_measure(measure, encoded.form)
+        if encoded.scored is not None and measure != "loss":
+            raise DpzoError(f"--objective {measure}: is not for chats; leave it out")
+        self._accepted = frozenset(inspect.signature(unwrapped(module).forward).parameters)
 
     def __repr__(self) -> str:
         return f"TokenObjective({self.encoded!r}, microbatch_size={self.microbatch_size})"
@@ -72,7 +84,7 @@ class TokenObjective:
             raise DpzoError("a completion task has no classes to predict; compare its losses")
         result = np.full(len(records), -1, dtype=np.int64)
         for batch, logits in self.run(records):
-            table = logits if self.encoded.form == "classes" else self._answer_scores(batch, logits)
+            table = logits if self.encoded.form in ("classes", "mask") else self._answer_scores(batch, logits)
             result[batch.start : batch.start + batch.count] = _argmax(table)[: batch.count]
         return result
 
@@ -81,10 +93,32 @@ class TokenObjective:
         device = next(self.module.parameters()).device
         with silent_libraries(), torch.no_grad():
             for batch in microbatches(self.encoded, records, self.microbatch_size, device):
-                yield batch, self._logits(batch)
+                yield batch, self._mask_logits(batch) if self.encoded.form == "mask" else self._logits(batch)
+
+    def _mask_logits(self, batch: MicroBatch) -> Tensor:
+        """Logits of the label words at the mask, (m, C) fp32; the output layer sees the mask's column alone."""
+        assert batch.mask_positions is not None
+        places = batch.mask_positions
+        rows = torch.arange(len(places), device=places.device)
+        width = batch.input_ids.shape[1]
+
+        def at_mask(_layer: nn.Module, arguments: tuple[Any, ...]) -> Any:
+            hidden = arguments[0]
+            return (hidden[rows, places][:, None], *arguments[1:]) if hidden.shape[:2] == (len(rows), width) else None
+
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        output_layer: Any = unwrapped(self.module)
+        hook = output_layer.get_output_embeddings().register_forward_pre_hook(at_mask)
+        try:
+            logits: Tensor = self.module(**inputs).logits
+        finally:
+            hook.remove()
+        chosen = logits[:, 0] if logits.shape[1] == 1 else logits[rows, places]
+        return chosen[:, list(self.encoded.word_ids)].float()
 
     def _logits(self, batch: MicroBatch) -> Tensor:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        prompt = virtual_prompt(self.module)
         if batch.token_types is not None and "token_type_ids" in self._accepted:
             inputs["token_type_ids"] = batch.token_types
         if "use_cache" in self._accepted:
@@ -98,15 +132,18 @@ class TokenObjective:
         needed = self.encoded.max_answer_tokens + 1
         if "logits_to_keep" in self._accepted:
             inputs["logits_to_keep"] = needed
-        logits: Tensor = self.module(**inputs).logits
+        model: Any = self.module if prompt is None else prompt.model
+        logits: Tensor = model(**(inputs if prompt is None else prompt.before(inputs, self._accepted))).logits
         return logits[:, -needed:, :]
 
     def record_losses(self, batch: MicroBatch, logits: Tensor) -> Tensor:
-        """Losses of a micro-batch's records, filling included, shape (m,)."""
-        if self.encoded.form == "classes":
-            return class_cross_entropy(logits, batch.targets)
-        scores = self._answer_scores(batch, logits)
-        return -scores[:, 0] if self.encoded.form == "completion" else option_cross_entropy(scores, batch.targets)
+        """Losses (or what `measure` asks for) of a micro-batch's records, filling included, shape (m,)."""
+        if batch.scored is not None:
+            return -mean_scored_log_prob(logits, batch.input_ids, batch.scored)
+        if self.encoded.form == "completion":
+            return answer_measure(self.measure, logits, batch.input_ids, batch.answer_lengths)
+        scores = self._answer_scores(batch, logits) if self.encoded.form == "options" else logits
+        return class_measure(self.measure, scores, batch.targets)
 
     def _answer_scores(self, batch: MicroBatch, logits: Tensor) -> Tensor:
         """Mean log-probability of each option, shape (m, options)."""
@@ -127,11 +164,13 @@ class FeatureObjective:
         targets: Indices,
         empty: NDArray[np.bool_],
         microbatch_size: int,
+        measure: Measure = "loss",
     ) -> None:
         if microbatch_size < 1:
             raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")
         self.module = module
         self.microbatch_size = microbatch_size
+        self.measure = check_measure(measure, "classes")
         self._features = features
         self._targets = torch.from_numpy(np.array(targets, dtype=np.int64)).to(features.device)
         self._empty = empty
@@ -145,7 +184,7 @@ class FeatureObjective:
         result = np.zeros(len(records), dtype=np.float64)
         with torch.no_grad():
             for start, (features, targets) in enumerate(self._blocks(records)):
-                values = class_cross_entropy(self.module.head(features), targets).cpu().numpy()
+                values = class_measure(self.measure, self.module.head(features), targets).cpu().numpy()
                 place = slice(start * self.microbatch_size, (start + 1) * self.microbatch_size)
                 result[place] = values[: len(result[place])]
         result[self._empty[np.asarray(records, dtype=np.int64)]] = 0.0
@@ -242,13 +281,4 @@ def group_units(unit_of_record: Indices, num_units: int) -> tuple[Indices, ...]:
 def _argmax(scores: Tensor) -> Indices:
     best = torch.where(torch.isfinite(scores).all(dim=-1), scores.argmax(dim=-1), -1)
     result: Indices = best.cpu().numpy()
-    return result
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The model under PEFT's wrapper, whose signature tells which inputs it takes."""
-    inner: Any = module
-    while hasattr(inner, "get_base_model"):
-        inner = inner.get_base_model()
-    result: nn.Module = inner
     return result

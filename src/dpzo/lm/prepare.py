@@ -12,6 +12,7 @@ from torch import nn
 from dpzo.lm.batching import Encoded
 from dpzo.lm.encoder import EncoderClassifier
 from dpzo.lm.isolation import RowShape, choose_microbatch, lively, synthetic_rows
+from dpzo.lm.measures import Measure
 from dpzo.lm.models import LoadedModel
 from dpzo.lm.objectives import (
     FeatureObjective,
@@ -21,6 +22,8 @@ from dpzo.lm.objectives import (
     TokenObjective,
     compute_features,
 )
+from dpzo.zo.parameters import TrainableParameters
+from dpzo.zo.shift import check_shift
 
 HEAD_BLOCKS = (256, 128, 512, 64, 32, 8, 1)
 """Records a block when only a head is evaluated; tried in this order."""
@@ -53,18 +56,38 @@ def isolated_shapes(loaded: LoadedModel, shape: RowShape, preferred: int | None 
         return TokenProbe(module, rows, size)
 
     with lively(module, loaded.trainable_names):
-        size = choose_microbatch(make, shape, preferred)
+        if loaded.has_experts:  # how many rows an expert multiplies at once hangs on what its neighbours say
+            size = choose_microbatch(make, shape, candidates=(1,))
+        else:
+            size = choose_microbatch(make, shape, preferred)
     return Shapes(size, _head_block(loaded) if keeps_features(loaded) else None, torch.get_num_threads())
 
 
-def make_objective(loaded: LoadedModel, encoded: Encoded, shapes: Shapes) -> TokenObjective | FeatureObjective:
+def settle_shift(parameters: TrainableParameters, synthetic: Objective, records: int) -> None:
+    """Hold shifted weights whole where holding them a layer at a time would give other bits.
+
+    Some families read a weight outside the call of the layer that owns it, and a shift held by layers would miss it.
+    `synthetic` is the production objective over at least `records` public synthetic records.
+    """
+    if parameters.effective_materialise() == "all":
+        parameters.materialise = "all"
+        return
+    units = np.arange(records, dtype=np.int64)
+    parameters.materialise = (
+        "layer" if check_shift(parameters, lambda: synthetic.losses(units)).layer_is_safe else "all"
+    )
+
+
+def make_objective(
+    loaded: LoadedModel, encoded: Encoded, shapes: Shapes, measure: Measure = "loss"
+) -> TokenObjective | FeatureObjective:
     """The objective over `encoded`; with a frozen encoder its features are computed here, once, and kept in memory."""
     if shapes.head_block is None:
-        return TokenObjective(loaded.module, encoded, shapes.microbatch_size)
+        return TokenObjective(loaded.module, encoded, shapes.microbatch_size, measure)
     module = loaded.module
     assert isinstance(module, EncoderClassifier)
     features = compute_features(module, encoded, shapes.microbatch_size)
-    return FeatureObjective(module, features, encoded.targets, encoded.empty, shapes.head_block)
+    return FeatureObjective(module, features, encoded.targets, encoded.empty, shapes.head_block, measure)
 
 
 def synthetic_objective(loaded: LoadedModel, shape: RowShape, shapes: Shapes) -> TokenObjective | FeatureObjective:

@@ -16,7 +16,17 @@ import transformers.utils.logging
 
 _TRANSFORMERS: Any = transformers.utils.logging
 _HUB: Any = huggingface_hub.utils
-_NOISY = ("transformers", "peft", "huggingface_hub", "tokenizers", "safetensors")
+_NOISY = (
+    "transformers",
+    "peft",
+    "huggingface_hub",
+    "tokenizers",
+    "safetensors",
+    "accelerate",
+    "bitsandbytes",
+    "torchao",
+    "torch.utils._pytree",  # it speaks while torchao is imported, as PEFT does where torchao is installed
+)
 
 
 @contextmanager

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dpzo.errors import DpzoError
 from dpzo.lm.encoder import EncoderClassifier
-from dpzo.lm.models import Initialiser, Kind, LoadedModel, load_model, settle
+from dpzo.lm.models import LoadedModel, load_model, settle
 from dpzo.lm.quiet import global_generators_kept, silent_libraries
+from dpzo.lm.sources import Architecture, Kind
+from dpzo.lm.storage import Storage
+from dpzo.lm.trainable import Initialiser
 
 _HEAD_WEIGHTS = "head.safetensors"
 _HEAD_CARD = "head.json"
@@ -90,9 +92,9 @@ def _plain_lines(loaded: LoadedModel, max_length: int) -> str:
     whole = "AutoModel.from_pretrained(folder).eval()"
     return _PLAIN.format(
         labels_file=_HEAD_CARD,
-        peft_word=", peft" if loaded.lora is not None else "",
-        peft_import="from peft import PeftModel\n" if loaded.lora is not None else "",
-        encoder=adapter if loaded.lora is not None else whole,
+        peft_word=", peft" if loaded.has_adapter else "",
+        peft_import="from peft import PeftModel\n" if loaded.has_adapter else "",
+        encoder=adapter if loaded.has_adapter else whole,
         max_length=max_length,
     )
 
@@ -103,11 +105,16 @@ def load_saved(
     *,
     base: str | Path | None = None,
     num_labels: int | None = None,
+    architecture: Architecture | None = None,
+    storage: Storage | None = None,
     device: str | torch.device = "cpu",
 ) -> LoadedModel:
     """Load what `save` wrote, for evaluation: nothing in it is trainable.
 
-    `base` overrides the base model that an adapter names. Errors: `DpzoError` when the folder is not one of ours.
+    `base` overrides the base model that an adapter names. A masked language model that answers by label words has to
+    be named by `architecture`; `storage` is how the base was held in training.
+
+    Errors: `DpzoError` when the folder is not one of ours.
     """
     path = Path(folder)
     adapter, head = path / "adapter_config.json", path / _HEAD_WEIGHTS
@@ -131,12 +138,15 @@ def load_saved(
         kind,
         initialiser=_unused,
         num_labels=num_labels,
-        trainable=".",
-        architecture="encoder" if weights is not None else None,
+        trainable="head",
+        architecture="encoder" if weights is not None else architecture,
+        storage=Storage() if storage is None else storage,
     )
     module: nn.Module = loaded.module
     with silent_libraries(), global_generators_kept():
         if adapter.is_file():
+            from peft import PeftModel
+
             inner: Any = module.encoder if isinstance(module, EncoderClassifier) else module
             adapted: Any = PeftModel.from_pretrained(inner, str(path), use_safetensors=True)
             if isinstance(module, EncoderClassifier):
