@@ -8,18 +8,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from rich.markdown import Markdown
 
 from dpzo import runs
 from dpzo.assembly import assemble, objective
+from dpzo.baselines import train_without_privacy
 from dpzo.cli.screen import err, out, watching
 from dpzo.config import parse_config
 from dpzo.errors import DpzoError
 from dpzo.report import CARD_MARKDOWN
 from dpzo.tasks import DEMO, demo_messages, write_csv
-from dpzo.train import Job
-from dpzo.zo import Objective, central_difference
 
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 EPSILON, DELTA = 2.0, 1e-5
@@ -77,7 +75,7 @@ def _demo(model: Path, folder: Path) -> None:
     accuracy = runs.judge(parts.subject, test)
     before = accuracy()["value"]
     start = parts.job.parameters.state()
-    _train_without_privacy(parts.job, private, len(train))
+    train_without_privacy(parts.job, private, len(train))
     ceiling = accuracy()["value"]
     parts.job.parameters.load(start)
     run = folder / "run"
@@ -96,15 +94,3 @@ def _demo(model: Path, folder: Path) -> None:
     out.print(
         f"replayed from base model and journal alone: equal, bit for bit (fingerprint {rebuilt.fingerprint[:16]}…)"
     )
-
-
-def _train_without_privacy(job: Job, public: Objective, num_units: int) -> None:
-    """The same steps on the same directions, with public batches, no clipping and no noise: what privacy costs."""
-    batches = np.random.Generator(np.random.PCG64(0))
-    state = job.update.init(job.parameters)
-    for step in range(job.plan.steps):
-        units = np.flatnonzero(batches.random(num_units) < job.plan.sampler.sampling_prob)
-        directions = job.scheme.at(step)
-        rows = central_difference(public, job.parameters, units, directions, job.smoothing)
-        job.update.apply(job.parameters, state, directions, rows.sum(axis=0), step)
-    job.update.finish(job.parameters, state)
