@@ -166,7 +166,7 @@ def test_a_replay_from_base_model_and_journal_gives_the_same_model(
     def refuse(*arguments: Any, **options: Any) -> None:
         raise AssertionError("a replay reads no data and draws nothing")
 
-    monkeypatch.setattr("dpzo.runs.load_records", refuse)
+    monkeypatch.setattr("dpzo.runs.read_records", refuse)
     monkeypatch.setattr("os.urandom", refuse)
     alone = tmp_path / "journal"
     alone.mkdir()

@@ -15,13 +15,14 @@ import yaml
 from dpzo import train as trainer
 from dpzo.assembly import Assembled, Subject, assemble, encode, objective, resolve_num_examples, row_shape, task_of
 from dpzo.config import RunConfig, dump_config, parse_config
+from dpzo.data import parse_hub, read_records
 from dpzo.errors import DpzoError
 from dpzo.folder import make_folder, require_new
 from dpzo.journal import Transcript, read, write_durably
 from dpzo.lm import Shapes, fingerprint_tensors, isolated_shapes, load_saved, make_objective, save
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
-from dpzo.tasks import METRICS, Records, Task, load_records
+from dpzo.tasks import METRICS, Records, Task
 from dpzo.train import RandomnessAt, Stopped
 from dpzo.zo import Objective
 
@@ -30,14 +31,47 @@ CONFIG, PLAN, LOCAL, MODEL = "config.yaml", "plan.json", "local.yaml", "model"
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where the private records lie: a file, or a folder that holds a task's files. Kept out of all that is public."""
+    """Where the private records lie. Kept out of all that is public.
 
-    file: Path | None = None
+    - `file`: a csv, tsv, jsonl or parquet file, a folder of datasets' `save_to_disk`, or `hub:organisation/name`;
+      `more`: further ones with the same columns, read after it.
+    - `split` and `revision`: of a saved data set or a hub name.
+    - `folder`: in place of all these, the folder that holds a built-in task's files.
+    """
+
+    file: str | Path | None = None
     folder: Path | None = None
+    more: tuple[str | Path, ...] = ()
+    split: str | None = None
+    revision: str | None = None
 
-    def to_dict(self) -> dict[str, str]:
-        """Absolute paths, for the owner-only file that a resume reads."""
-        return {name: str(path.resolve()) for name, path in (("file", self.file), ("folder", self.folder)) if path}
+    @property
+    def places(self) -> tuple[str | Path, ...]:
+        """`file` and `more`."""
+        return self.more if self.file is None else (self.file, *self.more)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Absolute paths, for the owner-only file that a resume reads; what is not given is left out."""
+        given = {
+            "file": None if self.file is None else _absolute(self.file),
+            "folder": None if self.folder is None else _absolute(self.folder),
+            "more": [_absolute(place) for place in self.more] if self.more else None,
+            "split": self.split,
+            "revision": self.revision,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, given: dict[str, Any]) -> DataSource:
+        """What `to_dict` gave. TypeError for another key."""
+        folder = given.get("folder")
+        return cls(
+            **{**given, "folder": None if folder is None else Path(folder), "more": tuple(given.get("more", ()))}
+        )
+
+
+def _absolute(place: str | Path) -> str:
+    return str(place) if parse_hub(str(place)) is not None else str(Path(place).resolve())
 
 
 @dataclass(frozen=True)
@@ -257,20 +291,10 @@ def _read_records(
 ) -> Records:
     if source.folder is not None:
         return task.load(source.folder, split, config.data.layout)
-    if source.file is None:
+    if not source.places:
         raise DpzoError("give --data FILE, or --task NAME with --data-dir FOLDER")
-    data = config.data
-    if data.task is not None:
-        return task.load_file(source.file, label_column=data.label_column, unit_column=data.unit_column)
-    return load_records(
-        source.file,
-        kind=task.kind,
-        text_column=data.text_column,
-        label_column=data.label_column,
-        prompt_column=data.prompt_column,
-        completion_column=data.completion_column,
-        unit_column=data.unit_column,
-        labels=task.labels,
+    return read_records(
+        source.places, task, config.data, split=source.split, default_split=split, revision=source.revision
     )
 
 
@@ -288,6 +312,6 @@ def _local(folder: Path) -> tuple[DataSource, str | None]:
     """Where the private data lies, and the base model if it is a local folder: what only this machine needs to know."""
     try:
         local = yaml.safe_load((folder / LOCAL).read_text())
-        return DataSource(**{name: Path(path) for name, path in local["data"].items()}), local["base"]
+        return DataSource.from_dict(local["data"]), local["base"]
     except (OSError, yaml.YAMLError, TypeError, AttributeError, KeyError):
         raise DpzoError(f"{folder / LOCAL}: missing or damaged; it names where the private data lies") from None

@@ -73,8 +73,17 @@ def train(
     model: Annotated[str | None, typer.Option(help="Hugging Face name or local folder.")] = None,
     task: Annotated[str | None, typer.Option(help="A built-in task (dpzo tasks), or your own: task.yaml.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Private csv, tsv or jsonl file (also .gz).")] = None,
-    kind: Annotated[str | None, typer.Option(help="classification or completion; default: by the columns.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Private csv, tsv, jsonl or parquet file, save_to_disk folder, or hub:NAME; repeatable."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of a saved data set or a hub name; train by default.")
+    ] = None,
+    data_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set of the hub.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="classification, completion or chat; default: by the columns.")
+    ] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the text; text by default.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the label; label by default.")] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column of the prompt; prompt by default.")] = None,
@@ -143,11 +152,17 @@ def train(
     with ending_well(output, resumable=True):
         from dpzo.cli.checks import check_run
 
-        check_run(chosen, data, data_dir, output)
+        check_run(chosen, Path(data[0]) if data else None, data_dir, output)
         from dpzo import runs
         from dpzo.cli.screen import finished, teller, watching
 
-        source = runs.DataSource(file=data, folder=data_dir)
+        source = runs.DataSource(
+            file=data[0] if data else None,
+            folder=data_dir,
+            more=tuple(data[1:]) if data else (),
+            split=split,
+            revision=data_revision,
+        )
         with watching(quiet=as_json) as watch:
             card = runs.train(chosen, source, output, watch=watch, tell=teller(quiet=as_json))
     finished(card, output, as_json)
@@ -191,7 +206,8 @@ def replay(
 def evaluate(
     run: Run,
     data_is: Annotated[str, typer.Option(help="public, or private (then no ε covers the result).")],
-    data: Annotated[Path | None, typer.Option(help="File with the run's columns.")] = None,
+    data: Annotated[str | None, typer.Option(help="File, folder or hub:NAME with the run's columns.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a saved data set or hub name; test by default.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files; its test split is read.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -204,7 +220,7 @@ def evaluate(
         from dpzo import runs
         from dpzo.cli.screen import show_score
 
-        result = runs.evaluate(run, runs.DataSource(file=data, folder=data_dir))
+        result = runs.evaluate(run, runs.DataSource(file=data, folder=data_dir, split=split))
     show_score(result, data_is == "private", as_json)
 
 

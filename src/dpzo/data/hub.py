@@ -85,7 +85,7 @@ def _ask(hub: HubName, revision: str | None) -> None:
     except GatedRepoError:
         reason = "the hub gives it only to those who accepted its terms; accept them there and log in: hf auth login"
     except RevisionNotFoundError:
-        reason = "has no such --revision; name a branch, a tag or a commit of it"
+        reason = "has no such --data-revision; name a branch, a tag or a commit of it"
     except RepositoryNotFoundError:
         reason = "the hub knows no such data set (or it is private: hf auth login); check the spelling"
     except Exception as error:
@@ -146,7 +146,7 @@ def _fetched(hub: HubName, folder: Path, split: str | None, default_split: str, 
         mend = (
             "pip install 'dpzo[data]'"
             if kind == "ModuleNotFoundError"
-            else "check --revision and the name, or save it yourself with datasets' save_to_disk and give that folder"
+            else "check --data-revision and the name, or save it yourself with datasets' save_to_disk and give that folder"
         )
         raise DpzoError(f"--data {hub}: datasets cannot load it ({kind}); {mend}")
     return folder / "saved"

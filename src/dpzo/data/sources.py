@@ -37,7 +37,7 @@ def open_table(
     if hub is not None:
         return path, hub_rows(hub, columns, split, default_split, revision)
     if revision is not None:
-        raise DpzoError("--revision: is for a data set of the hub, given as --data hub:organisation/name")
+        raise DpzoError("--data-revision: is for a data set of the hub, given as --data hub:organisation/name")
     if path.is_dir():
         return path, saved_rows(path, columns, split, default_split)
     if split is not None:
