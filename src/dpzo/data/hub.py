@@ -146,7 +146,7 @@ def _fetched(hub: HubName, folder: Path, split: str | None, default_split: str, 
         mend = (
             "pip install 'dpzo[data]'"
             if kind == "ModuleNotFoundError"
-            else "check --data-revision and the name, or save it yourself with datasets' save_to_disk and give that folder"
+            else "check the name and --data-revision, or save it yourself with save_to_disk and give that folder"
         )
         raise DpzoError(f"--data {hub}: datasets cannot load it ({kind}); {mend}")
     return folder / "saved"
