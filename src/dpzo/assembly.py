@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,16 +20,20 @@ from dpzo.defaults import Part, default_learning_rate, fill_defaults
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
 from dpzo.lm import (
+    ADAPTERS,
     Encoded,
     FeatureObjective,
     LoadedModel,
     LoraSettings,
     RowShape,
     Shapes,
+    Storage,
     TokenObjective,
     UnitObjective,
+    check_measure,
     encode_classes,
     encode_completions,
+    encode_masked,
     encode_options,
     group_units,
     isolated_shapes,
@@ -38,7 +42,9 @@ from dpzo.lm import (
     peek_architecture,
     planned_memory,
     seeded_initialiser,
+    settle_shift,
     synthetic_objective,
+    template_pieces,
 )
 from dpzo.lm.choices import encode_choices
 from dpzo.privacy import PrivacyPlan
@@ -102,12 +108,23 @@ def task_of(config: RunConfig) -> Task:
             "--labels is missing: declare the label set, as in --labels yes,no (read from the file it would be "
             "private); for prompt and completion columns give --kind completion"
         )
+    if "{mask}" in data.template:
+        return _own_masked(data.labels, data)
     return own_classification(
         data.labels,
         template=data.template,
         label_words=data.label_words,
         max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length,
     )
+
+
+def _own_masked(labels: tuple[str, ...], data: DataConfig) -> Task:
+    """The user's own file, asked by a template whose mask a masked language model fills."""
+    template_pieces(data.template)  # says what is wrong with it
+    if data.label_words is None:
+        raise DpzoError("--label-words is missing: a template with {mask} needs a word for each label, as in bad,good")
+    plain = own_classification(labels, max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length)
+    return replace(plain, mask_template=data.template, mask_words=data.label_words)
 
 
 def build_plan(config: RunConfig, num_examples: int) -> PrivacyPlan:
@@ -155,12 +172,13 @@ def assemble(
     if config.data.max_answer_tokens is None:
         config = with_values(config, data={"max_answer_tokens": task.max_answer_tokens})
     name = config.model.name if base is None else base
-    architecture = peek_architecture(name, task.kind, revision=config.model.revision)
+    prompted = task.mask_template is not None
+    architecture = peek_architecture(name, task.kind, prompted=prompted, revision=config.model.revision)
     trainable = config.model.trainable
     if trainable is None:
         trainable = "head" if architecture == "encoder" else "lora"
         config = with_values(config, model={"trainable": trainable})
-    part: Part = "head" if trainable == "head" else "lora" if trainable == "lora" else "full"
+    part: Part = "head" if trainable == "head" else "lora" if trainable in ADAPTERS else "full"
     config = fill_defaults(config, part, num_examples)
     plan = build_plan(config, num_examples) if plan is None else plan
     seed = config.training.seed
@@ -171,8 +189,16 @@ def assemble(
         initialiser=seeded_initialiser(seed),
         labels=task.labels,
         trainable=trainable,
-        lora=LoraSettings(rank=config.model.lora_rank, alpha=config.model.lora_alpha),
+        lora=LoraSettings(
+            rank=config.model.lora_rank,
+            alpha=config.model.lora_alpha,
+            target=config.model.lora_targets,
+            scaling=config.model.lora_scaling,
+        ),
+        virtual_tokens=config.model.virtual_tokens,
+        architecture=architecture,
         revision=config.model.revision,
+        storage=storage_of(config),
     )
     if loaded.takes_options and task.label_words is None and task.option_fields is None:
         raise DpzoError("--label-words is missing: a causal model needs a word for each label, as in ' bad, good'")
@@ -189,6 +215,7 @@ def assemble(
     if training.average > 0:
         update = TailAverage(update, plan.steps, training.average)
     shape = row_shape(config, task, loaded)
+    check_measure(config.data.objective, shape.form)
     replayed = shapes is not None
     if shapes is None:
         shapes = _isolated(loaded, shape, training.microbatch_size)
@@ -225,7 +252,11 @@ def assemble(
         header=journal_header(plan, has_guarantee, public),
         checkpoint_every=training.checkpoint_every,
     )
-    seconds = 0.0 if replayed else _seconds_per_step(synthetic_objective(loaded, shape, shapes), job)
+    seconds = 0.0
+    if not replayed:
+        synthetic = synthetic_objective(loaded, shape, shapes)
+        settle_shift(parameters, synthetic, shapes.microbatch_size)
+        seconds = _seconds_per_step(synthetic, job)
     forecast = Forecast(seconds, planned_memory(loaded, shape, shapes.microbatch_size))
     return Assembled(Subject(config, task, loaded, shapes), job, forecast)
 
@@ -248,6 +279,17 @@ def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
             max_answer_tokens=_max_answer_tokens(config),
         )
     assert records.labels is not None
+    if subject.loaded.takes_masks:
+        assert task.mask_template is not None
+        assert task.mask_words is not None
+        return encode_masked(
+            tokenizer,
+            task.mask_template,
+            task.mask_fields(records),
+            task.mask_words,
+            records.labels,
+            max_length=_max_length(config),
+        )
     if subject.loaded.takes_options and task.option_fields is not None:
         return encode_choices(
             tokenizer,
@@ -275,7 +317,7 @@ def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
 
 def objective(records: Records, subject: Subject) -> Objective:
     """The private objective: one loss per unit. Reads every record; what it holds never leaves the process."""
-    by_record = make_objective(subject.loaded, encode(records, subject), subject.shapes)
+    by_record = make_objective(subject.loaded, encode(records, subject), subject.shapes, subject.config.data.objective)
     if records.num_units == len(records):
         return by_record
     assert records.units is not None
@@ -298,6 +340,7 @@ def row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
     encode_classes(loaded.tokenizer, [""], [0], max_length=_max_length(data))  # refuses a length that holds nothing
     num_labels = 1 if task.labels is None else len(task.labels)
     answers, form = 0, "classes"
+    words: tuple[int, ...] = ()
     if data.kind == "chat":
         answers, form = chat_answer_tokens(_max_length(data)), "completion"
     elif task.kind == "completion":
@@ -306,17 +349,37 @@ def row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
         answers, form = _max_answer_tokens(data), "options"
     elif loaded.takes_options:
         assert task.label_words is not None
-        words = encode_options(loaded.tokenizer, [""], task.label_words, [0], max_length=_max_length(data))
-        answers, form = words.max_answer_tokens, "options"
+        options = encode_options(loaded.tokenizer, [""], task.label_words, [0], max_length=_max_length(data))
+        answers, form = options.max_answer_tokens, "options"
+    elif loaded.takes_masks:
+        form, words = "mask", _mask_words(task, loaded, _max_length(data))
     return RowShape(
         form=form,  # type: ignore[arg-type]
         max_length=_max_length(data),
         vocabulary=len(loaded.tokenizer),
         num_classes=num_labels,
         max_answer_tokens=answers,
-        left_padded=form != "classes",
+        left_padded=form in ("completion", "options"),
         pad_token_id=int(loaded.tokenizer.pad_token_id),
+        with_token_types=form == "classes" and len(task.inputs) == 2,
+        word_ids=words,
+        mask_token_id=int(loaded.tokenizer.mask_token_id) if words else 0,
     )
+
+
+def _mask_words(task: Task, loaded: LoadedModel, max_length: int) -> tuple[int, ...]:
+    """The label words' tokens, with template, words and length checked on an empty record."""
+    assert task.mask_template is not None
+    assert task.mask_words is not None
+    slots = {field: [""] for _, field in template_pieces(task.mask_template) if field not in (None, "mask")}
+    return encode_masked(
+        loaded.tokenizer, task.mask_template, slots, task.mask_words, [0], max_length=max_length
+    ).word_ids
+
+
+def storage_of(config: RunConfig) -> Storage:
+    """How the base's weights are held."""
+    return Storage(config.model.dtype, config.model.quantization)
 
 
 def _isolated(loaded: LoadedModel, shape: RowShape, preferred: int | None) -> Shapes:

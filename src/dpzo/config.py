@@ -40,9 +40,18 @@ class ModelConfig(_Group):
 
     name: str = Field(description="Hugging Face name or local folder of the base model")
     revision: str | None = Field(None, description="hub revision; a commit hash pins the base model")
-    trainable: str | None = Field(None, description="head, lora, full, or a regular expression over parameter names")
+    trainable: str | None = Field(
+        None, description="head, full, lora, prefix, prompt, ia3, or a regular expression over parameter names"
+    )
     lora_rank: Count = 8
     lora_alpha: Count = 16
+    lora_targets: tuple[str, ...] | None = Field(None, description="names of the layers that lora adapts")
+    lora_scaling: Literal["rank", "root-rank"] = Field("rank", description="alpha over the rank, or its root (rsLoRA)")
+    virtual_tokens: Count = Field(10, description="tokens of a prefix or a soft prompt")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the base; adapters are float32")
+    quantization: Literal["none", "int8", "int4", "bnb-int8", "bnb-nf4"] = Field(
+        "none", description="of the base's linear layers; torchao, or bitsandbytes for bnb-…"
+    )
 
 
 class DataConfig(_Group):
@@ -59,7 +68,8 @@ class DataConfig(_Group):
     unit_column: str | None = Field(None, description="column naming the person or other unit that is protected")
     labels: tuple[str, ...] | None = Field(None, description="declared label set, in order")
     label_words: tuple[str, ...] | None = Field(None, description="what a causal model says for each label")
-    template: str = Field("{text}", description="prompt around the text, for causal models")
+    template: str = Field("{text}", description="prompt around the text; with {mask} for a masked language model")
+    objective: Literal["loss", "accuracy", "f1"] = Field("loss", description="what a step improves, per record")
     max_length: Count | None = Field(None, description="tokens a record is padded or cut to; default: the task's")
     max_answer_tokens: Count | None = Field(None, description="tokens a completion is cut to; default: the task's")
 
@@ -149,6 +159,12 @@ WITHOUT_FLAG = frozenset(
         "model.revision",
         "model.lora_rank",
         "model.lora_alpha",
+        "model.lora_targets",
+        "model.lora_scaling",
+        "model.virtual_tokens",
+        "model.dtype",
+        "model.quantization",
+        "data.objective",
         "data.layout",
         "data.max_answer_tokens",
         "data.messages_column",
