@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import yaml
 
 from dpzo import train as trainer
-from dpzo.assembly import Assembled, Subject, assemble, encode, objective, resolve_num_examples, row_shape, task_of
+from dpzo.assembly import (
+    Assembled,
+    Subject,
+    assemble,
+    objective,
+    resolve_num_examples,
+    row_shape,
+    storage_of,
+    task_of,
+)
 from dpzo.config import RunConfig, dump_config, parse_config
 from dpzo.data import parse_hub, read_records
 from dpzo.errors import DpzoError
 from dpzo.folder import make_folder, require_new
 from dpzo.journal import Transcript, read, write_durably
-from dpzo.lm import Shapes, fingerprint_tensors, isolated_shapes, load_saved, make_objective, save
+from dpzo.lm import LoadedModel, Shapes, fingerprint_tensors, isolated_shapes, load_saved, save
+from dpzo.lm.generation import generate as continue_prompts
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
-from dpzo.tasks import METRICS, Records, Task
+from dpzo.scoring import score
+from dpzo.tasks import Records, Task
 from dpzo.train import RandomnessAt, Stopped
 from dpzo.zo import Objective
 
@@ -209,44 +219,56 @@ def replay(run: Path, output: Path, *, base: str | None = None, watch: Watcher =
     return Replayed(rebuilt, _trained_fingerprint(run / MODEL) == rebuilt if finished.is_file() else None)
 
 
-def evaluate(run: Path, source: DataSource, split: Literal["dev", "test"] = "test") -> dict[str, float | str]:
-    """The task's metric of a finished run's model on other records. Not covered by the run's ε: see the CLI's wording.
+def evaluate(run: Path, source: DataSource, split: Literal["dev", "test"] = "test") -> dict[str, Any]:
+    """The task's metric of a finished run's model on other records, as `dpzo.scoring.score` gives it.
 
-    Returns `{"metric": name, "value": number}`; for a completion task the mean loss a record.
+    Not covered by the run's ε: see the CLI's wording. A completion task with a metric of texts generates them.
     """
+    config, task, loaded = _finished_model(run)
+    shapes = isolated_shapes(loaded, row_shape(config, task, loaded), config.training.microbatch_size)
+    return score(Subject(config, task, loaded, shapes), _read_records(config, task, source, split))
+
+
+def generate(
+    run: Path,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 50,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stop: str | None = None,
+) -> tuple[str, ...]:
+    """What a finished run's causal model says after each prompt, which stands as it is: no template is put around it.
+
+    `stop` defaults to the task's. Errors: as `dpzo.lm.generation.generate`, and DpzoError for an unfinished run.
+    """
+    _, task, loaded = _finished_model(run)
+    return continue_prompts(
+        loaded,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        stop=task.stop if stop is None else stop,
+    )
+
+
+def _finished_model(run: Path) -> tuple[RunConfig, Task, LoadedModel]:
     transcript = read(run)
     config = parse_config(transcript.header["config"])
     task = task_of(config)
     if not (run / MODEL / FINISHED).is_file():
         raise DpzoError(f"{run}: the run is not finished; dpzo resume it first")
     num_labels = None if task.labels is None else len(task.labels)
-    loaded = load_saved(run / MODEL, task.kind, base=config.model.name, num_labels=num_labels)
-    shapes = isolated_shapes(loaded, row_shape(config, task, loaded), config.training.microbatch_size)
-    return score(Subject(config, task, loaded, shapes), _read_records(config, task, source, split))
-
-
-def score(subject: Subject, records: Records) -> dict[str, float | str]:
-    """The task's metric at the model's present weights: `{"metric": name, "value": number}`."""
-    if len(records) == 0:
-        raise DpzoError("--data: there is no record to evaluate on")
-    return judge(subject, records)()
-
-
-def judge(subject: Subject, records: Records) -> Callable[[], dict[str, float | str]]:
-    """`score` prepared once (features of a frozen encoder are kept) and asked as often as the weights change."""
-    task = subject.task
-    seen = make_objective(subject.loaded, encode(records, subject), subject.shapes)
-    everything = np.arange(len(records), dtype=np.int64)
-
-    def score_now() -> dict[str, float | str]:
-        if task.kind == "completion":
-            return {"metric": "loss", "value": float(np.mean(seen.losses(everything)))}
-        assert task.labels is not None
-        assert records.labels is not None
-        value = METRICS[task.metric](seen.predict(everything), records.labels, len(task.labels))
-        return {"metric": task.metric, "value": value}
-
-    return score_now
+    loaded = load_saved(
+        run / MODEL,
+        task.kind,
+        base=config.model.name,
+        num_labels=num_labels,
+        architecture=transcript.header["base"]["architecture"],
+        storage=storage_of(config),
+    )
+    return config, task, loaded
 
 
 FINISHED = "trained.json"

@@ -17,6 +17,7 @@ from dpzo.cli.screen import err, out, watching
 from dpzo.config import parse_config
 from dpzo.errors import DpzoError
 from dpzo.report import CARD_MARKDOWN
+from dpzo.scoring import judge
 from dpzo.tasks import DEMO, demo_messages, write_csv
 
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -72,7 +73,7 @@ def _demo(model: Path, folder: Path) -> None:
     parts = assemble(config, num_examples=len(train), num_examples_source="task")
     err.print("dpzo: reading the messages with the frozen encoder")
     private = objective(train, parts.subject)
-    accuracy = runs.judge(parts.subject, test)
+    accuracy = judge(parts.subject, test)
     before = accuracy()["value"]
     start = parts.job.parameters.state()
     train_without_privacy(parts.job, private, len(train))

@@ -149,7 +149,11 @@ def show_score(result: Mapping[str, Any], private: bool, as_json: bool) -> None:
     if as_json:
         _json({**result, "covered": not private, "note": note})
         return
-    _line(f"{result['metric']}: {result['value']:.4f}" + (f" ({note})" if note else ""))
+    low, high = result["interval"]
+    within = f"{result['metric']}: {result['value']:.4f} (95 % of resampled test sets: {low:.4f} to {high:.4f})"
+    _line(within + (f" ({note})" if note else ""))
+    for name, value in result["others"].items():
+        _line(f"{name}: {value:.4f}")
 
 
 def show_tasks(as_json: bool) -> None:
