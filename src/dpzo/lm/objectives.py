@@ -154,7 +154,8 @@ class TokenObjective:
 class FeatureObjective:
     """A frozen encoder's features, computed once and kept in memory, and the linear head on top of them.
 
-    The features never touch a disk. Guarantee and empty records as in `TokenObjective`.
+    Features too large for memory lie in an unlinked, owner-only file (`prepare.kept_features`). Guarantee and empty
+    records as in `TokenObjective`.
     """
 
     def __init__(

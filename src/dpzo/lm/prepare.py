@@ -22,8 +22,12 @@ from dpzo.lm.objectives import (
     TokenObjective,
     compute_features,
 )
+from dpzo.spool import ArraySpool
 from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.shift import check_shift
+
+FEATURES_ABOVE = 1 << 29
+"""Bytes of features that are held in memory; beyond, they lie in an unlinked, owner-only temporary file."""
 
 HEAD_BLOCKS = (256, 128, 512, 64, 32, 8, 1)
 """Records a block when only a head is evaluated; tried in this order."""
@@ -86,8 +90,25 @@ def make_objective(
         return TokenObjective(loaded.module, encoded, shapes.microbatch_size, measure)
     module = loaded.module
     assert isinstance(module, EncoderClassifier)
-    features = compute_features(module, encoded, shapes.microbatch_size)
+    features = kept_features(module, encoded, shapes.microbatch_size)
     return FeatureObjective(module, features, encoded.targets, encoded.empty, shapes.head_block, measure)
+
+
+def kept_features(
+    module: EncoderClassifier, encoded: Encoded, microbatch_size: int, map_above: int = FEATURES_ABOVE
+) -> torch.Tensor:
+    """`compute_features` of all records, shape (N, D); beyond `map_above` bytes, on a CPU, in a mapped file.
+
+    The same bits either way, as features of a record depend on it alone.
+    """
+    total = len(encoded) * module.head.in_features * 4
+    if total <= map_above or next(module.parameters()).device.type != "cpu":
+        return compute_features(module, encoded, microbatch_size)
+    spool, block = ArraySpool(map_above=0), 64 * microbatch_size
+    for start in range(0, len(encoded), block):
+        part = np.arange(start, min(start + block, len(encoded)), dtype=np.int64)
+        spool.append(compute_features(module, encoded, microbatch_size, part).numpy())
+    return torch.from_numpy(spool.finish())
 
 
 def synthetic_objective(loaded: LoadedModel, shape: RowShape, shapes: Shapes) -> TokenObjective | FeatureObjective:
