@@ -267,7 +267,7 @@ def test_parameters_that_cannot_be_trained_are_refused() -> None:
     with pytest.raises(DpzoError, match="choose at least one"):
         TrainableParameters(module, [])
     with pytest.raises(DpzoError, match="float32"):
-        everything(build(Tied).to(torch.bfloat16))
+        everything(build(Tied).to(torch.float64))
     linear = nn.Linear(3, 4)
     linear.weight = nn.Parameter(torch.zeros(3, 4).T)
     with pytest.raises(DpzoError, match="contiguous"):

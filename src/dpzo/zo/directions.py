@@ -17,12 +17,15 @@ import torch
 from torch import Tensor
 
 from dpzo.errors import DpzoError
-from dpzo.zo.kernels import reference, spec
+from dpzo.zo.kernels import reference, rounding, spec
 from dpzo.zo.kernels.spec import SCHEME, Kernels, Stream
 
 __all__ = ["KINDS", "SCHEME", "Backend", "DirectionScheme", "Kind", "StepDirections", "public_normal", "public_uniform"]
 
 Backend = Literal["numba", "reference"]
+
+_BLOCK = 1 << 16
+"""Elements of a 16-bit parameter that are held in fp32 at a time. Bits do not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,44 @@ class StepDirections:
         factors = [self.scale_factor(k) for k in range(self.num_directions)]
         out.zero_()
         _kernels(self.backend, out.device).accumulate(streams, factors, coefficients, out, start)
+
+    def shift(self, k: int, parameter: int, base: Tensor, scale: float, out: Tensor) -> None:
+        """out_j ← rn(fl(base_j + fl(scale·z_kj))) over a whole parameter: fp32, then to nearest even in `out`'s dtype.
+
+        `base` and `out` are flat, of one dtype: fp32, bf16 or fp16. A block at a time, so nothing of θ's size is made.
+        """
+        if base.dtype == torch.float32:
+            self.add(k, parameter, base, scale, out)
+            return
+        for start in range(0, base.numel(), _BLOCK):
+            wide = base[start : start + _BLOCK].float()
+            self.add(k, parameter, wide, scale, wide, start)
+            out[start : start + _BLOCK].copy_(wide)
+
+    def round_into(self, parameter: int, wide: Tensor, out: Tensor, start: int = 0) -> None:
+        """out_j ← wide_j, rounded stochastically by public bits of (seed, step, parameter, start + j).
+
+        `wide` flat fp32, `out` flat bf16 or fp16; the bits are `kernels.rounding`'s, under a purpose of their own, so
+        no direction shares them. Unbiased: E[out_j] = wide_j.
+        """
+        self._check(parameter, wide, start)
+        if out.dtype not in (torch.bfloat16, torch.float16) or out.shape != wide.shape or not out.is_contiguous():
+            raise ValueError("out must be flat bfloat16 or float16, of the same length")
+        scheme = self.scheme
+        stream = Stream(
+            law=spec.SIGNS,
+            key0=scheme.seed & 0xFFFFFFFF,
+            key1=scheme.seed >> 32,
+            parameter=parameter,
+            c2=self.step,
+            c3=spec.PURPOSES["rounding"] << 24,
+        )
+        if self.backend == "numba" and wide.device.type == "cpu":
+            from dpzo.zo.kernels import rounding_cpu
+
+            rounding_cpu.round_into(stream, wide, out, start)
+        else:
+            rounding.round_into(stream, wide, out, start)
 
     def _check(self, parameter: int, out: Tensor, start: int) -> None:
         _check_flat(out)

@@ -13,6 +13,9 @@ from dpzo.zo.scratch import Scratch
 
 Materialise = Literal["auto", "all", "layer"]
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What can be trained; how 16 bits take a step is the update's choice."""
+
 _SMALL_BYTES = 4 << 20
 _SMALL_SHARE = 8
 
@@ -25,8 +28,8 @@ class TrainableParameters:
     - `materialise`: how `shift.shifted` holds shifted weights: `all` at once, a `layer` at a time, or `auto`: `all`
       when the trainable part is under 1/8 of the module's elements or under 4 MiB, else `layer`. The bits are the same.
 
-    Raises DpzoError when a name is unknown, none is given, or a parameter is not contiguous float32 or shares memory
-    with another one without being the same parameter.
+    Raises DpzoError when a name is unknown, none is given, or a parameter is not contiguous, not of one of
+    `DTYPES`, or shares memory with another one without being the same parameter.
     """
 
     def __init__(self, module: nn.Module, names: Collection[str], materialise: Materialise = "auto") -> None:
@@ -39,9 +42,10 @@ class TrainableParameters:
         if not any(p.numel() for _, p in chosen):
             raise DpzoError("trainable: no parameter is chosen; choose at least one")
         for name, p in chosen:
-            if p.dtype != torch.float32:
+            if p.dtype not in DTYPES or type(p.data) is not Tensor:
                 raise DpzoError(
-                    f"trainable: {name!r} is {p.dtype}; only float32 can be trained: load the model in float32"
+                    f"trainable: {name!r} is {p.dtype}; only float32, bfloat16 and float16 can be trained: load the "
+                    "model in one of them, or train adapters beside it"
                 )
             if not p.is_contiguous():
                 raise DpzoError(f"trainable: {name!r} is not contiguous in memory; make it contiguous or leave it out")
@@ -68,6 +72,11 @@ class TrainableParameters:
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes, in header order."""
         return tuple(tuple(p.shape) for p in self._named.values())
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Their dtypes as torch spells them, in header order."""
+        return tuple(str(p.dtype).removeprefix("torch.") for p in self._named.values())
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 class Scratch:
-    """Flat fp32 buffers, handed out and taken back; as many as parameters are shifted at the same time."""
+    """Flat buffers, handed out and taken back; as many as parameters are shifted at the same time."""
 
     def __init__(self) -> None:
         self._free: list[Tensor] = []
         self._lent = False
 
-    def take(self, size: int, device: torch.device) -> Tensor:
+    def take(self, size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
         """A free buffer of this very size, else the smallest that fits, else a new one in place of the largest."""
-        own = [(i, b.numel()) for i, b in enumerate(self._free) if b.device == device]
+        own = [(i, b.numel()) for i, b in enumerate(self._free) if b.device == device and b.dtype == dtype]
         chosen = next((i for i, held in own if held == size), None)
         if chosen is None:
             chosen = min(((held, i) for i, held in own if held > size), default=(0, None))[1]
@@ -27,7 +27,7 @@ class Scratch:
         if own:
             self._free.pop(max((held, i) for i, held in own)[1])
         with torch.inference_mode(False):  # an inference tensor could not serve outside inference mode
-            return torch.empty(size, dtype=torch.float32, device=device)
+            return torch.empty(size, dtype=dtype, device=device)
 
     def give(self, buffer: Tensor) -> None:
         """Take a buffer back."""

@@ -45,9 +45,9 @@ class _Shift:
             return
         parameter = self._parameters[index]
         theta = parameter.data
-        buffer = self._scratch.take(theta.numel(), theta.device)
+        buffer = self._scratch.take(theta.numel(), theta.device, theta.dtype)
         view = buffer[: theta.numel()]
-        self._directions.add(self._k, index, theta.view(-1), self._scale, view)
+        self._directions.shift(self._k, index, theta.view(-1), self._scale, view)
         self._live[index] = (theta, buffer)
         parameter.data = view.view(theta.shape)
 
@@ -86,7 +86,7 @@ def shifted(
 ) -> Iterator[set[int]]:
     """Inside the block, calling `parameters.module` computes at θ + scale·z_k; yields the indices visited so far.
 
-    Formula: θ_j' = fl(θ_j + fl(fl32(scale)·z_kj)), elementwise in fp32.
+    Formula: θ_j' = rn(fl(θ_j + fl(fl32(scale)·z_kj))), elementwise in fp32, then to nearest even in θ's own dtype.
 
     - θ's memory, version counter and parameter objects are the same before, during (memory) and after, also when the
       block or a layer raises. Nothing is ever subtracted back.

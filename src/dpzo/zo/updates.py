@@ -63,21 +63,28 @@ class Sgd:
     To the operation: c_k = fl32(−(η_t·s_k) / (K·qN)), the inside in float64 in that order; g_j = Σ_k fl(c_k·z_kj)
     sequentially for k = 0 … K − 1 from 0, in fp32; θ_j ← fl(θ_j + g_j). No fused operation. No state.
 
+    A 16-bit θ_j ← the same fp32 sum, rounded stochastically by public bits (`StepDirections.round_into`): what a step
+    adds arrives on average, and a replay rounds alike. With `master`, fp32 copies of the 16-bit parameters are the
+    state instead: M_j ← fl(M_j + g_j), θ_j ← M_j to nearest even; the journal names the choice.
+
     - Streams through θ in blocks; nothing of θ's size is allocated.
     - Raises ValueError when `values` is not (K,) or not finite: a release always is.
     """
 
     schedule: Schedule
     expected_batch_size: float
+    master: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.expected_batch_size < float("inf"):
             raise DpzoError(f"expected_batch_size: {self.expected_batch_size} is not positive; choose one above 0")
 
     def init(self, parameters: TrainableParameters) -> State:
-        """No state."""
-        del parameters
-        return {}
+        """No state, or `master.<name>` for each 16-bit parameter."""
+        if not self.master:
+            return {}
+        wanted = zip(parameters.names, parameters, strict=True)
+        return {f"master.{name}": p.detach().float() for name, p in wanted if p.dtype != torch.float32}
 
     def coefficients(self, values: NDArray[np.float64], step: int) -> list[float]:
         """c_k as the class documents it, exact fp32 values."""
@@ -96,16 +103,22 @@ class Sgd:
         step: int,
     ) -> None:
         """One step; see the class."""
-        del state
         coefficients = self.coefficients(values, step)
         scratch: dict[torch.device, Tensor] = {}
+        names = parameters.names
         with torch.no_grad():
             for index, start, theta in blocks(parameters):
                 if theta.device not in scratch:
                     scratch[theta.device] = torch.empty(_BLOCK, dtype=torch.float32, device=theta.device)
                 gradient = scratch[theta.device][: theta.numel()]
                 directions.combine(index, coefficients, gradient, start)
-                theta.add_(gradient)
+                if theta.dtype == torch.float32:
+                    theta.add_(gradient)
+                elif self.master:
+                    own = state[f"master.{names[index]}"].view(-1)[start : start + theta.numel()]
+                    theta.copy_(own.add_(gradient))
+                else:
+                    directions.round_into(index, gradient.add_(theta), theta, start)
 
     def finish(self, parameters: TrainableParameters, state: Mapping[str, Tensor]) -> None:
         """The last iterate is the result."""

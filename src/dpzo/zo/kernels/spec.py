@@ -64,7 +64,7 @@ SIGNS: Final = 0
 NORMALS: Final = 1
 ELEMENTS_PER_BLOCK: Final = (128, 4)
 
-PURPOSES: Final = {"rademacher": 1, "gaussian": 2, "sphere": 3, "init_uniform": 16, "init_normal": 17}
+PURPOSES: Final = {"rademacher": 1, "gaussian": 2, "sphere": 3, "rounding": 8, "init_uniform": 16, "init_normal": 17}
 
 MAX_BLOCKS: Final = 1 << 44
 MAX_PARAMETERS: Final = 1 << 20
