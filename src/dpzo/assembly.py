@@ -211,7 +211,7 @@ def assemble(
     assert training.smoothing is not None
     assert training.average is not None
     schedule = SCHEDULES[training.schedule](training.learning_rate, plan.steps, training.warmup_steps)
-    update: Update = Sgd(schedule, plan.expected_batch_size)
+    update: Update = Sgd(schedule, plan.expected_batch_size, master=training.master == "float32")
     if training.average > 0:
         update = TailAverage(update, plan.steps, training.average)
     shape = row_shape(config, task, loaded)
@@ -234,7 +234,9 @@ def assemble(
         "directions": {"scheme": SCHEME, "kind": scheme.kind, "seed": seed},
         "initialisation": {"scheme": SCHEME, "seed": seed, "new": list(loaded.new_names)},
         "update": {"rule": "sgd", "average": training.average, "schedule": training.schedule},
-        "parameters": [[n, list(s), "float32"] for n, s in zip(parameters.names, parameters.shapes, strict=True)],
+        "parameters": [
+            [n, list(s), d] for n, s, d in zip(parameters.names, parameters.shapes, parameters.dtypes, strict=True)
+        ],
         "evaluation": {
             "microbatch_size": shapes.microbatch_size,
             "head_block": shapes.head_block,

@@ -101,6 +101,7 @@ class TrainingConfig(_Group):
     warmup_steps: int = Field(0, ge=0)
     average: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="fraction of last steps averaged")
     microbatch_size: Count | None = None
+    master: Literal["none", "float32"] = Field("none", description="copies of 16-bit weights that take the steps")
     checkpoint_every: int = Field(500, ge=1, lt=1000)
 
 
@@ -173,6 +174,7 @@ WITHOUT_FLAG = frozenset(
         "training.warmup_steps",
         "training.average",
         "training.microbatch_size",
+        "training.master",
         "training.checkpoint_every",
     }
 )

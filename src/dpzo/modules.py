@@ -251,7 +251,8 @@ def _base(model: nn.Module) -> dict[str, str]:
 
 
 def _described(parameters: TrainableParameters) -> list[list[Any]]:
-    return [[n, list(s), "float32"] for n, s in zip(parameters.names, parameters.shapes, strict=True)]
+    described = zip(parameters.names, parameters.shapes, parameters.dtypes, strict=True)
+    return [[name, list(shape), dtype] for name, shape, dtype in described]
 
 
 def _plain(trainable: str | Collection[str]) -> str | list[str]:
