@@ -187,7 +187,7 @@ def test_small_steps_arrive_on_average_and_a_master_holds_them_exactly() -> None
     moved = module.weight.detach().double().flatten() - 1.0
     error = moved - move * signs.double()
     assert abs(float(error.mean())) < 5 * float(error.std()) / math.sqrt(count)
-    assert float(np.corrcoef(moved, signs)[0, 1]) > 0.5
+    assert float(np.corrcoef(moved, signs)[0, 1]) > 0.2
 
     with torch.no_grad():
         module.weight.fill_(1.0)
