@@ -64,7 +64,7 @@ def test_the_flags_are_the_frozen_ones() -> None:
 
 def test_the_commands_are_the_frozen_ones() -> None:
     named = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert named == ["plan", "train", "resume", "replay", "evaluate", "tasks", "demo", "env"]
+    assert named == ["plan", "train", "resume", "replay", "evaluate", "generate", "tasks", "demo", "env"]
 
 
 def test_every_flag_says_what_it_is() -> None:

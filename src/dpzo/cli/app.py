@@ -224,12 +224,42 @@ def evaluate(
     show_score(result, data_is == "private", as_json)
 
 
-@app.command()
-def tasks(as_json: Json = False) -> None:
-    """List the built-in tasks."""
-    from dpzo.cli.screen import show_tasks
+@app.command(short_help="Let a finished run's model go on from a prompt.")
+def generate(
+    run: Run,
+    prompt: Annotated[list[str], typer.Option(help="What the model goes on from; repeatable.")],
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to say at most.")] = 50,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above, tokens are drawn.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Public seed of the draws.")] = 0,
+    stop: Annotated[str | None, typer.Option(help="Text to stop before; by default the task's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a finished run's causal model go on from a prompt. The model is private by its ε, the prompt is not."""
+    with ending_well(None, resumable=False):
+        from dpzo import runs
+        from dpzo.cli.screen import show_texts
 
-    show_tasks(as_json)
+        said = runs.generate(run, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop)
+    show_texts(prompt, said, as_json)
+
+
+@app.command(short_help="List the built-in tasks; tasks show NAME for one.")
+def tasks(
+    action: Annotated[str | None, typer.Argument(help="Nothing, or show.", metavar="[show]")] = None,
+    name: Annotated[str | None, typer.Argument(help="The task to show, or a task file.", metavar="[NAME]")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the built-in tasks, or show one with a rendered example, which is made up and no one's record."""
+    if action not in (None, "show"):
+        raise DpzoError(f"dpzo tasks {action}: there is dpzo tasks, and dpzo tasks show NAME")
+    if action == "show" and name is None:
+        raise DpzoError("dpzo tasks show: which one? give its name; dpzo tasks lists them")
+    from dpzo.cli.task_screen import show_task, show_tasks
+
+    if name is None:
+        show_tasks(as_json)
+    else:
+        show_task(name, as_json)
 
 
 @app.command(short_help="Watch an encoder learn privately, in 4 minutes.")

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from decimal import ROUND_CEILING, Context
 from pathlib import Path
@@ -53,12 +53,12 @@ _PLAN_ROWS = (
 def show_plan(fields: Mapping[str, Any], as_json: bool) -> None:
     """A plan as two columns, or whole as JSON."""
     if as_json:
-        _json(fields)
+        print_json(fields)
         return
     for name in _PLAN_ROWS:
         value = fields[name]
         said = rounded_up(value, 6) if name == "epsilon" else f"{value:.6g}" if isinstance(value, float) else value
-        _line(f"{name:<20} {said}")
+        print_line(f"{name:<20} {said}")
 
 
 def rounded_up(epsilon: float, digits: int) -> str:
@@ -124,66 +124,45 @@ def _lines(steps: int, left: Callable[[int], str]) -> Callable[[int], None]:
 def finished(card: Mapping[str, Any], output: Path, as_json: bool) -> None:
     """The claim, and where things lie."""
     if as_json:
-        _json({"output": str(output), "card": card})
+        print_json({"output": str(output), "card": card})
         return
-    _line(card["claim"])
-    _line(f"model: {output / 'model'} · card: {output / 'privacy_card.md'} · journal: {output / 'journal.jsonl'}")
+    print_line(card["claim"])
+    print_line(f"model: {output / 'model'} · card: {output / 'privacy_card.md'} · journal: {output / 'journal.jsonl'}")
 
 
 def show_replay(rebuilt: Replayed, as_json: bool) -> None:
     """The rebuilt parameters' fingerprint, and whether the run's are the same."""
     if as_json:
-        _json({"fingerprint": rebuilt.fingerprint, "equals_run": rebuilt.equals_run})
+        print_json({"fingerprint": rebuilt.fingerprint, "equals_run": rebuilt.equals_run})
         return
     verdict = {
         True: "equal to the run's, bit for bit",
         False: "NOT equal to the run's",
         None: "the run is not finished",
     }
-    _line(f"fingerprint {rebuilt.fingerprint}: {verdict[rebuilt.equals_run]}")
+    print_line(f"fingerprint {rebuilt.fingerprint}: {verdict[rebuilt.equals_run]}")
 
 
 def show_score(result: Mapping[str, Any], private: bool, as_json: bool) -> None:
     """A metric; on private data with the sentence that no ε covers it."""
     note = "computed on private data: not covered by the run's ε; do not publish it" if private else None
     if as_json:
-        _json({**result, "covered": not private, "note": note})
+        print_json({**result, "covered": not private, "note": note})
         return
     low, high = result["interval"]
     within = f"{result['metric']}: {result['value']:.4f} (95 % of resampled test sets: {low:.4f} to {high:.4f})"
-    _line(within + (f" ({note})" if note else ""))
+    print_line(within + (f" ({note})" if note else ""))
     for name, value in result["others"].items():
-        _line(f"{name}: {value:.4f}")
+        print_line(f"{name}: {value:.4f}")
 
 
-def show_tasks(as_json: bool) -> None:
-    """The built-in tasks, a line each."""
-    from dpzo.tasks import TASKS
-
-    rows = [
-        {
-            "name": task.name,
-            "version": task.version,
-            "kind": task.kind,
-            "labels": None if task.labels is None else list(task.labels),
-            "max_length": task.max_length,
-            "metric": task.metric,
-            "source": task.source,
-        }
-        for task in TASKS.values()
-    ]
+def show_texts(prompts: Sequence[str], texts: Sequence[str], as_json: bool) -> None:
+    """What a model said after each prompt; the texts alone on standard output, for a pipe."""
     if as_json:
-        _json({"tasks": rows})
+        print_json({"texts": [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]})
         return
-    for task in TASKS.values():
-        labels = "no labels" if task.labels is None else f"{len(task.labels)} labels: {', '.join(task.labels)}"
-        _line(f"{task.name}: {task.kind}, {labels}")
-        _line(f"    metric {task.metric}, up to {task.max_length} tokens, prompt {task.template!r}")
-        for layout in task.layouts:
-            size = layout.num_examples.get("train")
-            known = "" if size is None else f" (N = {size}, published)"
-            _line(f"    --data-dir with {' or '.join(layout.files['train'])}{known}")
-        _line(f"    source: {task.source}")
+    for text in texts:
+        print_line(text)
 
 
 def show_environment(as_json: bool) -> None:
@@ -205,10 +184,10 @@ def show_environment(as_json: bool) -> None:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
     if as_json:
-        _json(found)
+        print_json(found)
         return
     for name, value in found.items():
-        _line(f"{name:<20} {value}")
+        print_line(f"{name:<20} {value}")
 
 
 def _size(count: int) -> str:
@@ -230,10 +209,11 @@ def _tell(text: str) -> None:
     err.print(f"dpzo: {text}", soft_wrap=True, markup=False)
 
 
-def _line(text: str) -> None:
+def print_line(text: str) -> None:
+    """A line of a result on standard output, never broken and never read as markup."""
     out.print(text, soft_wrap=True, markup=False)
 
 
-def _json(fields: Mapping[str, Any]) -> None:
+def print_json(fields: Mapping[str, Any]) -> None:
     """One object on standard output, in ASCII: it survives any locale."""
     print(json.dumps(fields, indent=2))
