@@ -45,6 +45,12 @@ def secrets() -> ModuleType:
     return sys.modules[name]
 
 
+@pytest.fixture(scope="session")
+def templates() -> dict[str, str]:
+    """Chat templates by name."""
+    return TEMPLATES
+
+
 @pytest.fixture
 def tokenizer(tiny_llama: Path) -> Any:
     """One token a byte, and no chat template yet."""

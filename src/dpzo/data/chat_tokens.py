@@ -16,6 +16,8 @@ from dpzo.lm.quiet import silent_libraries
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
+_STAND_IN = "a stand-in for what was said"
+
 Span = tuple[int, int]
 
 
@@ -99,13 +101,9 @@ def _spans(tokenizer: Any, chat: list[Message], text: str, row: int) -> list[Spa
         if message.role != ASSISTANT:
             continue
         before, until = chat[:place], chat[: place + 1]
-        whole: str = text if place == len(chat) - 1 else _rendered(tokenizer, until, row, tokenize=False)
-        # Many templates refuse to render no messages; the turn then begins where the chat does.
         plain: str = _rendered(tokenizer, before, row, tokenize=False) if before else ""
-        opened: str = _rendered(tokenizer, before, row, tokenize=False, add_generation_prompt=True) if before else ""
-        # An opening may already hold the start of a thought that this turn lacks: it counts as far as it agrees.
-        start = _agreement(opened, text)
-        end = _end(text, whole, start, message.content.strip())
+        start = _start(tokenizer, before, until, text, row)
+        end = len(text) if place == len(chat) - 1 else _end(tokenizer, until, text, start, row)
         if end is None or start < len(plain):
             raise DpzoError(
                 f"--data: chat {row}: the tokenizer's chat template renders a turn of the assistant otherwise once "
@@ -115,19 +113,38 @@ def _spans(tokenizer: Any, chat: list[Message], text: str, row: int) -> list[Spa
     return spans
 
 
+def _start(tokenizer: Any, before: list[Message], until: list[Message], text: str, row: int) -> int:
+    """Behind the opening of the turn that follows `before`."""
+    if before:
+        opened: str = _rendered(tokenizer, before, row, tokenize=False, add_generation_prompt=True)
+        # An opening may already hold the start of a thought that this turn lacks: it counts as far as it agrees.
+        return _agreement(opened, text)
+    # Many templates refuse to render no messages: what opens a turn is then seen where a further one would begin.
+    first: str = _rendered(tokenizer, until, row, tokenize=False)
+    further: str = _rendered(tokenizer, until, row, tokenize=False, add_generation_prompt=True)
+    opening = further.removeprefix(first)
+    place = text.find(opening)
+    return place + len(opening) if opening != further and place >= 0 else 0
+
+
 def _agreement(one: str, other: str) -> int:
     """Characters that both begin with."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def _end(text: str, until: str, start: int, content: str) -> int | None:
-    """Behind the turn that starts at `start`, whose chat up to it renders as `until`; None if that cannot be told."""
-    if text.startswith(until):
-        return len(until)
-    # The last turn may be dressed up (an empty thought); what counts is that the content and its closing are there.
-    place = until.rfind(content)
-    closed = until[place:] if content and place >= 0 else ""
-    return start + len(closed) if closed and text.startswith(closed, start) else None
+def _end(tokenizer: Any, until: list[Message], text: str, start: int, row: int) -> int | None:
+    """Behind the last turn of `until`, which starts at `start` of the whole text; None if that cannot be told."""
+    alone: str = _rendered(tokenizer, until, row, tokenize=False)
+    if text.startswith(alone):
+        return len(alone)
+    # The last turn of a chat may be dressed up (an empty thought); what closes it is seen behind a content of our own.
+    content = until[-1].content
+    marked: str = _rendered(tokenizer, [*until[:-1], Message(ASSISTANT, _STAND_IN)], row, tokenize=False)
+    _, found, closing = marked.rpartition(_STAND_IN)
+    for turn in (content + closing, content.strip() + closing):
+        if found and turn and text.startswith(turn, start):
+            return start + len(turn)
+    return None
 
 
 def _rendered(tokenizer: Any, chat: list[Message], row: int, **options: Any) -> Any:
