@@ -27,8 +27,9 @@ from typing import Any
 
 FEW = 1000
 RESULT = Path(__file__).parent / "results" / "memory_records.json"
-WORDS = tuple(
-    "the little dog ran home and saw a big red ball so they were happy that day with mum on top of it".split(" ")
+WORDS = (
+    *("the", "little", "dog", "ran", "home", "and", "saw", "a", "big", "red", "ball", "so"),
+    *("they", "were", "happy", "that", "day", "with", "mum", "on", "top", "of", "it"),
 )
 RUN = ("--noise-multiplier", "1", "--delta", "1e-7", "--steps", "3", "--num-directions", "2", "--max-length", "32")
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
