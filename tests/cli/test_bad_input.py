@@ -103,7 +103,7 @@ def test_a_delta_not_below_one_over_n_is_warned_of(dpzo: Dpzo) -> None:
         ({"relation": "neighbours"}, ["--relation", "zero_out"]),
         ({"task": "sst", "data": None, "data_dir": "."}, ["--task sst", "did you mean sst2?"]),
         ({"task": "sst2", "data": None}, ["--data-dir is missing", "sst2"]),
-        ({"task": "sst2"}, ["--data-dir", "instead of --data"]),
+        ({"task": "rte"}, ["has no column 'premise'", "name another"]),
         ({"task": "sst2", "data": None, "data_dir": "/nonexistent"}, ["/nonexistent", "no such folder"]),
         ({"text_column": "txt"}, ["notes.csv", "no column 'txt'", "did you mean 'text'?"]),
         ({"label_column": "sentiment"}, ["notes.csv", "no column 'sentiment'", "it has 'text', 'label', 'who'"]),

@@ -69,7 +69,7 @@ def find_task(task: str | Mapping[str, Any]) -> Task:
         return task_from(task)
     if task in TASKS:
         return TASKS[task]
-    near = get_close_matches(task, TASKS, n=1)
+    near = [name for name in TASKS if task and name.startswith(task)] or get_close_matches(task, TASKS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(TASKS))}"
     raise DpzoError(f"--task {task}: no such task; {hint} (dpzo tasks lists them)")
 
