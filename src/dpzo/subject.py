@@ -1,0 +1,153 @@
+"""What records are read for, and how they become the rows of a model and the private objective over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dpzo.config import DataConfig, RunConfig
+from dpzo.data.blocks import encode_in_blocks
+from dpzo.data.chat_tokens import chat_answer_tokens, encode_chats
+from dpzo.data.chats import MESSAGES
+from dpzo.lm import (
+    Encoded,
+    LoadedModel,
+    RowShape,
+    Shapes,
+    UnitObjective,
+    encode_classes,
+    encode_completions,
+    encode_masked,
+    encode_options,
+    group_units,
+    make_objective,
+    template_pieces,
+)
+from dpzo.lm.choices import encode_choices
+from dpzo.tasks import Records, Task
+from dpzo.zo import Objective
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What records are read for: the filled config, the task, a model, and the sizes it is evaluated at."""
+
+    config: RunConfig
+    task: Task
+    loaded: LoadedModel
+    shapes: Shapes
+
+
+def encode(records: Records, subject: Subject) -> Encoded:
+    """The records as token matrices of the declared width, in a mapped file when they are large."""
+    return encode_in_blocks(records, lambda part, first: _encode_block(part, first, subject))
+
+
+def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
+    config, task, tokenizer = subject.config.data, subject.task, subject.loaded.tokenizer
+    if config.kind == "chat":
+        return encode_chats(tokenizer, records.fields[MESSAGES], max_length=_max_length(config), first_chat=first + 1)
+    if task.kind == "completion":
+        return encode_completions(
+            tokenizer,
+            task.prompts(records),
+            task.answers(records),
+            max_length=_max_length(config),
+            max_answer_tokens=_max_answer_tokens(config),
+        )
+    assert records.labels is not None
+    if subject.loaded.takes_masks:
+        assert task.mask_template is not None
+        assert task.mask_words is not None
+        return encode_masked(
+            tokenizer,
+            task.mask_template,
+            task.mask_fields(records),
+            task.mask_words,
+            records.labels,
+            max_length=_max_length(config),
+        )
+    if subject.loaded.takes_options and task.option_fields is not None:
+        return encode_choices(
+            tokenizer,
+            task.prompts(records),
+            task.options(records),
+            records.labels,
+            max_length=_max_length(config),
+            max_answer_tokens=_max_answer_tokens(config),
+            empty=task.blank(records),
+        )
+    if subject.loaded.takes_options:
+        assert task.label_words is not None
+        return encode_options(
+            tokenizer,
+            task.prompts(records),
+            task.label_words,
+            records.labels,
+            max_length=_max_length(config),
+            empty=task.blank(records),
+        )
+    return encode_classes(
+        tokenizer, task.texts(records), records.labels, max_length=_max_length(config), pairs=task.pairs(records)
+    )
+
+
+def objective(records: Records, subject: Subject) -> Objective:
+    """The private objective: one loss per unit. Reads every record; what it holds never leaves the process."""
+    by_record = make_objective(subject.loaded, encode(records, subject), subject.shapes, subject.config.data.objective)
+    if records.num_units == len(records):
+        return by_record
+    assert records.units is not None
+    return UnitObjective(by_record, group_units(records.units, records.num_units))
+
+
+def _max_length(data: DataConfig) -> int:
+    assert data.max_length is not None
+    return data.max_length
+
+
+def _max_answer_tokens(data: DataConfig) -> int:
+    assert data.max_answer_tokens is not None
+    return data.max_answer_tokens
+
+
+def row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
+    """The declared shape of a record's rows, for synthetic tokens."""
+    data = config.data
+    encode_classes(loaded.tokenizer, [""], [0], max_length=_max_length(data))  # refuses a length that holds nothing
+    num_labels = 1 if task.labels is None else len(task.labels)
+    answers, form = 0, "classes"
+    words: tuple[int, ...] = ()
+    if data.kind == "chat":
+        answers, form = chat_answer_tokens(_max_length(data)), "completion"
+    elif task.kind == "completion":
+        answers, form = _max_answer_tokens(data), "completion"
+    elif loaded.takes_options and task.option_fields is not None:
+        answers, form = _max_answer_tokens(data), "options"
+    elif loaded.takes_options:
+        assert task.label_words is not None
+        options = encode_options(loaded.tokenizer, [""], task.label_words, [0], max_length=_max_length(data))
+        answers, form = options.max_answer_tokens, "options"
+    elif loaded.takes_masks:
+        form, words = "mask", _mask_words(task, loaded, _max_length(data))
+    return RowShape(
+        form=form,  # type: ignore[arg-type]
+        max_length=_max_length(data),
+        vocabulary=len(loaded.tokenizer),
+        num_classes=num_labels,
+        max_answer_tokens=answers,
+        left_padded=form in ("completion", "options"),
+        pad_token_id=int(loaded.tokenizer.pad_token_id),
+        with_token_types=form == "classes" and len(task.inputs) == 2,
+        word_ids=words,
+        mask_token_id=int(loaded.tokenizer.mask_token_id) if words else 0,
+    )
+
+
+def _mask_words(task: Task, loaded: LoadedModel, max_length: int) -> tuple[int, ...]:
+    """The label words' tokens, with template, words and length checked on an empty record."""
+    assert task.mask_template is not None
+    assert task.mask_words is not None
+    slots = {field: [""] for _, field in template_pieces(task.mask_template) if field not in (None, "mask")}
+    return encode_masked(
+        loaded.tokenizer, task.mask_template, slots, task.mask_words, [0], max_length=max_length
+    ).word_ids
