@@ -91,8 +91,8 @@ def _public_state(seed: int) -> Iterator[None]:
 def check_noise_is_secret(make: MakeChannel, plan: PrivacyPlan, seed: int = 42) -> None:
     """Two runs that share all that is public (plan, rows, direction seed, generators) must release different numbers.
 
-    Sound: a coordinate agrees in one step with probability at most 0.3·2^−bits, so in all four steps of any of K
-    coordinates with less than 1e-10. Never misses noise that is a function of what is public.
+    Sound: a coordinate agrees in one step with probability at most 0.3·2^−bits, so some coordinate in all four steps
+    with less than K·1e-10 for noise multipliers of 0.1 and more. Never misses noise that is a function of what is public.
     """
     runs = []
     for _ in range(2):
