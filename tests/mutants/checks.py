@@ -92,7 +92,7 @@ def check_noise_is_secret(make: MakeChannel, plan: PrivacyPlan, seed: int = 42) 
     """Two runs that share all that is public (plan, rows, direction seed, generators) must release different numbers.
 
     Sound: a coordinate agrees in one step with probability at most 0.3·2^−bits, so some coordinate in all four steps
-    with less than K·1e-10 for noise multipliers of 0.1 and more. Never misses noise that is a function of what is public.
+    with less than K·1e-10 for noise multipliers of 0.1 and more. Never misses noise that is a function of public facts.
     """
     runs = []
     for _ in range(2):
