@@ -230,3 +230,12 @@ def test_filters_are_defined_for_every_text(text: str) -> None:
 def test_an_unknown_filter_is_refused() -> None:
     with pytest.raises(DpzoError, match="names an unknown filter; there are drop_last"):
         fields_of("{text|eval}")
+
+
+@given(st.integers(0, 300), st.integers(0, 2**32 - 1))
+def test_the_shuffle_is_the_papers_scripts(count: int, seed: int) -> None:
+    texts = [str(i) for i in range(count)]
+    labels = np.zeros(count, np.int64)
+    train, _ = k_shot(Records(fields={"text": texts}, labels=labels), max(count, 1), seed)
+    np.random.RandomState(seed).shuffle(texts)
+    assert list(train.texts) == texts
