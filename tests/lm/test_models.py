@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dpzo.errors import DpzoError
+from dpzo.lm.adapters import LoraSettings
 from dpzo.lm.encoder import EncoderClassifier
 from dpzo.lm.fingerprint import fingerprint
 from dpzo.lm.initialiser import seeded_initialiser
-from dpzo.lm.adapters import LoraSettings
 from dpzo.lm.models import LoadedModel, load_model
 
 Tiny = Callable[[str, str], Path]

@@ -1,0 +1,262 @@
+"""Which model families pass: tiny random models of each, loaded, checked, moved, saved, and read back by the library.
+
+`python -m dpzo.lm.support docs/models.md` writes the table of the documentation; the tests hold it to what they find.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from dpzo.errors import DpzoError
+from dpzo.lm.batching import Encoded
+from dpzo.lm.encoding import encode_completions
+from dpzo.lm.initialiser import seeded_initialiser
+from dpzo.lm.isolation import RowShape, lively
+from dpzo.lm.masking import encode_masked
+from dpzo.lm.models import LoadedModel, load_model
+from dpzo.lm.prepare import isolated_shapes, make_objective, settle_shift
+from dpzo.lm.quiet import global_generators_kept, silent_libraries
+from dpzo.lm.saving import save
+from dpzo.zo import DirectionScheme, TrainableParameters, central_difference
+
+TEXTS = ("the film was a delight", "great", "a dull story " * 9, "my order never came", "夜 and ночь", "okay")
+WORDS = (" bad", " great")
+TEMPLATE = "{text} It was {mask}."
+WIDTH = 24
+MICROBATCH = 4
+
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_LLAMA = {"num_key_value_heads": 2, "max_position_embeddings": 64, **_SIZES, **_TOKENS}
+_VOCABULARY = 328
+
+Form = Literal["causal", "masked"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family by its configuration class and the arguments that make it tiny."""
+
+    form: Form
+    config: str
+    arguments: dict[str, Any]
+
+
+FAMILIES: dict[str, Family] = {
+    "BERT": Family("masked", "BertConfig", {"max_position_embeddings": 64, **_SIZES, "pad_token_id": 0}),
+    "RoBERTa": Family("masked", "RobertaConfig", {"max_position_embeddings": 66, **_SIZES, **_TOKENS}),
+    "DeBERTa-v2": Family(
+        "masked",
+        "DebertaV2Config",
+        {"max_position_embeddings": 64, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], **_SIZES},
+    ),
+    "GPT-2": Family("causal", "GPT2Config", {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}),
+    "OPT": Family(
+        "causal",
+        "OPTConfig",
+        {"max_position_embeddings": 64, "ffn_dim": 48, "word_embed_proj_dim": 32, **_SIZES, **_TOKENS},
+    ),
+    "GPT-NeoX": Family("causal", "GPTNeoXConfig", {"max_position_embeddings": 64, **_SIZES, **_TOKENS}),
+    "Llama": Family("causal", "LlamaConfig", _LLAMA),
+    "Mistral": Family("causal", "MistralConfig", {**_LLAMA, "sliding_window": 16}),
+    "Qwen2": Family("causal", "Qwen2Config", {**_LLAMA, "tie_word_embeddings": True}),
+    "Qwen3": Family("causal", "Qwen3Config", {**_LLAMA, "head_dim": 8}),
+    "Gemma": Family("causal", "GemmaConfig", {**_LLAMA, "head_dim": 8}),
+    "Phi": Family("causal", "PhiConfig", {**_LLAMA, "num_key_value_heads": 4}),
+    "Mixtral": Family("causal", "MixtralConfig", {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "Qwen2-MoE": Family(
+        "causal",
+        "Qwen2MoeConfig",
+        {**_LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        | {"shared_expert_intermediate_size": 32},
+    ),
+    "T5": Family("causal", "T5Config", {"d_model": 32, "d_ff": 48, "num_layers": 1, "num_heads": 4, "d_kv": 8}),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found for one family; `reason` is set for one that is refused."""
+
+    family: str
+    form: str
+    microbatch: int | None = None  # records that may share a pass, of `MICROBATCH` asked for
+    passed: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def tiny_tokenizer(masked: bool) -> Any:
+    """Byte-level BPE over a few sentences, `<s> … </s>` for encoders; every one of `WORDS` is a token."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY - 8,
+        special_tokens=["<pad>", "<s>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*TEXTS, *(f"it was{word} and{word} or{word}" for word in WORDS)] * 3, trainer)
+    if masked:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+    maker: Any = transformers.PreTrainedTokenizerFast
+    return maker(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        pad_token="<pad>",
+        model_max_length=64,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def make_tiny(family: str, folder: Path) -> Path:
+    """A random model of the family with its tokenizer, saved; the same bits at every call."""
+    chosen = FAMILIES[family]
+    library: Any = transformers
+    with silent_libraries(), global_generators_kept():
+        torch.manual_seed(7)
+        config = getattr(library, chosen.config)(vocab_size=_VOCABULARY, **chosen.arguments)
+        makers = {"causal": library.AutoModelForCausalLM, "masked": library.AutoModelForMaskedLM}
+        maker = library.AutoModelForSeq2SeqLM if config.is_encoder_decoder else makers[chosen.form]
+        model = maker.from_config(config)
+        with torch.no_grad():  # the usual spread of 0.02 makes every model say the same of every text
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(8.0)
+        model.save_pretrained(folder)
+        tiny_tokenizer(chosen.form == "masked").save_pretrained(folder)
+    return folder
+
+
+def encode_tiny(loaded: LoadedModel) -> Encoded:
+    """`TEXTS` for the family's own form of task."""
+    if loaded.takes_masks:
+        targets = [n % 2 for n in range(len(TEXTS))]
+        return encode_masked(loaded.tokenizer, TEMPLATE, {"text": TEXTS}, WORDS, targets, max_length=WIDTH)
+    return encode_completions(loaded.tokenizer, TEXTS, TEXTS[::-1], max_length=WIDTH, max_answer_tokens=9)
+
+
+def check_family(family: str, folder: Path) -> Outcome:
+    """Load, isolate, step, save and reload, full-parameter and LoRA; AssertionError says what does not hold."""
+    form = FAMILIES[family].form
+    base = make_tiny(family, folder / "base")
+    passed: list[str] = []
+    sizes: list[int] = []
+    for trainable in ("full", "lora"):
+        try:
+            loaded = load_model(
+                base,
+                "classification" if form == "masked" else "completion",
+                initialiser=seeded_initialiser(1),
+                labels=("no", "yes") if form == "masked" else None,
+                trainable=trainable,
+                prompted=True,
+            )
+            sizes.append(_step(loaded))
+        except DpzoError as refusal:
+            return Outcome(family, form, reason=str(refusal).replace(str(base), family))
+        passed.append(f"{trainable} step")
+        save(loaded, folder / trainable)
+        _reload(loaded, base, folder / trainable)
+        passed.append(f"{trainable} reload")
+    return Outcome(family, form, min(sizes), tuple(passed))
+
+
+def _step(loaded: LoadedModel) -> int:
+    """Isolation, then slopes beside θ, then a move of θ; returns the number of records that may share a pass."""
+    encoded = encode_tiny(loaded)
+    shape = RowShape.of(encoded, len(loaded.tokenizer), 2 if loaded.takes_masks else 1)
+    shapes = isolated_shapes(loaded, shape, MICROBATCH)
+    objective = make_objective(loaded, encoded, shapes)
+    units = np.arange(len(TEXTS))
+    with lively(loaded.module, loaded.trainable_names):
+        whole = objective.losses(units)
+        alone = np.concatenate([objective.losses(units[i : i + 1]) for i in units[::-1]])[::-1]
+        assert whole.tobytes() == alone.tobytes(), "a record's loss hangs on its neighbours"
+        assert len(set(whole.tolist())) >= len(TEXTS) - 1, "records are told apart"
+    parameters = TrainableParameters(loaded.module, loaded.trainable_names, materialise="layer")
+    settle_shift(parameters, objective, len(TEXTS))
+    directions = DirectionScheme("gaussian", 3, 2, parameters.sizes).at(0)
+    before = parameters.state()
+    slopes = central_difference(objective, parameters, units, directions, 1e-2)
+    assert np.isfinite(slopes).all(), "slopes are finite"
+    assert all(torch.equal(before[name], value) for name, value in parameters.state().items()), "θ stays as it was"
+    for index in range(len(parameters)):
+        directions.accumulate(0, index, 0.05, parameters.flat(index))
+    moved = objective.losses(units)
+    assert (moved != whole).all(), "a step shows in every loss"
+    return shapes.microbatch_size
+
+
+def _reload(loaded: LoadedModel, base: Path, folder: Path) -> None:
+    """The saved folder says, by plain transformers or PEFT, what the trained module says."""
+    library: Any = transformers
+    loader: Callable[..., Any] = (
+        library.AutoModelForMaskedLM if loaded.takes_masks else library.AutoModelForCausalLM
+    ).from_pretrained
+    ids = torch.arange(5, 21)[None]
+    mask = torch.ones_like(ids)
+    with silent_libraries(), global_generators_kept(), torch.no_grad():
+        if loaded.has_adapter:
+            from peft import PeftModel
+
+            plain: Any = PeftModel.from_pretrained(loader(base), str(folder))
+        else:
+            plain = loader(folder)
+        module: Any = loaded.module
+        found = plain.eval()(input_ids=ids, attention_mask=mask).logits
+        expected = module(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def row(outcome: Outcome) -> str:
+    """One line of the table."""
+    if outcome.reason:
+        return f"| {outcome.family} | {outcome.form} | refused: {outcome.reason.partition(': ')[2]} | – | – |"
+    shared = "yes" if outcome.microbatch == MICROBATCH else f"{outcome.microbatch} record a pass"
+
+    def marks(what: str) -> str:
+        return "yes" if {f"{what} step", f"{what} reload"} <= set(outcome.passed) else "no"
+
+    return f"| {outcome.family} | {outcome.form} | {shared} | {marks('full')} | {marks('lora')} |"
+
+
+HEADER = """# Model families
+
+Each was made tiny from a random configuration and run through loading, the isolation check, a zeroth-order step, and
+saving; what was saved was read back by plain transformers (or PEFT) and gave the same outputs. *Isolation*: several
+records may share a pass without a bit of one showing in another; a mixture of experts runs one record a pass, because
+the shape of an expert's matrix product hangs on how many tokens its neighbours send there.
+The table is written by `python -m dpzo.lm.support docs/models.md`, and a test compares each row with what it finds.
+
+| family | form | isolation | full-parameter step and reload | LoRA step and reload |
+|---|---|---|---|---|
+"""
+
+
+def main(target: Path) -> None:
+    """Write the table."""
+    lines = []
+    for family in FAMILIES:
+        with tempfile.TemporaryDirectory() as folder:
+            lines.append(row(check_family(family, Path(folder))))
+    target.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
