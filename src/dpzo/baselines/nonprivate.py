@@ -1,9 +1,14 @@
-"""Zeroth-order training without privacy (MeZO): the ceiling of the same steps, for public data only."""
+"""Training without privacy, and no training at all: the ceiling and the floor of a comparison. For public data."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from dpzo.baselines.cards import NO_PRIVACY_LACKS, baseline_card
+from dpzo.baselines.first_order import settings_of
+from dpzo.baselines.method import Outcome
 from dpzo.train import Job
 from dpzo.zo import Objective, central_difference
 
@@ -23,3 +28,36 @@ def train_without_privacy(job: Job, public: Objective, num_units: int, seed: int
         rows = central_difference(public, job.parameters, units, directions, job.smoothing)
         job.update.apply(job.parameters, state, directions, rows.sum(axis=0), step)
     job.update.finish(job.parameters, state)
+
+
+@dataclass(frozen=True)
+class NonprivateZerothOrder:
+    """`train_without_privacy` as a method: the job's own directions, smoothing and update. `seed`: of the batches."""
+
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """mezo."""
+        return "mezo"
+
+    def run(self, job: Job, objective: Objective, num_units: int, /) -> Outcome:
+        """Train in place; no guarantee."""
+        train_without_privacy(job, objective, num_units, self.seed)
+        settings = settings_of(self)
+        return Outcome(baseline_card(self.name, settings, job.plan, job.header, level="none", lacks=NO_PRIVACY_LACKS))
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """The model as it came: nothing is read and nothing is changed."""
+
+    @property
+    def name(self) -> str:
+        """zero-shot."""
+        return "zero-shot"
+
+    def run(self, job: Job, objective: Objective, num_units: int, /) -> Outcome:
+        """Leave the parameters alone."""
+        del objective, num_units
+        return Outcome(baseline_card(self.name, {}, job.plan, job.header, level="zero-shot", lacks=()))
