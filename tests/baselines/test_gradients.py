@@ -179,6 +179,19 @@ def test_a_causal_model(tiny_llama: Path, form: str) -> None:
                 check(parameters, objective, [0, 2], 0.5, clipping="ghost")
 
 
+@pytest.mark.parametrize("trainable", ["prefix", "prompt"])
+def test_virtual_tokens(tiny_llama: Path, trainable: str) -> None:
+    loaded = load_model(str(tiny_llama), "completion", initialiser=seeded_initialiser(0), trainable=trainable)
+    encoded = encode_completions(loaded.tokenizer, TEXTS, TEXTS[::-1], max_length=48, max_answer_tokens=8)
+    parameters = TrainableParameters(loaded.module, loaded.trainable_names)
+    objective = TokenObjective(loaded.module, encoded, 3)
+    if trainable == "prefix":
+        check(parameters, objective, [0, 2, 4, 5, 6], 0.05)
+    else:
+        with pytest.raises(DpzoError, match="once for a whole batch"):
+            check(parameters, objective, [0, 2, 4, 5, 6], 0.05)
+
+
 class Outside(torch.nn.Module):
     """Uses a weight outside its layer: Opacus's hooks see half of it."""
 

@@ -32,7 +32,7 @@ from dpzo.privacy import Laplace, PoissonSampling, PrivateChannel
 from dpzo.report import card as run_card
 from dpzo.solve import solve_plan
 from dpzo.train import fit
-from dpzo.zo import central_difference
+from dpzo.zo import TrainableParameters, central_difference
 
 PRIVATE: list[Any] = [
     DpGradient("sgd", learning_rate=0.5, clip_norm=0.3),
@@ -307,3 +307,12 @@ def test_options_that_are_not_there_are_refused(logistic: Make) -> None:
     ):
         with pytest.raises(DpzoError, match=words):
             method.run(small.job, small.objective, small.units)
+
+
+@pytest.mark.parametrize("method", [*PRIVATE[:1], *PRIVATE[-1:], OTHERS[0]], ids=label)
+def test_sixteen_bit_weights_are_refused(logistic: Make, method: Any) -> None:
+    small = logistic()
+    module = torch.nn.utils.skip_init(torch.nn.Linear, 5, 1, dtype=torch.bfloat16)
+    job = replace(small.job, parameters=TrainableParameters(module, ["weight", "bias"]))
+    with pytest.raises(DpzoError, match="float32"):
+        method.run(job, small.objective, small.units)

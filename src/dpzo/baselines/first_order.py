@@ -15,7 +15,7 @@ from torch import Tensor
 from dpzo.baselines.cards import FLOAT_NOISE_LACKS, GRADIENTS_IN_MEMORY, NO_PRIVACY_LACKS, baseline_card
 from dpzo.baselines.differentiable import Source, differentiable
 from dpzo.baselines.gradients import Clipping, clipped_sums, trainable_by_autograd
-from dpzo.baselines.method import Outcome
+from dpzo.baselines.method import Outcome, require_float32
 from dpzo.baselines.noise import add_noise
 from dpzo.baselines.tail import Tail
 from dpzo.errors import DpzoError
@@ -66,6 +66,7 @@ class DpGradient:
         secret = SecretRandom() if self.nonprivate_randomness is None else self.nonprivate_randomness
         source = differentiable(objective, self.microbatch_size)
         parameters = job.parameters
+        require_float32(parameters)
         optimiser = _optimiser(self.rule, parameters, self.learning_rate, momentum=self.momentum)
         with (
             clipped_sums(parameters, source, plan.clip_norm, self.clipping) as clipped_sum,
@@ -114,6 +115,7 @@ class AdamW:
     def run(self, job: Job, objective: Objective, num_units: int, /) -> Outcome:
         """Train in place; see the class."""
         plan, parameters = job.plan, job.parameters
+        require_float32(parameters)
         source = differentiable(objective, self.microbatch_size)
         batches = np.random.Generator(np.random.PCG64(self.seed))
         optimiser = _optimiser("adamw", parameters, self.learning_rate, weight_decay=self.weight_decay)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dpzo.baselines.differentiable import Pass, Source
 from dpzo.errors import DpzoError
 from dpzo.lm.quiet import silent_libraries
+from dpzo.lm.virtual import virtual_prompt
 from dpzo.zo import TrainableParameters
 
 Indices = NDArray[np.int64]
@@ -62,6 +63,9 @@ def clipped_sums(
     """
     if clipping not in ("hooks", "ghost"):
         raise DpzoError(f"clipping: {clipping!r} is unknown; choose hooks or ghost")
+    prompt = virtual_prompt(parameters.module)
+    if prompt is not None and not prompt.is_prefix:
+        raise DpzoError("--trainable prompt: is looked up once for a whole batch, so Opacus has no gradient by record")
     library = _opacus()
     if clipping == "ghost":
         _refuse_what_ghosts_cannot(parameters, source)

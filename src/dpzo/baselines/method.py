@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+
+from dpzo.errors import DpzoError
 from dpzo.train import Job
-from dpzo.zo import Objective
+from dpzo.zo import Objective, TrainableParameters
 
 
 @dataclass(frozen=True)
@@ -32,3 +35,10 @@ class Method(Protocol):
     def run(self, job: Job, objective: Objective, num_units: int, /) -> Outcome:
         """Train in place on units 0 … num_units − 1 of `objective`, for `job.plan.steps` steps exactly."""
         ...
+
+
+def require_float32(parameters: TrainableParameters) -> None:
+    """Refuse 16-bit trained weights: small steps would be rounded away, and a baseline that stalls compares nothing."""
+    for name, parameter in zip(parameters.names, parameters, strict=True):
+        if parameter.dtype != torch.float32:
+            raise DpzoError(f"trainable: {name!r} is {parameter.dtype}; baselines train float32 weights: use LoRA")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dpzo.baselines.cards import FLOAT_NOISE_LACKS, baseline_card
 from dpzo.baselines.first_order import settings_of, vector_plan
-from dpzo.baselines.method import Outcome
+from dpzo.baselines.method import Outcome, require_float32
 from dpzo.baselines.noise import add_noise
 from dpzo.baselines.tail import Tail
 from dpzo.errors import DpzoError
@@ -53,6 +53,7 @@ class VectorNoise:
     def run(self, job: Job, objective: Objective, num_units: int, /) -> Outcome:
         """Train in place; see the class."""
         parameters = job.parameters
+        require_float32(parameters)
         length = math.sqrt(parameters.dimension)
         plan = vector_plan(job.plan, job.plan.clip_norm * length if self.clip_norm is None else self.clip_norm)
         if self.schedule not in SCHEDULES:
