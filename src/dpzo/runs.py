@@ -29,6 +29,7 @@ from dpzo.folder import make_folder, require_new
 from dpzo.journal import Transcript, read, write_durably
 from dpzo.lm import LoadedModel, Shapes, fingerprint_tensors, isolated_shapes, load_saved, save
 from dpzo.lm.generation import generate as continue_prompts
+from dpzo.lm.quiet import silent_libraries
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
 from dpzo.scoring import score
@@ -154,14 +155,15 @@ def carry_out(
     local = {"data": source.to_dict(), "base": str(model.resolve()) if model.is_dir() else None}
     write_durably(output / LOCAL, yaml.safe_dump(local).encode())
     try:
-        trainer.fit(
-            parts.job,
-            private,
-            num_units,
-            output,
-            observe=watch(_progress(parts)),
-            nonprivate_randomness=nonprivate_randomness,
-        )
+        with silent_libraries():
+            trainer.fit(
+                parts.job,
+                private,
+                num_units,
+                output,
+                observe=watch(_progress(parts)),
+                nonprivate_randomness=nonprivate_randomness,
+            )
     except Stopped:
         write_card(output, read(output))
         raise
@@ -182,14 +184,15 @@ def resume(
     parts = _reassemble(transcript, base)
     trainer.require_same_run(parts.job.header, transcript)
     records = _read_records(parts.subject.config, parts.subject.task, source)
-    trainer.resume(
-        parts.job,
-        objective(records, parts.subject),
-        records.num_units,
-        output,
-        observe=watch(_progress(parts)),
-        nonprivate_randomness=nonprivate_randomness,
-    )
+    with silent_libraries():
+        trainer.resume(
+            parts.job,
+            objective(records, parts.subject),
+            records.num_units,
+            output,
+            observe=watch(_progress(parts)),
+            nonprivate_randomness=nonprivate_randomness,
+        )
     return _finish(parts, output)
 
 
