@@ -165,7 +165,6 @@ WITHOUT_FLAG = frozenset(
         "model.virtual_tokens",
         "model.dtype",
         "model.quantization",
-        "data.objective",
         "data.layout",
         "data.max_answer_tokens",
         "data.messages_column",

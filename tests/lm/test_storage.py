@@ -58,7 +58,8 @@ def test_a_private_part_beside_a_small_base(llama: Path, tmp_path: Path, storage
     layers = [layer for name, layer in loaded.module.named_modules() if name.endswith("mlp.up_proj")]
     held: Any = layers[0]
     assert is_quantised(held.weight) == (storage.quantization != "none")
-    assert held.weight.dtype == storage.torch_dtype
+    assert held.weight.dtype == (torch.bfloat16 if storage.quantization == "int4" else storage.torch_dtype)
+    assert held(torch.zeros(2, 32, dtype=storage.torch_dtype)).dtype == storage.torch_dtype
 
     encoded = encode_tiny(loaded)
     shapes = isolated_shapes(loaded, RowShape.of(encoded, len(loaded.tokenizer), 1), 4)

@@ -91,7 +91,8 @@ def train(
     unit_column: Annotated[str | None, typer.Option(help="Whose record it is: that unit is protected.")] = None,
     labels: Annotated[str | None, typer.Option(help="Declared labels, comma-separated.")] = None,
     label_words: Annotated[str | None, typer.Option(help="A causal model's words, as ' bad, good'.")] = None,
-    template: Annotated[str | None, typer.Option(help="Prompt around {text}, for causal models.")] = None,
+    template: Annotated[str | None, typer.Option(help="Prompt around {text}; with {mask} for a masked model.")] = None,
+    objective: Annotated[str | None, typer.Option(help="What a step improves: loss, accuracy or f1.")] = None,
     num_examples: Annotated[str | None, typer.Option(help="Number of units N, declared; or from-file.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens a record is padded or cut to.")] = None,
     epsilon: Epsilon = None,
@@ -104,7 +105,9 @@ def train(
     num_directions: Directions = None,
     clip_norm: ClipNorm = None,
     tuning: Annotated[str | None, typer.Option(help="How hyper-parameters were chosen; goes on the card.")] = None,
-    trainable: Annotated[str | None, typer.Option(help="head, lora, full, or a regular expression.")] = None,
+    trainable: Annotated[
+        str | None, typer.Option(help="head, full, lora, prefix, prompt, ia3, or a pattern of names.")
+    ] = None,
     smoothing: Annotated[float | None, typer.Option(help="φ, the length of a probe along a direction.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="η; by default chosen by the trainable part.")] = None,
     seed: Annotated[int | None, typer.Option(help="Public seed of directions and new parameters.")] = None,
@@ -130,6 +133,7 @@ def train(
         "data.labels": _names(labels, strip=True),
         "data.label_words": _names(label_words, strip=False),
         "data.template": template,
+        "data.objective": objective,
         "data.max_length": max_length,
         "privacy.epsilon": epsilon,
         "privacy.noise_multiplier": noise_multiplier,

@@ -36,7 +36,7 @@ class Storage:
     """`dtype` of all weights that are not quantised; `quantization` of the linear layers but the output layer.
 
     - `int8`: one scale an output, `int4`: one scale and zero for 32 or 64 inputs of an output (a layer whose shape
-      does not fit is int8), both by torchao, weight-only: activations keep `dtype`.
+      does not fit is int8), both by torchao, weight-only: activations keep `dtype`, but bf16 inside an int4 layer.
     - `bnb-int8`, `bnb-nf4`: bitsandbytes, where it is installed and supports the device.
     """
 
@@ -80,11 +80,33 @@ def quantise(module: nn.Module, storage: Storage) -> None:
 
         eight = Int8WeightOnlyConfig(version=2)
         for layer in [layer for layer in module.modules() if type(layer) is nn.Linear]:
-            chosen: Any = eight
             group = next((g for g in _GROUPS if layer.in_features % g == 0), None)
             if storage.quantization == "int4" and group is not None and layer.out_features % _INT4_ROWS == 0:
-                chosen = _int4(group, layer.weight.device)
-            quantize_(layer, chosen, filter_fn=_always)
+                _take_bfloat16(layer)
+                quantize_(layer, _int4(group, layer.weight.device), filter_fn=_always)
+            else:
+                quantize_(layer, eight, filter_fn=_always)
+
+
+def _take_bfloat16(layer: nn.Linear) -> None:
+    """Hold a layer in bf16 inside, whatever it is given and has to give back.
+
+    The int4 product is made for bf16 (on a GPU it takes nothing else): on a CPU with AVX-512, 512 rows of 768 × 768
+    took 11 ms in bf16 and 1510 ms in fp32.
+    """
+    outside = layer.weight.dtype
+    if outside == torch.bfloat16:
+        return
+
+    def narrowed(_layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (arguments[0].to(torch.bfloat16), *arguments[1:])
+
+    def widened(_layer: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output.to(outside)
+
+    layer.to(torch.bfloat16)
+    layer.register_forward_pre_hook(narrowed)
+    layer.register_forward_hook(widened)
 
 
 def _always(_layer: nn.Module, _name: str) -> bool:
