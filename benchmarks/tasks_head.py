@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results_file import write_results
-from dpzo import runs, train
+from dpzo import train
 from dpzo.assembly import assemble, objective, resolve_num_examples, task_of
 from dpzo.baselines import train_without_privacy
 from dpzo.cli.demo import demo_model
 from dpzo.config import parse_config
+from dpzo.scoring import judge
 
 
 def measure(task: str, data_dir: Path, layout: str, epsilon: float, seeds: int, max_length: int) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def measure(task: str, data_dir: Path, layout: str, epsilon: float, seeds: int, 
     number, source = resolve_num_examples(config, described, data_dir, lambda: records.num_units)
     parts = assemble(config, num_examples=number, num_examples_source=source)
     private = objective(records, parts.subject)
-    metric = runs.judge(parts.subject, held_out)
+    metric = judge(parts.subject, held_out)
     start = parts.job.parameters.state()
     train_without_privacy(parts.job, private, records.num_units)
     without = metric()["value"]

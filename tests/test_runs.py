@@ -341,7 +341,7 @@ def test_an_output_that_is_not_new_is_refused_before_any_work(tiny_bert: Path, d
     [
         ("privacy", {"num_examples": None}, "--num-examples is missing: N enters the guarantee"),
         ("data", {"labels": None}, "--labels is missing: declare the label set"),
-        ("data", {"task": "no such"}, "--task no such: unknown; there are "),
+        ("data", {"task": "no such"}, "--task no such: "),
         ("data", {"text_column": "absent"}, "has no column 'absent'"),
         ("data", {"labels": ["calm", "other"]}, "row 2: column 'label' holds a label that is not declared"),
         ("privacy", {"expected_batch_size": 1000}, "--expected-batch-size must lie between 0 and --num-examples"),

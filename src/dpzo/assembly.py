@@ -214,7 +214,14 @@ def assemble(
         "tuning": config.privacy.tuning,
         "directions": {"scheme": SCHEME, "kind": scheme.kind, "seed": seed},
         "initialisation": {"scheme": SCHEME, "seed": seed, "new": list(loaded.new_names)},
-        "update": {"rule": "sgd", "average": training.average, "schedule": training.schedule},
+        "update": {
+            "rule": "sgd",
+            "learning_rate": training.learning_rate,
+            "schedule": training.schedule,
+            "warmup_steps": training.warmup_steps,
+            "average": training.average,
+            "master": training.master,
+        },
         "parameters": [
             [n, list(s), d] for n, s, d in zip(parameters.names, parameters.shapes, parameters.dtypes, strict=True)
         ],

@@ -31,7 +31,7 @@ _NOISY = (
 
 
 _SILENCED = ContextVar("silenced", default=False)
-"""Whether a block further out holds already: setting a level clears the caches of every logger there is, 20 ms a step."""
+"""Whether a block further out holds already: setting a level clears the caches of every logger, 20 ms a time."""
 
 
 @contextmanager
