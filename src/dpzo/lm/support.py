@@ -249,13 +249,60 @@ The table is written by `python -m dpzo.lm.support docs/models.md`, and a test c
 """
 
 
+FOOTER = """
+## What may learn
+
+`--trainable` is `head`, `full`, `lora`, `prefix`, `prompt`, `ia3`, or a regular expression over parameter names
+(`'.*bias$'` trains biases alone). New parameters come from the public seed. LoRA takes `model.lora_rank`,
+`model.lora_alpha`, `model.lora_targets=[q_proj,v_proj]` and `model.lora_scaling=root-rank` (rsLoRA); a prefix and a soft
+prompt take `model.virtual_tokens`, and are for causal models. What is saved loads by plain PEFT.
+
+## Masked language models
+
+A template with `{mask}` asks a masked model by its own head: `--template '{text} It was {mask}.' --label-words bad,great`.
+Each label word must be one token where it stands, leading space included. Over-long texts are cut, longest first; the
+template and its mask stay. Without such a template the checkpoint loads as a sequence classifier.
+
+## How the base is held
+
+`model.dtype` is `float32`, `bfloat16` or `float16`; adapters and new heads stay float32, and so does every loss.
+`model.quantization=int8` or `int4` quantises the base's linear layers while it loads (extra `dpzo[quant]`, torchao,
+weights only); int4 layers compute in bf16, and a layer whose shape int4 does not fit is int8. `bnb-int8` and `bnb-nf4`
+hand that to bitsandbytes where it is installed. The base's fingerprint is that of the checkpoint, with the quantiser's
+name and version mixed in. A quantised weight is never trained.
+
+Weights of 16 bits that are trained take their steps by stochastic rounding, whose bits are public and addressed by
+seed, step, parameter and element, so that a replay rounds alike; `training.master=float32` keeps float32 copies instead,
+at the memory of one more float32 model. Probes are rounded to nearest: at a smoothing far below a weight's gap to its
+neighbours (2⁻⁸ of its size in bf16) most weights do not move, so choose a larger one than for float32.
+
+## Scores without a gradient
+
+`--objective accuracy` improves 1 − accuracy: of the class, or of a completion's tokens. `--objective f1` improves
+1 − F1 of a completion's tokens as a bag. Both look at the most likely token after the *true* beginning of the answer;
+no text is generated. Each is bounded by 0 and 1 and a step function of the weights, so a larger smoothing finds more of
+its steps, and slopes are multiples of 1/(2·smoothing): set `--clip-norm` near √K times that.
+
+A score of your own is any function from a model and a batch of rows to one number a row, through `dpzo.fit`:
+
+```python
+def wrong(model, batch):
+    return (torch.sign(model(batch["x"])[:, 0]) != batch["y"]).float()
+
+dpzo.fit(model, wrong, examples, plan=plan, settings=settings, output="run")
+```
+
+Number i may depend on the weights and row i alone; `dpzo.lm.objectives.Objective` states the contract.
+"""
+
+
 def main(target: Path) -> None:
     """Write the table."""
     lines = []
     for family in FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
             lines.append(row(check_family(family, Path(folder))))
-    target.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
+    target.write_text(HEADER + "\n".join(lines) + "\n" + FOOTER, encoding="utf-8")
 
 
 if __name__ == "__main__":
