@@ -24,7 +24,6 @@ from dpzo.baselines import (
     VectorNoise,
     ZeroShot,
 )
-from dpzo.baselines import cards as baseline_cards
 from dpzo.baselines.vector_noise import clipped
 from dpzo.errors import DpzoError
 from dpzo.journal import read
@@ -283,10 +282,6 @@ def test_cards_have_the_shape_of_a_runs_card(logistic: Make, linear: ModuleType,
             assert value.keys() == card[name].keys(), name
     page = run_card.render_markdown(card)
     assert card["claim"] in page
-
-
-def test_relations_mean_what_a_runs_card_says() -> None:
-    assert baseline_cards.RELATIONS == run_card.RELATIONS
 
 
 def test_a_plan_for_scalars_is_refused(logistic: Make) -> None:

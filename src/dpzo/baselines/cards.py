@@ -11,15 +11,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from dpzo.environment import environment
-from dpzo.privacy import NeighboringRelation, PrivacyPlan
+from dpzo.privacy import PrivacyPlan
+from dpzo.report.card import RELATIONS
 
 Level = Literal["float-noise", "none", "zero-shot"]
-
-RELATIONS = {
-    NeighboringRelation.ZERO_OUT: "one unit's contribution is replaced by nothing; the number of units is public",
-    NeighboringRelation.ADD_OR_REMOVE_ONE: "one unit is added or removed; the number of units is declared, not counted",
-    NeighboringRelation.REPLACE_ONE: "one unit is exchanged for another; the number of units is public",
-}
 
 FLOAT_NOISE_LACKS = (
     "exact noise: sums and noise are floating point, whose gaps can give a record away; the ε below assumes real "
