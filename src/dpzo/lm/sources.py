@@ -53,6 +53,7 @@ def _unloadable(name: str, part: str, error: Exception) -> DpzoError:
 
 
 def load_config(name: str, source: dict[str, Any]) -> Any:
+    """The library's configuration of the checkpoint. Errors: `DpzoError` when there is none to read."""
     try:
         return AutoConfig.from_pretrained(**source)
     except Exception as error:
@@ -80,6 +81,7 @@ def choose_architecture(name: str, config: Any, kind: Kind, prompted: bool) -> A
 
 
 def load_tokenizer(name: str, source: dict[str, Any]) -> Any:
+    """The checkpoint's tokenizer, with a padding token. Errors: `DpzoError` when it has no words or cannot pad."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except Exception as error:

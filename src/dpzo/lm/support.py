@@ -27,7 +27,7 @@ from dpzo.lm.models import LoadedModel, load_model
 from dpzo.lm.prepare import isolated_shapes, make_objective, settle_shift
 from dpzo.lm.quiet import global_generators_kept, silent_libraries
 from dpzo.lm.saving import save
-from dpzo.zo import DirectionScheme, TrainableParameters, central_difference
+from dpzo.zo import DirectionScheme, TrainableParameters, central_difference, public_normal
 
 TEXTS = ("the film was a delight", "great", "a dull story " * 9, "my order never came", "夜 and ночь", "okay")
 WORDS = (" bad", " great")
@@ -129,15 +129,14 @@ def make_tiny(family: str, folder: Path) -> Path:
     chosen = FAMILIES[family]
     library: Any = transformers
     with silent_libraries(), global_generators_kept():
-        torch.manual_seed(7)
         config = getattr(library, chosen.config)(vocab_size=_VOCABULARY, **chosen.arguments)
         makers = {"causal": library.AutoModelForCausalLM, "masked": library.AutoModelForMaskedLM}
         maker = library.AutoModelForSeq2SeqLM if config.is_encoder_decoder else makers[chosen.form]
         model = maker.from_config(config)
         with torch.no_grad():  # the usual spread of 0.02 makes every model say the same of every text
-            for parameter in model.parameters():
+            for name, parameter in model.named_parameters():
                 if parameter.ndim > 1:
-                    parameter.mul_(8.0)
+                    parameter.copy_(public_normal(7, name, parameter.numel(), 0.16).view(parameter.shape))
         model.save_pretrained(folder)
         tiny_tokenizer(chosen.form == "masked").save_pretrained(folder)
     return folder
@@ -254,13 +253,14 @@ FOOTER = """
 
 `--trainable` is `head`, `full`, `lora`, `prefix`, `prompt`, `ia3`, or a regular expression over parameter names
 (`'.*bias$'` trains biases alone). New parameters come from the public seed. LoRA takes `model.lora_rank`,
-`model.lora_alpha`, `model.lora_targets=[q_proj,v_proj]` and `model.lora_scaling=root-rank` (rsLoRA); a prefix and a soft
-prompt take `model.virtual_tokens`, and are for causal models. What is saved loads by plain PEFT.
+`model.lora_alpha`, `model.lora_targets=[q_proj,v_proj]` and `model.lora_scaling=root-rank` (rsLoRA); a prefix and a
+soft prompt take `model.virtual_tokens`, and are for causal models. What is saved loads by plain PEFT.
 
 ## Masked language models
 
-A template with `{mask}` asks a masked model by its own head: `--template '{text} It was {mask}.' --label-words bad,great`.
-Each label word must be one token where it stands, leading space included. Over-long texts are cut, longest first; the
+A template with `{mask}` asks a masked model by its own head:
+`--template '{text} It was {mask}.' --label-words bad,great`. Each label word must be one token where it
+stands, leading space included. Over-long texts are cut, longest first; the
 template and its mask stay. Without such a template the checkpoint loads as a sequence classifier.
 
 ## How the base is held
@@ -272,8 +272,9 @@ hand that to bitsandbytes where it is installed. The base's fingerprint is that 
 name and version mixed in. A quantised weight is never trained.
 
 Weights of 16 bits that are trained take their steps by stochastic rounding, whose bits are public and addressed by
-seed, step, parameter and element, so that a replay rounds alike; `training.master=float32` keeps float32 copies instead,
-at the memory of one more float32 model. Probes are rounded to nearest: at a smoothing far below a weight's gap to its
+seed, step, parameter and element, so that a replay rounds alike; `training.master=float32` keeps float32 copies
+instead, at the memory of one more float32 model. Probes are rounded to nearest: at a smoothing far below a
+weight's gap to its
 neighbours (2⁻⁸ of its size in bf16) most weights do not move, so choose a larger one than for float32.
 
 ## Scores without a gradient
