@@ -14,7 +14,7 @@ from dpzo.lm.generation import generate
 from dpzo.tasks import Records
 from dpzo.tasks.answers import drop_exact_match, exact_match
 from dpzo.tasks.tallies import Tally, bootstrap, tally_answers, tally_labels, tally_losses
-from dpzo.tasks.texts import nist
+from dpzo.tasks.texts import meteor, nist
 
 BOOTSTRAP_SEED = 0
 """Public; one for all, so that two evaluations of one model give one interval."""
@@ -81,7 +81,11 @@ def _said(subject: Subject, records: Records) -> tuple[Tally, dict[str, float]]:
     if task.metric == "drop_f1":
         return tally, {"exact_match": _mean(drop_exact_match(a, g) for a, g in zip(answers, golds, strict=True))}
     other = "rouge_l" if task.metric == "bleu" else "bleu"
-    return tally, {other: tally_answers(other, answers, golds).value(), "nist": nist(answers, golds)}
+    return tally, {
+        other: tally_answers(other, answers, golds).value(),
+        "nist": nist(answers, golds),
+        "meteor_without_synonyms": _mean(meteor(answers, golds)),
+    }
 
 
 def _mean(values: Any) -> float:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dpzo.tasks import METRICS
 from dpzo.tasks.answers import drop_exact_match, drop_f1, exact_match, normalised, squad_f1
 from dpzo.tasks.tallies import bootstrap, tally_answers, tally_labels, tally_losses
-from dpzo.tasks.texts import nist
+from dpzo.tasks.texts import meteor, nist
 
 
 def test_squads_normalisation() -> None:
@@ -54,6 +54,17 @@ def test_bleu_is_sacrebleus() -> None:
 def test_rouge_l_by_hand() -> None:
     # Longest common subsequence "a c": P = 2/3, R = 2/2.
     assert tally_answers("rouge_l", ["a b c"], [["z", "a c"]]).value() == pytest.approx(0.8)
+
+
+def test_meteor_by_hand() -> None:
+    # m = 3 of 3 matched in one chunk: F = 1, penalty = 0.5·(1/3)³; a stem counts as its word; two chunks cost more.
+    penalty = 0.5 * (1 / 3) ** 3
+    found = meteor(
+        ["the cat sat", "the cats sat", "q", "", "b a"], [["the cat sat"], ["the cat sat"], ["a"], ["a"], ["a b"]]
+    )
+    assert found[:4] == pytest.approx([1 - penalty, 1 - penalty, 0.0, 0.0])
+    assert found[4] == pytest.approx(1 - 0.5)
+    assert meteor(["a b"], [["z", "a b"]])[0] == pytest.approx(1 - 0.5 * (1 / 2) ** 3)
 
 
 def test_nist_by_hand() -> None:
