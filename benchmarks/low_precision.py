@@ -9,6 +9,8 @@ process of its own, so that its peak is its own. On a GPU: `--shape llama-8b --d
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import math
 import resource
@@ -131,6 +133,8 @@ def _resident(device: str) -> float:
     """What the process holds after its steps, when the peak of making a model and then quantising it is past."""
     if device == "cuda":
         return torch.cuda.memory_allocated() / 2**20
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed and not given back is not held
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 

@@ -91,12 +91,17 @@ def task_of(config: RunConfig) -> Task:
         )
     if "{mask}" in data.template:
         return _own_masked(data.labels, data)
-    return own_classification(
+    task = own_classification(
         data.labels,
         template=data.template,
         label_words=data.label_words,
         max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length,
     )
+    if task.fields != ("text",):
+        raise DpzoError(
+            f"--template: a file of one's own has the field {{text}}, not {{{task.fields[0]}}}; use {{text}}"
+        )
+    return task
 
 
 def _own_masked(labels: tuple[str, ...], data: DataConfig) -> Task:
@@ -155,6 +160,8 @@ def assemble(
     name = config.model.name if base is None else base
     prompted = task.mask_template is not None
     architecture = peek_architecture(name, task.kind, prompted=prompted, revision=config.model.revision)
+    if config.data.task is None and prompted and architecture != "masked":
+        raise DpzoError(f"--template: {{mask}} asks a masked language model, and --model {name} is none; leave it out")
     trainable = config.model.trainable
     if trainable is None:
         trainable = "head" if architecture == "encoder" else "lora"
