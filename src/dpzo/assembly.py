@@ -206,7 +206,7 @@ def assemble(
     check_measure(config.data.objective, shape.form)
     replayed = shapes is not None
     if shapes is None:
-        shapes = _isolated(loaded, shape, training.microbatch_size)
+        shapes = _isolated(loaded, shape, training.microbatch_size, config.model.quantization)
     public = {
         "config": config.model_dump(mode="json"),
         "base": {
@@ -263,11 +263,16 @@ def storage_of(config: RunConfig) -> Storage:
     return Storage(config.model.dtype, config.model.quantization)
 
 
-def _isolated(loaded: LoadedModel, shape: RowShape, preferred: int | None) -> Shapes:
+def _isolated(loaded: LoadedModel, shape: RowShape, preferred: int | None, quantization: str) -> Shapes:
     """`isolated_shapes`, with a model that cannot read such rows refused in words: only synthetic tokens were seen."""
     try:
         return isolated_shapes(loaded, shape, preferred)
-    except (RuntimeError, IndexError, ValueError) as error:
+    except (RuntimeError, IndexError, ValueError, AssertionError) as error:
+        if quantization != "none":
+            raise DpzoError(
+                f"model.quantization {quantization}: this model's layers do not run so on this device "
+                f"({type(error).__name__}); choose another, or none"
+            ) from None
         raise DpzoError(
             f"--max-length {shape.max_length}: the model cannot read rows of that length ({type(error).__name__}); "
             "choose one within its positions"
