@@ -88,8 +88,12 @@ def count_empty_steps(checks: ModuleType, linear: ModuleType, trainer: ModuleTyp
 def test_an_empty_batch_is_skipped(checks: ModuleType, linear: ModuleType, planted: Plant, tmp_path: Path) -> None:
     count_empty_steps(checks, linear, train, fresh(tmp_path, "own"))
     skips = f"{DRAW}\n            if len(units) == 0:\n                continue"
+    with pytest.raises(ValueError, match="choose among batches"):  # the channel itself stops it
+        count_empty_steps(checks, linear, planted(train, (DRAW, skips)), fresh(tmp_path, "stopped"))
+    lax = planted(channel, ("if self._batch_size is not None:", "if False:"))
+    mutant = planted(train, (DRAW, skips), PrivateChannel=lax.PrivateChannel)
     with pytest.raises(checks.Caught, match="12 draws, of 1 steps"):
-        count_empty_steps(checks, linear, planted(train, (DRAW, skips)), fresh(tmp_path, "skips"))
+        count_empty_steps(checks, linear, mutant, fresh(tmp_path, "skips"))
     noise = "self.plan.mechanism.draw(self._lattice.bits, self.plan.num_directions, self._source.words())"
     silent = planted(channel, (noise, f"{noise} if len(rows) else [0] * self.plan.num_directions"))
     mutant = planted(train, PrivateChannel=silent.PrivateChannel)

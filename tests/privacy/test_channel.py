@@ -145,3 +145,12 @@ def test_slopes_are_values_times_unit() -> None:
     channel.draw_batch(20)
     release = channel.release(np.ones((20, 4)))
     assert release.slopes().tolist() == [float(v) * release.unit for v in release.values]
+
+
+def test_a_step_draws_one_batch() -> None:
+    channel = PrivateChannel(plan())
+    channel.draw_batch(20)
+    with pytest.raises(ValueError, match="choose among batches"):
+        channel.draw_batch(20)
+    channel.release(np.zeros((20, 4)))
+    assert len(channel.draw_batch(20)) == 20

@@ -62,8 +62,10 @@ class PrivateChannel:
         return self._step
 
     def draw_batch(self, num_units: int) -> npt.NDArray[np.int64]:
-        """Indices (ascending, secret) of the units of the coming step, out of 0..num_units−1."""
+        """Indices (ascending, secret) of the units of the coming step, out of 0..num_units−1; once a step."""
         self._refuse_when_spent()
+        if self._batch_size is not None:
+            raise ValueError("this step's batch is drawn: a second draw would choose among batches")
         if self._source_at is not None:
             self._source = self._source_at(self._step)
         batch = self.plan.sampler.draw(num_units, self._source)
