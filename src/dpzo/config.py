@@ -20,6 +20,7 @@ from dpzo.errors import DpzoError
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 FROM_FILE: Literal["from-file"] = "from-file"
+PRIVATE: Literal["private"] = "private"
 
 
 class _Group(BaseModel):
@@ -80,7 +81,10 @@ class PrivacyConfig(_Group):
     epsilon: Positive | None = None
     noise_multiplier: Positive | None = None
     delta: Annotated[float, Field(ge=0, lt=1)]
-    num_examples: Count | Literal["from-file"] | None = None
+    num_examples: Count | Literal["from-file", "private"] | None = None
+    count_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05, description="share of ε that a private count of the units spends"
+    )
     expected_batch_size: Positive | None = None
     steps: Count | None = None
     num_directions: Count | None = None
@@ -94,13 +98,24 @@ class TrainingConfig(_Group):
     """The zeroth-order part: all of it is post-processing or public."""
 
     seed: int = Field(0, ge=0, lt=2**63, description="public seed of directions and of new parameters")
-    directions: Literal["rademacher", "gaussian", "sphere"] = "rademacher"
+    directions: Literal["rademacher", "gaussian", "sphere", "orthogonal"] = "rademacher"
+    mask: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="fraction of elements that move")
+    direction_rank: Count | None = Field(None, description="rank of a matrix's directions; default: full")
+    basis: str | None = Field(None, description="safetensors file of public vectors that directions combine")
+    estimator: Literal["central", "forward"] = Field("central", description="2K evaluations a step, or K + 1")
     smoothing: Positive | None = None
     learning_rate: Positive | None = None
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
+    update: Literal["sgd", "momentum", "adam", "sign"] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="decay of momentum, and Adam's first")
+    shrinkage: Literal["none", "snr"] = Field("none", description="snr: releases shrunk by their signal to noise")
     average: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="fraction of last steps averaged")
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="decay of an average over all steps")
     microbatch_size: Count | None = None
+    prefix: Literal["batch", "run", "none"] = Field(
+        "batch", description="how long the frozen lower layers' output is kept; run holds it on disk when large"
+    )
     master: Literal["none", "float32"] = Field("none", description="copies of 16-bit weights that take the steps")
     checkpoint_every: int = Field(500, ge=1, lt=1000)
 
@@ -168,7 +183,17 @@ WITHOUT_FLAG = frozenset(
         "data.layout",
         "data.max_answer_tokens",
         "data.messages_column",
+        "privacy.count_share",
         "training.directions",
+        "training.mask",
+        "training.direction_rank",
+        "training.basis",
+        "training.estimator",
+        "training.update",
+        "training.momentum",
+        "training.shrinkage",
+        "training.ema",
+        "training.prefix",
         "training.schedule",
         "training.warmup_steps",
         "training.average",
@@ -192,7 +217,7 @@ def _problem(place: tuple[str, ...], kind: str, message: str) -> str:
             f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         )
     if field == "privacy.num_examples":
-        return "--num-examples (privacy.num_examples): must be a whole number of at least 1, or from-file"
+        return "--num-examples (privacy.num_examples): must be a whole number of at least 1, private, or from-file"
     # "Input should be a valid number, unable to parse string as a number"
     plain = message.partition(", unable")[0].replace("Input should", "must")
     return f"{_option(field)}: {plain[0].lower()}{plain[1:]}"
