@@ -21,9 +21,11 @@ from peft import PeftModel
 
 from dpzo import runs
 from dpzo.config import RunConfig, load_config, parse_config
+from dpzo.count import PrivateCount
 from dpzo.errors import DpzoError
 from dpzo.journal import Burnt, Journal, read
 from dpzo.lm import fingerprint_tensors
+from dpzo.privacy import PrivacyPlan
 from dpzo.report import build_card, render_markdown
 
 NUM_RECORDS, STEPS = 24, 4
@@ -147,7 +149,7 @@ def test_the_saved_config_states_every_value_and_makes_the_same_run(made: Made) 
     assert saved.model_dump(mode="json") == header["config"]
     for group in (saved.privacy, saved.training):
         unset = {name for name, value in group.model_dump().items() if value is None}
-        assert unset <= {"epsilon", "noise_multiplier"}
+        assert unset <= {"epsilon", "noise_multiplier", "basis"}
     plan = json.loads((made.folder / "plan.json").read_text())
     assert {name: plan[name] for name in header["plan"]} == header["plan"]
     assert plan["noise_multiplier"] == pytest.approx(2.0)
@@ -277,7 +279,7 @@ def test_a_number_counted_from_the_file_claims_nothing(train: Callable[..., Made
     assert run.card["sampling"]["num_examples"] == NUM_RECORDS // 2
     assert run.card["sampling"]["num_examples_source"] == "from-file"
     failed = [a["statement"] for a in run.card["assumptions"] if a["verdict"] == "fail"]
-    assert failed == ["The number of units was declared and not read from the private file"]
+    assert [text[:36] for text in failed] == ["The number of units was declared, or"]
 
 
 # --- stops and refusals
@@ -380,3 +382,51 @@ def test_no_such_run_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(DpzoError, match="give the folder that dpzo train wrote"):
             act(tmp_path / "absent")
+
+
+PRIVATE_COUNT = {"num_examples": "private", "relation": "add_or_remove_one", "noise_multiplier": None, "epsilon": 4.0}
+
+
+def test_a_private_number_of_units_is_paid_for(train: Callable[..., Made], tiny_bert: Path, tmp_path: Path) -> None:
+    tree = config_of(tiny_bert, **CLASSES).model_dump()
+    tree["privacy"] |= PRIVATE_COUNT | {"count_share": 0.25}
+    run = train(parse_config(tree))
+    header = read(run.folder).header
+    released = json.loads((run.folder / "count.json").read_text())
+    assert header["count"] == released
+    assert header["num_examples_source"] == "private-count"
+    assert (
+        header["plan"]["num_examples"]
+        == PrivateCount.from_dict(released).num_examples
+        == run.card["sampling"]["num_examples"]
+    )
+    assert run.card["sampling"]["count_epsilon"] == pytest.approx(1.0)
+    assert PrivacyPlan.from_dict(header["plan"]).epsilon == pytest.approx(3.0, rel=2e-3)
+    assert run.card["epsilon"] == pytest.approx(4.0, rel=2e-3)
+    assert run.card["epsilon"] <= 4.0 + 1e-12
+    assert run.card["guarantee"]
+    assert "for ε = 1.0000 of the above" in render_markdown(run.card)
+    assert json.loads((run.folder / "plan.json").read_text())["epsilon_with_count"] == run.card["epsilon"]
+    assert runs.replay(run.folder, tmp_path / "again").equals_run
+
+
+def test_a_private_number_is_written_down_before_anything_can_fail(data: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    tree = config_of(tiny_bert, **CLASSES, max_length=100_000).model_dump()
+    tree["privacy"] |= PRIVATE_COUNT
+    with pytest.raises(DpzoError, match="max-length"):
+        runs.train(parse_config(tree), runs.DataSource(file=data), tmp_path / "run")
+    assert (tmp_path / "run" / "count.json").is_file()
+    with pytest.raises(DpzoError, match="choose a new folder"):
+        runs.train(parse_config(tree), runs.DataSource(file=data), tmp_path / "run")
+
+
+def test_a_private_number_needs_a_budget_and_a_relation(data: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    for given, message in (
+        ({"epsilon": None, "noise_multiplier": 2.0}, "takes its share of --epsilon"),
+        ({"relation": "zero_out"}, "under zero_out the number of units is public"),
+    ):
+        tree = config_of(tiny_bert, **CLASSES).model_dump()
+        tree["privacy"] |= PRIVATE_COUNT | given
+        with pytest.raises(DpzoError, match=message):
+            runs.train(parse_config(tree), runs.DataSource(file=data), tmp_path / "run")
+        assert not (tmp_path / "run").exists()

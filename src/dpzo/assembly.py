@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from dpzo.config import FROM_FILE, DataConfig, RunConfig, with_values
+from dpzo.count import PrivateCount
 from dpzo.data import own_chat
 from dpzo.defaults import Part, default_learning_rate, fill_defaults
 from dpzo.environment import environment
@@ -113,9 +114,15 @@ def _own_masked(labels: tuple[str, ...], data: DataConfig) -> Task:
     return replace(plain, mask_template=data.template, mask_words=data.label_words)
 
 
-def build_plan(config: RunConfig, num_examples: int) -> PrivacyPlan:
-    """The privacy plan of a filled config. Raises DpzoError on what is out of range, unsupported or infeasible."""
+def build_plan(config: RunConfig, num_examples: int, count: PrivateCount | None = None) -> PrivacyPlan:
+    """The privacy plan of a filled config; what a private `count` has spent of ε is no longer there.
+
+    Raises DpzoError on what is out of range, unsupported or infeasible.
+    """
     privacy = config.privacy
+    epsilon = privacy.epsilon
+    if count is not None and epsilon is not None:
+        epsilon -= count.epsilon
     if privacy.steps is None or privacy.expected_batch_size is None or privacy.num_directions is None:
         raise DpzoError("the config still has open fields; fill its defaults first")
     return solve_plan(
@@ -123,7 +130,7 @@ def build_plan(config: RunConfig, num_examples: int) -> PrivacyPlan:
         expected_batch_size=privacy.expected_batch_size,
         steps=privacy.steps,
         delta=privacy.delta,
-        epsilon=privacy.epsilon,
+        epsilon=epsilon,
         noise_multiplier=privacy.noise_multiplier,
         clip_norm=1.0 if privacy.clip_norm is None else privacy.clip_norm,
         num_directions=privacy.num_directions,
@@ -132,7 +139,7 @@ def build_plan(config: RunConfig, num_examples: int) -> PrivacyPlan:
     )
 
 
-NumExamplesSource = Literal["declared", "task", "from-file"]
+NumExamplesSource = Literal["declared", "task", "from-file", "private-count"]
 
 
 def assemble(
@@ -144,13 +151,14 @@ def assemble(
     base: str | None = None,
     plan: PrivacyPlan | None = None,
     shapes: Shapes | None = None,
+    count: PrivateCount | None = None,
 ) -> Assembled:
     """Load the base model, fill the defaults, solve the plan, check isolation on synthetic tokens; build the job.
 
     `base` replaces the config's model name or folder (the fingerprint in the header still decides whether it is the
     same model). A journal's own `plan` is taken as it is, not solved anew. With `shapes` given nothing is evaluated,
-    neither to check isolation nor to forecast: that is for a replay. Nothing private is read. Raises DpzoError for
-    whatever the user can mend.
+    neither to check isolation nor to forecast: that is for a replay. `count` is where a private `num_examples` comes
+    from. Nothing private is read. Raises DpzoError for whatever the user can mend.
     """
     task = task_of(config)
     if config.data.max_length is None:
@@ -168,7 +176,10 @@ def assemble(
         config = with_values(config, model={"trainable": trainable})
     part: Part = "head" if trainable == "head" else "lora" if trainable in ADAPTERS else "full"
     config = fill_defaults(config, part, num_examples)
-    plan = build_plan(config, num_examples) if plan is None else plan
+    batch = config.privacy.expected_batch_size
+    if count is not None and batch is not None and batch > num_examples:  # nobody could know
+        config = with_values(config, privacy={"expected_batch_size": num_examples})
+    plan = build_plan(config, num_examples, count) if plan is None else plan
     seed = config.training.seed
 
     loaded = load_model(
@@ -217,6 +228,7 @@ def assemble(
         },
         "task": {"name": task.name, "version": task.version, "kind": task.kind},
         "num_examples_source": num_examples_source,
+        "count": None if count is None else count.to_dict(),
         "unit_column": config.data.unit_column,
         "tuning": config.privacy.tuning,
         "directions": {"scheme": SCHEME, "kind": scheme.kind, "seed": seed},

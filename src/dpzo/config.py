@@ -99,8 +99,8 @@ class TrainingConfig(_Group):
 
     seed: int = Field(0, ge=0, lt=2**63, description="public seed of directions and of new parameters")
     directions: Literal["rademacher", "gaussian", "sphere", "orthogonal"] = "rademacher"
-    mask: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="fraction of elements that move")
-    direction_rank: Count | None = Field(None, description="rank of a matrix's directions; default: full")
+    mask: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="fraction of elements that move")
+    direction_rank: int = Field(0, ge=0, description="rank of a matrix's directions; 0: full")
     basis: str | None = Field(None, description="safetensors file of public vectors that directions combine")
     estimator: Literal["central", "forward"] = Field("central", description="2K evaluations a step, or K + 1")
     smoothing: Positive | None = None
@@ -111,7 +111,7 @@ class TrainingConfig(_Group):
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="decay of momentum, and Adam's first")
     shrinkage: Literal["none", "snr"] = Field("none", description="snr: releases shrunk by their signal to noise")
     average: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="fraction of last steps averaged")
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="decay of an average over all steps")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of an average over all steps; 0: none")
     microbatch_size: Count | None = None
     prefix: Literal["batch", "run", "none"] = Field(
         "batch", description="how long the frozen lower layers' output is kept; run holds it on disk when large"

@@ -22,7 +22,8 @@ from dpzo.assembly import (
     storage_of,
     task_of,
 )
-from dpzo.config import RunConfig, dump_config, parse_config
+from dpzo.config import PRIVATE, RunConfig, dump_config, parse_config
+from dpzo.count import PrivateCount, check_private_count, release_count
 from dpzo.data import parse_hub, read_records
 from dpzo.errors import DpzoError
 from dpzo.folder import make_folder, require_new
@@ -37,7 +38,7 @@ from dpzo.tasks import Records, Task
 from dpzo.train import RandomnessAt, Stopped
 from dpzo.zo import Objective
 
-CONFIG, PLAN, LOCAL, MODEL = "config.yaml", "plan.json", "local.yaml", "model"
+CONFIG, PLAN, LOCAL, MODEL, COUNT = "config.yaml", "plan.json", "local.yaml", "model", "count.json"
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ def _absolute(place: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a watcher is told, all of it public: the plan, a forecast made on synthetic data, and each release."""
+    """What a watcher is told, all of it public: the plan, the run's whole ε, a forecast made on synthetic data."""
 
     plan: PrivacyPlan
+    epsilon: float
     guarantee: bool
     seconds_per_step: float
     memory_bytes: int
@@ -116,16 +118,25 @@ def train(
     Raises DpzoError for whatever the user can mend, Stopped after Ctrl-C or SIGTERM (then `resume` goes on).
     """
     require_new(output)
+    check_private_count(config.privacy)
     task = task_of(config)
     tell("reading the records")
     records = _read_records(config, task, source)
-    num_examples, origin = resolve_num_examples(config, task, source.folder, lambda: records.num_units)
+    count = None
+    if config.privacy.num_examples == PRIVATE:
+        count = _count(config, records.num_units, output, nonprivate_randomness)
+    num_examples, origin = (
+        resolve_num_examples(config, task, source.folder, lambda: records.num_units)
+        if count is None
+        else (count.num_examples, "private-count")
+    )
     tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
     parts = assemble(
         config,
         num_examples=num_examples,
         num_examples_source=origin,
         has_guarantee=nonprivate_randomness is None,
+        count=count,
     )
     tell("preparing the records for the model")
     private = objective(records, parts.subject)
@@ -145,11 +156,12 @@ def carry_out(
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
     """The part of `train` after everything is prepared: fill the new folder `output`; returns the card."""
-    require_new(output)
+    if parts.job.header.get("count") is None:  # else the folder was new when the count was written into it
+        require_new(output)
     make_folder(output)
     write_durably(output / CONFIG, dump_config(parts.subject.config).encode())
     # An ε beside a run that has no guarantee would be read as one: its plan says so in the same breath.
-    plan = {**parts.job.plan.summary(), "guarantee": _promises(parts)}
+    plan = {**parts.job.plan.summary(), "guarantee": _promises(parts), "epsilon_with_count": _epsilon(parts)}
     write_durably(output / PLAN, (json.dumps(plan, indent=2) + "\n").encode())
     model = Path(parts.subject.config.model.name)
     local = {"data": source.to_dict(), "base": str(model.resolve()) if model.is_dir() else None}
@@ -308,7 +320,24 @@ def _reassemble(transcript: Transcript, base: str | None, shapes: Shapes | None 
         base=base,
         plan=PrivacyPlan.from_dict(header["plan"]),
         shapes=shapes,
+        count=None if header.get("count") is None else PrivateCount.from_dict(header["count"]),
     )
+
+
+def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomness: RandomnessAt | None) -> PrivateCount:
+    """A private count, on disk before it is used: whatever goes wrong later, its ε is seen to be spent."""
+    assert config.privacy.epsilon is not None
+    make_folder(output)
+    share = config.privacy.count_share * config.privacy.epsilon
+    count = release_count(num_units, share, nonprivate_randomness=nonprivate_randomness)
+    write_durably(output / COUNT, (json.dumps(count.to_dict()) + "\n").encode())
+    return count
+
+
+def _epsilon(parts: Assembled) -> float:
+    """ε of the whole run: the plan's, and what a private count has cost."""
+    count = parts.job.header.get("count")
+    return parts.job.plan.epsilon + (0.0 if count is None else PrivateCount.from_dict(count).epsilon)
 
 
 def _read_records(
@@ -330,7 +359,8 @@ def _promises(parts: Assembled) -> bool:
 
 
 def _progress(parts: Assembled) -> Progress:
-    return Progress(parts.job.plan, _promises(parts), parts.forecast.seconds_per_step, parts.forecast.memory_bytes)
+    forecast = parts.forecast
+    return Progress(parts.job.plan, _epsilon(parts), _promises(parts), forecast.seconds_per_step, forecast.memory_bytes)
 
 
 def _local(folder: Path) -> tuple[DataSource, str | None]:

@@ -175,6 +175,7 @@ def test_the_card_holds_what_a_reader_needs(tmp_path: Path) -> None:
         "expected_batch_size": 10.0,
         "num_examples": 100,
         "num_examples_source": "declared",
+        "count_epsilon": None,
         "normaliser": "the expected batch size, a public constant",
     }
     assert card["accountant"] == plan.accountant

@@ -93,7 +93,9 @@ def train(
     label_words: Annotated[str | None, typer.Option(help="A causal model's words, as ' bad, good'.")] = None,
     template: Annotated[str | None, typer.Option(help="Prompt around {text}; with {mask} for a masked model.")] = None,
     objective: Annotated[str | None, typer.Option(help="What a step improves: loss, accuracy or f1.")] = None,
-    num_examples: Annotated[str | None, typer.Option(help="Number of units N, declared; or from-file.")] = None,
+    num_examples: Annotated[
+        str | None, typer.Option(help="Number of units N, declared; private; or from-file.")
+    ] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens a record is padded or cut to.")] = None,
     epsilon: Epsilon = None,
     noise_multiplier: NoiseMultiplier = None,

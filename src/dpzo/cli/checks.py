@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from dpzo.config import RunConfig
+from dpzo.count import check_private_count
 from dpzo.errors import DpzoError
 from dpzo.folder import require_new
 from dpzo.privacy.plan import relation_named
@@ -57,6 +58,7 @@ def _check_plan(config: RunConfig) -> None:
     if (privacy.epsilon is None) == (privacy.noise_multiplier is None):
         raise DpzoError("give exactly one of --epsilon and --noise-multiplier")
     relation = relation_named(privacy.relation)
+    check_private_count(privacy)
     num_examples = privacy.num_examples if isinstance(privacy.num_examples, int) else None
     if num_examples is None:
         return

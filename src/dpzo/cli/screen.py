@@ -79,7 +79,7 @@ def watching(*, quiet: bool) -> Iterator[Watcher]:
             warn_delta(plan)
             if quiet:
                 return lambda release: None
-            epsilon = rounded_up(plan.epsilon, 4) if progress.guarantee else "no guarantee"
+            epsilon = rounded_up(progress.epsilon, 4) if progress.guarantee else "no guarantee"
             memory = f"~{_size(progress.memory_bytes)} planned"
             _tell(f"plan: ε = {epsilon}, δ = {plan.delta:g}, {plan.steps} steps, {memory}")
 

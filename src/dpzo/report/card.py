@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dpzo.count import PrivateCount
 from dpzo.journal import Transcript, write_durably
 from dpzo.privacy import PrivacyPlan
 from dpzo.privacy.events import NeighboringRelation
@@ -53,10 +54,12 @@ def build_card(transcript: Transcript) -> dict[str, Any]:
     assumptions = _assumptions(transcript, plan)
     sound = all(assumption.verdict != "fail" for assumption in assumptions)
     unit = _unit(header)
+    count = None if header.get("count") is None else PrivateCount.from_dict(header["count"])
+    epsilon = plan.epsilon + (0.0 if count is None else count.epsilon)
     return {
-        "claim": _claim(plan, unit) if sound else _NO_GUARANTEE,
+        "claim": _claim(plan, epsilon, unit) if sound else _NO_GUARANTEE,
         "guarantee": sound,
-        "epsilon": plan.epsilon if sound else None,
+        "epsilon": epsilon if sound else None,
         "delta": plan.delta if sound else None,
         "relation": {"name": plan.relation.value, "meaning": RELATIONS[plan.relation]},
         "unit": unit,
@@ -75,6 +78,7 @@ def build_card(transcript: Transcript) -> dict[str, Any]:
             "expected_batch_size": plan.expected_batch_size,
             "num_examples": plan.num_examples,
             "num_examples_source": header["num_examples_source"],
+            "count_epsilon": None if count is None else count.epsilon,
             "normaliser": "the expected batch size, a public constant",
         },
         "steps": {
@@ -101,8 +105,8 @@ def _entropy(header: Mapping[str, Any]) -> str:
     return "operating-system entropy" if header["secret_randomness"] is True else "a test double, which is no secret"
 
 
-def _claim(plan: PrivacyPlan, unit: str) -> str:
-    level = f"ε = {_round_up(plan.epsilon)}" + (f", δ = {plan.delta!r}" if plan.delta > 0 else " (pure)")
+def _claim(plan: PrivacyPlan, epsilon: float, unit: str) -> str:
+    level = f"ε = {_round_up(epsilon)}" + (f", δ = {plan.delta!r}" if plan.delta > 0 else " (pure)")
     return (
         f"Whatever the run published (weights, journal and logs) is differentially private at {level} for every "
         f"{unit}, under the relation {plan.relation.value} ({RELATIONS[plan.relation]})."
@@ -129,8 +133,9 @@ def _assumptions(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
     return [
         checked("Noise and batches come from operating-system entropy", header["secret_randomness"] is True),
         checked(
-            "The number of units was declared and not read from the private file",
-            header["num_examples_source"] in ("declared", "task"),
+            "The number of units was declared, or counted with noise that the ε above pays for, and not read from the "
+            "private file",
+            header["num_examples_source"] in ("declared", "task", "private-count"),
         ),
         checked(
             "A record's loss does not depend on the other records of its batch (checked bit for bit at start-up)",
@@ -163,7 +168,7 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         f"| noise | multiplier {mechanism['noise_multiplier']:.6g}, scale {mechanism['noise_scale']:.6g} (slope); "
         f"{mechanism['sampler']} |",
         f"| sampling | {sampling['name']}, probability {sampling['sampling_prob']:.6g}, "
-        f"N = {sampling['num_examples']} ({sampling['num_examples_source']}) |",
+        f"N = {sampling['num_examples']} ({_source(sampling)}) |",
         f"| normaliser | {sampling['normaliser']}: {sampling['expected_batch_size']:g} |",
         f"| steps | {steps['planned']} planned, {steps['spent']} spent, {steps['burnt']} burnt; {steps['note']} |",
         f"| accountant | {card['accountant']} |",
@@ -185,6 +190,11 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _source(sampling: Mapping[str, Any]) -> str:
+    cost = sampling["count_epsilon"]
+    return str(sampling["num_examples_source"]) + ("" if cost is None else f", for ε = {_round_up(cost)} of the above")
 
 
 def _cell(text: str) -> str:
