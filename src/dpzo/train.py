@@ -21,7 +21,7 @@ from dpzo import checkpoint
 from dpzo.errors import DpzoError
 from dpzo.journal import Journal, Transcript, read
 from dpzo.privacy import PrivacyPlan, PrivateChannel, Randomness, Release, lattice
-from dpzo.zo import DirectionScheme, Objective, TrainableParameters, Update, central_difference
+from dpzo.zo import DirectionScheme, Estimator, Objective, TrainableParameters, Update, central_difference
 
 Observer = Callable[[Release | None], None]
 RandomnessAt = Callable[[int], Randomness]
@@ -37,6 +37,7 @@ class Job:
     smoothing: float
     update: Update
     header: Mapping[str, Any]
+    estimator: Estimator = central_difference
     checkpoint_every: int = 500
 
 
@@ -146,7 +147,7 @@ def _train(
                 raise Stopped(f"stopped after step {step} of {job.plan.steps}")
             directions = job.scheme.at(step)
             units = channel.draw_batch(num_units)
-            rows = central_difference(objective, job.parameters, units, directions, job.smoothing)
+            rows = job.estimator(objective, job.parameters, units, directions, job.smoothing)
             release = channel.release(rows)
             del units, rows  # nothing below may see the data
             journal.append(release)

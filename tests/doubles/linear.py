@@ -170,7 +170,7 @@ def expected(burnt: set[int], steps: int = 12, **options: Any) -> str:
                 channel = train.PrivateChannel(job.plan, spent=step + 1, nonprivate_randomness=Noise)
                 continue
             units = channel.draw_batch(NUM_UNITS)
-            rows = train.central_difference(objective(job), job.parameters, units, job.scheme.at(step), job.smoothing)
+            rows = job.estimator(objective(job), job.parameters, units, job.scheme.at(step), job.smoothing)
             release: Release = channel.release(rows)
             job.update.apply(job.parameters, state, job.scheme.at(step), release.slopes(), step)
         job.update.finish(job.parameters, state)
