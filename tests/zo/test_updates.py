@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dpzo.errors import DpzoError
-from dpzo.zo import updates
+from dpzo.zo import TailAverage, updates
 from dpzo.zo.directions import DirectionScheme, StepDirections, public_normal
 from dpzo.zo.estimators import central_difference
 from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.schedules import SCHEDULES, Constant, Cosine, Linear, cos_pi
 from dpzo.zo.shift import shifted
-from dpzo.zo.updates import Sgd, State, TailAverage
+from dpzo.zo.updates import Sgd, State
 
 SIZES = (7, 130, 1)
 
@@ -198,7 +198,7 @@ def run(update: updates.Update, skip: tuple[int, ...] = (), pause: int | None = 
 def test_tail_average_is_the_mean_of_the_last_iterates() -> None:
     inner = Sgd(Linear(0.1, 10), 4.0)
     average = TailAverage(inner, steps=10, fraction=0.35)
-    assert average.first_step == 6
+    assert average.mean.first_step == 6
     last, iterates, _ = run(inner)
     mean, same, state = run(average)
     assert np.array_equal(last, iterates[-1])

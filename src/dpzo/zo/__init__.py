@@ -1,11 +1,15 @@
 """The zeroth-order core: public directions, evaluation beside θ, estimators, updates. PyTorch only."""
 
+from dpzo.zo.averaging import ExponentialAverage, ExponentialMean, TailAverage, TailMean
 from dpzo.zo.directions import KINDS, SCHEME, DirectionScheme, StepDirections, public_normal, public_uniform
 from dpzo.zo.estimators import ESTIMATORS, Estimator, Objective, central_difference
+from dpzo.zo.moments import Adam, Momentum
 from dpzo.zo.parameters import TrainableParameters
+from dpzo.zo.rules import UPDATES, RuleSettings, build_update, update_facts
 from dpzo.zo.schedules import SCHEDULES, Schedule
+from dpzo.zo.shaping import Shrinkage, SignRelease
 from dpzo.zo.shift import check_shift, shifted
-from dpzo.zo.updates import UPDATES, Sgd, TailAverage, Update
+from dpzo.zo.updates import Sgd, State, Update
 
 __all__ = [
     "ESTIMATORS",
@@ -13,18 +17,29 @@ __all__ = [
     "SCHEDULES",
     "SCHEME",
     "UPDATES",
+    "Adam",
     "DirectionScheme",
     "Estimator",
+    "ExponentialAverage",
+    "ExponentialMean",
+    "Momentum",
     "Objective",
+    "RuleSettings",
     "Schedule",
     "Sgd",
+    "Shrinkage",
+    "SignRelease",
+    "State",
     "StepDirections",
     "TailAverage",
+    "TailMean",
     "TrainableParameters",
     "Update",
+    "build_update",
     "central_difference",
     "check_shift",
     "public_normal",
     "public_uniform",
     "shifted",
+    "update_facts",
 ]
