@@ -48,6 +48,7 @@ def test_it_learns_and_a_replay_has_the_same_bits(tmp_path: Path) -> None:
     assert float(loss(trained, {"x": X, "y": Y}).mean()) < 0.2 * before
     assert card["guarantee"]
     assert card["epsilon"] == plan().epsilon
+    assert card["mechanism"]["loss_difference_clip"] == pytest.approx(2 * SETTINGS.smoothing * 8.0)
     rebuilt = model()
     dpzo.replay(rebuilt, tmp_path / "run")
     assert torch.equal(rebuilt.weight, trained.weight)

@@ -266,6 +266,14 @@ def test_a_run_with_a_noise_double_claims_nothing(full: Made) -> None:
 
 def test_the_unit_is_named_and_counted_by_person(head: Made) -> None:
     assert head.card["unit"] == "set of all records that share a value of column 'person'"
+
+
+def test_the_card_states_the_clip_as_a_loss_difference(head: Made, full: Made) -> None:
+    for made in (head, full):
+        filled = read(made.folder).header["config"]["training"]["smoothing"]
+        mechanism = made.card["mechanism"]
+        assert mechanism["loss_difference_clip"] == pytest.approx(2 * filled * mechanism["clip_norm"])
+        assert f"in raw loss differences at smoothing φ = {filled:g} |" in render_markdown(made.card)
     assert head.card["sampling"]["num_examples"] == NUM_RECORDS // 2
     assert head.card["guarantee"] is True
 

@@ -189,6 +189,34 @@ def test_the_card_holds_what_a_reader_needs(tmp_path: Path) -> None:
         assert text in page
 
 
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"config": {"training": {"smoothing": 0.01}}}, 0.04),
+        ({"config": {"training": {"smoothing": 0.01, "estimator": "central"}}}, 0.04),
+        ({"config": {"training": {"smoothing": 0.01, "estimator": "forward"}}}, 0.02),
+        ({"settings": {"smoothing": 1e-3}}, 0.004),
+        ({"settings": {"smoothing": 1e-3, "estimator": "one that is not known"}}, None),
+        ({"config": {"training": {"smoothing": None}}}, None),
+        ({}, None),
+    ],
+)
+def test_the_clip_is_also_stated_on_loss_differences(
+    tmp_path: Path, facts: dict[str, Any], expected: float | None
+) -> None:
+    card = card_of(tmp_path, **facts)
+    mechanism, page = card["mechanism"], render_markdown(card)
+    assert mechanism["clip_norm"] == 2.0
+    if expected is None:
+        assert mechanism["loss_difference_clip"] is None
+        assert "loss difference" not in page
+    else:
+        assert mechanism["loss_difference_clip"] == pytest.approx(expected)
+        assert (
+            f"slopes ≤ 2, = {expected:g} in raw loss differences at smoothing φ = {mechanism['smoothing']:g} |" in page
+        )
+
+
 def test_the_files_are_the_owners_and_the_same_again(tmp_path: Path) -> None:
     card = card_of(tmp_path)
     names = ("privacy_card.json", "privacy_card.md")

@@ -66,6 +66,8 @@ def baseline_card(
             "name": f"{plan.mechanism.name} (floating point)" if private else "none",
             "clip": clip,
             "clip_norm": plan.clip_norm if private else 0.0,
+            "smoothing": None,
+            "loss_difference_clip": None,
             "noise_multiplier": plan.noise_multiplier if private else 0.0,
             "noise_scale": plan.noise_scale if private else 0.0,
             "lattice_unit": None,
@@ -77,6 +79,7 @@ def baseline_card(
             "expected_batch_size": plan.expected_batch_size,
             "num_examples": plan.num_examples,
             "num_examples_source": header.get("num_examples_source", "not declared"),
+            "count_epsilon": None,
             "normaliser": "the expected batch size, a public constant",
         },
         "steps": {

@@ -67,6 +67,7 @@ def build_card(transcript: Transcript) -> dict[str, Any]:
             "name": plan.mechanism.name,
             "clip": f"L{plan.mechanism.order} norm of a unit's {plan.num_directions} slopes",
             "clip_norm": plan.clip_norm,
+            **_raw_clip(header, plan),
             "noise_multiplier": plan.noise_multiplier,
             "noise_scale": plan.noise_scale,
             "lattice_unit": header["lattice_unit"],
@@ -103,6 +104,21 @@ _NO_GUARANTEE = "No guarantee: at least one assumption below fails, so this run 
 
 def _entropy(header: Mapping[str, Any]) -> str:
     return "operating-system entropy" if header["secret_randomness"] is True else "a test double, which is no secret"
+
+
+_SPANS = {"central": 2.0, "forward": 1.0}
+"""Smoothing radii between an estimator's two evaluations."""
+
+
+def _raw_clip(header: Mapping[str, Any], plan: PrivacyPlan) -> dict[str, float | None]:
+    """φ, and the clip as a bound on raw loss differences: 2φ·clip_norm (forward: φ·clip_norm); None when unknown.
+
+    φ stands in the header's config (text models) or settings (any module).
+    """
+    training = header.get("config", {}).get("training") or header.get("settings") or {}
+    smoothing, span = training.get("smoothing"), _SPANS.get(training.get("estimator", "central"))
+    bound = None if smoothing is None or span is None else span * smoothing * plan.clip_norm
+    return {"smoothing": smoothing, "loss_difference_clip": bound}
 
 
 def _claim(plan: PrivacyPlan, epsilon: float, unit: str) -> str:
@@ -164,7 +180,8 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         "|---|---|",
         f"| relation | `{card['relation']['name']}`: {card['relation']['meaning']} |",
         f"| unit | {_cell(card['unit'])} |",
-        f"| mechanism | {mechanism['name']}; clip: {mechanism['clip']} ≤ {mechanism['clip_norm']:g} |",
+        f"| mechanism | {mechanism['name']}; clip: {mechanism['clip']} ≤ {mechanism['clip_norm']:g}"
+        f"{_in_losses(mechanism)} |",
         f"| noise | multiplier {mechanism['noise_multiplier']:.6g}, scale {mechanism['noise_scale']:.6g} (slope); "
         f"{mechanism['sampler']} |",
         f"| sampling | {sampling['name']}, probability {sampling['sampling_prob']:.6g}, "
@@ -195,6 +212,14 @@ def render_markdown(card: Mapping[str, Any]) -> str:
 def _source(sampling: Mapping[str, Any]) -> str:
     cost = sampling["count_epsilon"]
     return str(sampling["num_examples_source"]) + ("" if cost is None else f", for ε = {_round_up(cost)} of the above")
+
+
+def _in_losses(mechanism: Mapping[str, Any]) -> str:
+    """The clip once more, as papers that clip loss differences state it."""
+    bound = mechanism.get("loss_difference_clip")
+    if bound is None:
+        return ""
+    return f", = {bound:g} in raw loss differences at smoothing φ = {mechanism['smoothing']:g}"
 
 
 def _cell(text: str) -> str:
