@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from dpzo.config import FROM_FILE, DataConfig, RunConfig, with_values
+from dpzo.config import FROM_FILE, DataConfig, RunConfig, TrainingConfig, with_values
 from dpzo.count import PrivateCount
 from dpzo.data import own_chat
 from dpzo.defaults import Part, default_learning_rate, fill_defaults
@@ -28,6 +28,7 @@ from dpzo.lm import (
     TokenObjective,
     check_measure,
     isolated_shapes,
+    kept_memory,
     load_model,
     peek_architecture,
     planned_memory,
@@ -193,6 +194,7 @@ def assemble(
             alpha=config.model.lora_alpha,
             target=config.model.lora_targets,
             scaling=config.model.lora_scaling,
+            layers=config.model.lora_layers,
         ),
         virtual_tokens=config.model.virtual_tokens,
         architecture=architecture,
@@ -217,7 +219,7 @@ def assemble(
     check_measure(config.data.objective, shape.form)
     replayed = shapes is not None
     if shapes is None:
-        shapes = _isolated(loaded, shape, training.microbatch_size, config.model.quantization)
+        shapes = _isolated(loaded, shape, training, config.model.quantization)
     public = {
         "config": config.model_dump(mode="json"),
         "base": {
@@ -248,6 +250,7 @@ def assemble(
             "microbatch_size": shapes.microbatch_size,
             "head_block": shapes.head_block,
             "isolation": "passed",
+            "prefix": {"layers": shapes.prefix_layers, "keep": shapes.keep},
         },
         "nonprivate_uses": [],
         "environment": environment(),
@@ -266,7 +269,9 @@ def assemble(
         synthetic = synthetic_objective(loaded, shape, shapes)
         settle_shift(parameters, synthetic, shapes.microbatch_size)
         seconds = _seconds_per_step(synthetic, job)
-    forecast = Forecast(seconds, planned_memory(loaded, shape, shapes.microbatch_size))
+    memory = planned_memory(loaded, shape, shapes.microbatch_size)
+    memory += kept_memory(loaded, shape, shapes, plan.expected_batch_size, num_examples)
+    forecast = Forecast(seconds, memory)
     return Assembled(Subject(config, task, loaded, shapes), job, forecast)
 
 
@@ -275,10 +280,10 @@ def storage_of(config: RunConfig) -> Storage:
     return Storage(config.model.dtype, config.model.quantization)
 
 
-def _isolated(loaded: LoadedModel, shape: RowShape, preferred: int | None, quantization: str) -> Shapes:
+def _isolated(loaded: LoadedModel, shape: RowShape, training: TrainingConfig, quantization: str) -> Shapes:
     """`isolated_shapes`, with a model that cannot read such rows refused in words: only synthetic tokens were seen."""
     try:
-        return isolated_shapes(loaded, shape, preferred)
+        return isolated_shapes(loaded, shape, training.microbatch_size, training.prefix)
     except (RuntimeError, IndexError, ValueError, AssertionError) as error:
         if quantization != "none":
             raise DpzoError(
@@ -292,16 +297,24 @@ def _isolated(loaded: LoadedModel, shape: RowShape, preferred: int | None, quant
 
 
 def _seconds_per_step(synthetic: TokenObjective | FeatureObjective, job: Job) -> float:
-    """Seconds of a step at the expected batch size, from one timed evaluation of one pass over synthetic records."""
+    """Seconds of a step at the expected batch size, from two timed evaluations of one pass over synthetic records.
+
+    Of a step's evaluations the first alone runs the frozen layers, where their output is shared.
+    """
     size = synthetic.microbatch_size
     units = np.arange(size, dtype=np.int64)
-    elapsed = 0.0
-    for _ in range(2):  # the first one compiles the kernels
+
+    def timed() -> float:
         start = time.perf_counter()
         with shifted(job.parameters, job.scheme.at(0), 0, job.smoothing):
             synthetic.losses(units)
-        elapsed = time.perf_counter() - start
-    return 2 * job.plan.num_directions * math.ceil(job.plan.expected_batch_size / size) * elapsed
+        return time.perf_counter() - start
+
+    timed()  # compiles the kernels
+    synthetic.forget()
+    first, further = timed(), timed()
+    passes = math.ceil(job.plan.expected_batch_size / size)
+    return passes * (first + (2 * job.plan.num_directions - 1) * further)
 
 
 def resolve_num_examples(

@@ -47,6 +47,7 @@ class ModelConfig(_Group):
     lora_rank: Count = 8
     lora_alpha: Count = 16
     lora_targets: tuple[str, ...] | None = Field(None, description="names of the layers that lora adapts")
+    lora_layers: str | None = Field(None, description="top:2 adapts the two topmost layers alone; default: all")
     lora_scaling: Literal["rank", "root-rank"] = Field("rank", description="alpha over the rank, or its root (rsLoRA)")
     virtual_tokens: Count = Field(10, description="tokens of a prefix or a soft prompt")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the base; adapters are float32")
@@ -176,6 +177,7 @@ WITHOUT_FLAG = frozenset(
         "model.lora_rank",
         "model.lora_alpha",
         "model.lora_targets",
+        "model.lora_layers",
         "model.lora_scaling",
         "model.virtual_tokens",
         "model.dtype",

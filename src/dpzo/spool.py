@@ -97,6 +97,57 @@ class ArraySpool:
         return self._spool.finish().view(dtype).reshape(self._rows, *row)
 
 
+class RowStore:
+    """`rows` rows of `width` bytes, written in any order: in memory when few, else in a mapped file.
+
+    The file is as a `Spool`'s: no name, mode 0600, nothing left of it when the process ends. Its room is taken at
+    once, so that a full disk shows here and not in the middle of a run; it is written, not mapped, as it fills.
+
+    Errors: DpzoError when the temporary folder is full or cannot be written.
+    """
+
+    def __init__(self, rows: int, width: int, map_above: int = MAP_ABOVE) -> None:
+        self._width = width
+        self._file: Any = None
+        if rows * width <= map_above:
+            self._rows = np.zeros((rows, width), dtype=np.uint8)
+            return
+        try:
+            self._file = tempfile.TemporaryFile(prefix="dpzo-")  # noqa: SIM115 -- outlives this call
+            os.ftruncate(self._file.fileno(), rows * width)
+            reserve = getattr(os, "posix_fallocate", None)  # not on every system; there a full disk shows later
+            if reserve is not None:
+                reserve(self._file.fileno(), 0, rows * width)
+            mapped = mmap.mmap(self._file.fileno(), rows * width, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise _no_room(error) from None
+        self._rows = np.frombuffer(mapped, dtype=np.uint8).reshape(rows, width)
+
+    def __repr__(self) -> str:
+        return "RowStore(<private>)"
+
+    def write(self, places: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+        """Write one row, shape (width,), at each place. ValueError for rows of another width."""
+        if rows.shape != (len(places), self._width):
+            raise ValueError("a row of another width")
+        if self._file is None:
+            self._rows[places] = rows
+            return
+        try:
+            for place, row in zip(places, np.ascontiguousarray(rows), strict=True):
+                data, start = row.data, int(place) * self._width
+                while len(data):
+                    done = os.pwrite(self._file.fileno(), data, start)
+                    data, start = data[done:], start + done
+        except OSError as error:
+            raise _no_room(error) from None
+
+    def read(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The rows at `places`, shape (n, width), as a copy; zeros where nothing was written."""
+        found: NDArray[np.uint8] = self._rows[places]
+        return found
+
+
 class TextSpool:
     """Texts appended one by one; `finish` gives them as a tuple when they are few, else as texts in a mapped file."""
 

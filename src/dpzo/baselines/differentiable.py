@@ -92,9 +92,7 @@ class _Tokens:
             yield Pass(batch.count, encoded.options, len(batch.input_ids), partial(self._losses, batch, blank))
 
     def _losses(self, batch: MicroBatch, blank: NDArray[np.bool_]) -> Tensor:
-        form = self.objective.encoded.form
-        logits = self.objective._mask_logits(batch) if form == "mask" else self.objective._logits(batch)
-        return _without(self.objective.record_losses(batch, logits)[: batch.count], blank)
+        return _without(self.objective.record_losses(batch, self.objective.logits(batch))[: batch.count], blank)
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,9 +108,9 @@ class _Features:
 
     def _losses(self, chosen: Indices) -> Tensor:
         objective = self.objective
-        rows = torch.from_numpy(chosen).to(objective._features.device)
-        losses = class_cross_entropy(objective.module.head(objective._features[rows]), objective._targets[rows])
-        return _without(losses, objective._empty[chosen])
+        rows = torch.from_numpy(chosen).to(objective.features.device)
+        losses = class_cross_entropy(objective.module.head(objective.features[rows]), objective.targets[rows])
+        return _without(losses, objective.empty[chosen])
 
 
 def _without(losses: Tensor, blank: NDArray[np.bool_]) -> Tensor:

@@ -9,9 +9,10 @@ from dpzo.lm.initialiser import seeded_initialiser
 from dpzo.lm.isolation import RowShape
 from dpzo.lm.masking import encode_masked, template_pieces
 from dpzo.lm.measures import MEASURES, Measure, check_measure
-from dpzo.lm.memory import planned_memory
+from dpzo.lm.memory import kept_memory, planned_memory
 from dpzo.lm.models import LoadedModel, load_model, peek_architecture
 from dpzo.lm.objectives import FeatureObjective, TokenObjective, UnitObjective, group_units
+from dpzo.lm.prefix import Keep
 from dpzo.lm.prepare import Shapes, isolated_shapes, make_objective, settle_shift, synthetic_objective
 from dpzo.lm.saving import load_saved, save
 from dpzo.lm.storage import Storage
@@ -22,6 +23,7 @@ __all__ = [
     "Encoded",
     "EncoderClassifier",
     "FeatureObjective",
+    "Keep",
     "LoadedModel",
     "LoraSettings",
     "Measure",
@@ -39,6 +41,7 @@ __all__ = [
     "fingerprint_tensors",
     "group_units",
     "isolated_shapes",
+    "kept_memory",
     "load_model",
     "load_saved",
     "make_objective",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from dpzo.errors import DpzoError
 from dpzo.lm.encoder import EncoderClassifier
+from dpzo.lm.prefix import layer_stack
 from dpzo.lm.quiet import silent_libraries
 
 AdapterKind = Literal["lora", "ia3", "prefix", "prompt"]
@@ -40,10 +42,13 @@ class LoraSettings:
     alpha: int = 16
     target: tuple[str, ...] | None = None  # names of the layers to adapt; None: query and value projections
     scaling: Literal["rank", "root-rank"] = "rank"
+    layers: str | None = None  # "top:2": the two topmost layers alone; None: all
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise DpzoError(f"lora.rank is {self.rank}: it must be at least 1")
+        if self.layers is not None and re.fullmatch(r"top:[1-9][0-9]{0,5}", self.layers) is None:
+            raise DpzoError("model.lora_layers: must be top:N with a whole number N, as in top:2 for the two topmost")
 
 
 def add_adapter(
@@ -156,6 +161,7 @@ def _wrapped(
             bias="none",
             target_modules=target,
             modules_to_save=saved,
+            **_only_layers(model, lora.layers),
         )
         return _apply(model, config)
 
@@ -169,6 +175,20 @@ def _wrapped(
         return low_rank(None)
     except ValueError:
         return low_rank(_query_value(model))
+
+
+def _only_layers(model: nn.Module, chosen: str | None) -> dict[str, Any]:
+    """PEFT's words for `top:N`: the numbers of the N topmost layers, and the name of the list that they stand in."""
+    if chosen is None:
+        return {}
+    count, stack = int(chosen.removeprefix("top:")), layer_stack(model)
+    found = 0 if stack is None else len(stack.layers)
+    if stack is None or count > found:
+        raise DpzoError(f"model.lora_layers {chosen}: the model has {found} layers in a list; choose at most that many")
+    return {
+        "layers_to_transform": list(range(found - count, found)),
+        "layers_pattern": stack.name.rsplit(".", 1)[-1],
+    }
 
 
 def _apply(model: nn.Module, config: Any) -> nn.Module:

@@ -100,50 +100,60 @@ def microbatches(
     """
     if microbatch_size < 1:
         raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")
-    options, width = encoded.options, encoded.max_length
-    columns = torch.arange(width, dtype=torch.int64)
     for start in range(0, len(records), microbatch_size):
         chosen = np.asarray(records[start : start + microbatch_size], dtype=np.int64)
-        count = len(chosen)
-        rows = (chosen[:, None] * options + np.arange(options)).reshape(-1)
-        real = len(rows)
-        total = microbatch_size * options
-        tokens = np.full((total, width), encoded.pad_token_id, dtype=np.int64)
-        tokens[:real] = encoded.tokens[rows]
-        lengths = np.ones(total, dtype=np.int64)
-        lengths[:real] = encoded.lengths[rows]
-        answers = np.zeros(total, dtype=np.int64)
-        answers[:real] = encoded.answer_lengths[rows]
-        targets = np.zeros(microbatch_size, dtype=np.int64)
-        targets[:count] = encoded.targets[chosen]
-        masks: Tensor | None = None
-        if encoded.mask_positions is not None:
-            places = np.zeros(total, dtype=np.int64)
-            places[:real] = encoded.mask_positions[rows]
-            masks = torch.from_numpy(places).to(device)
-        flags: Tensor | None = None
-        if encoded.scored is not None:
-            pieces = np.zeros((total, encoded.max_answer_tokens), dtype=np.bool_)
-            pieces[:real] = encoded.scored[rows]
-            flags = torch.from_numpy(pieces).to(device)
-        types: Tensor | None = None
-        if encoded.token_types is not None:
-            kinds = np.zeros((total, width), dtype=np.int64)
-            kinds[:real] = encoded.token_types[rows]
-            types = torch.from_numpy(kinds).to(device)
-        length = torch.from_numpy(lengths)[:, None]
-        first = width - length if encoded.left_padded else torch.zeros_like(length)
-        mask = (columns >= first) & (columns < first + length)
-        position = torch.where(mask, columns - first, torch.zeros((), dtype=torch.int64))
-        yield MicroBatch(
-            input_ids=torch.from_numpy(tokens).to(device),
-            attention_mask=mask.to(torch.int64).to(device),
-            position_ids=position.to(device),
-            token_types=types,
-            answer_lengths=torch.from_numpy(answers).to(device),
-            targets=torch.from_numpy(targets).to(device),
-            mask_positions=masks,
-            start=start,
-            count=count,
-            scored=flags,
-        )
+        yield _microbatch(encoded, chosen, microbatch_size, start, device)
+
+
+def filling(encoded: Encoded, microbatch_size: int, device: torch.device) -> MicroBatch:
+    """A micro-batch of dummy rows alone."""
+    return _microbatch(encoded, np.zeros(0, dtype=np.int64), microbatch_size, 0, device)
+
+
+def _microbatch(
+    encoded: Encoded, chosen: NDArray[np.int64], microbatch_size: int, start: int, device: torch.device
+) -> MicroBatch:
+    options, width, count = encoded.options, encoded.max_length, len(chosen)
+    columns = torch.arange(width, dtype=torch.int64)
+    rows = (chosen[:, None] * options + np.arange(options)).reshape(-1)
+    real = len(rows)
+    total = microbatch_size * options
+    tokens = np.full((total, width), encoded.pad_token_id, dtype=np.int64)
+    tokens[:real] = encoded.tokens[rows]
+    lengths = np.ones(total, dtype=np.int64)
+    lengths[:real] = encoded.lengths[rows]
+    answers = np.zeros(total, dtype=np.int64)
+    answers[:real] = encoded.answer_lengths[rows]
+    targets = np.zeros(microbatch_size, dtype=np.int64)
+    targets[:count] = encoded.targets[chosen]
+    masks: Tensor | None = None
+    if encoded.mask_positions is not None:
+        places = np.zeros(total, dtype=np.int64)
+        places[:real] = encoded.mask_positions[rows]
+        masks = torch.from_numpy(places).to(device)
+    flags: Tensor | None = None
+    if encoded.scored is not None:
+        pieces = np.zeros((total, encoded.max_answer_tokens), dtype=np.bool_)
+        pieces[:real] = encoded.scored[rows]
+        flags = torch.from_numpy(pieces).to(device)
+    types: Tensor | None = None
+    if encoded.token_types is not None:
+        kinds = np.zeros((total, width), dtype=np.int64)
+        kinds[:real] = encoded.token_types[rows]
+        types = torch.from_numpy(kinds).to(device)
+    length = torch.from_numpy(lengths)[:, None]
+    first = width - length if encoded.left_padded else torch.zeros_like(length)
+    mask = (columns >= first) & (columns < first + length)
+    position = torch.where(mask, columns - first, torch.zeros((), dtype=torch.int64))
+    return MicroBatch(
+        input_ids=torch.from_numpy(tokens).to(device),
+        attention_mask=mask.to(torch.int64).to(device),
+        position_ids=position.to(device),
+        token_types=types,
+        answer_lengths=torch.from_numpy(answers).to(device),
+        targets=torch.from_numpy(targets).to(device),
+        mask_positions=masks,
+        start=start,
+        count=count,
+        scored=flags,
+    )

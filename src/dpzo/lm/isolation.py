@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -164,15 +165,39 @@ def lively(module: nn.Module, names: Collection[str]) -> Iterator[None]:
     A head or a LoRA matrix that is still zero hides whatever precedes it: each record would have the same loss and
     every check would pass. The parameters' own storage is set aside and put back, not written.
     """
+    with _replaced(module, names, lambda parameter, values: None if parameter.any() else values()):
+        yield
+
+
+@contextmanager
+def moved(module: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Move every parameter among `names` by public random values for the length of a check, as `lively` does."""
+    with _replaced(module, names, lambda parameter, values: parameter.data + 0.1 * values()):
+        yield
+
+
+@contextmanager
+def _replaced(
+    module: nn.Module,
+    names: Collection[str],
+    choose: Callable[[nn.Parameter, Callable[[], torch.Tensor]], torch.Tensor | None],
+) -> Iterator[None]:
+    """Stand-ins for some parameters, chosen from them and from public values on [−½, ½); None leaves one as it is."""
     draw = torch.Generator().manual_seed(_SYNTHETIC_SEED)
     aside: list[tuple[nn.Parameter, torch.Tensor]] = []
     try:
         for name, parameter in module.named_parameters():
-            if name in names and not parameter.any():
-                aside.append((parameter, parameter.data))
-                values = torch.rand(parameter.shape, generator=draw) - 0.5
-                parameter.data = values.to(device=parameter.device, dtype=parameter.dtype)
+            if name in names:
+                chosen = choose(parameter, partial(_public_values, parameter, draw))
+                if chosen is not None:
+                    aside.append((parameter, parameter.data))
+                    parameter.data = chosen
         yield
     finally:
         for parameter, data in aside:
             parameter.data = data
+
+
+def _public_values(like: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+    values = torch.rand(like.shape, generator=draw) - 0.5
+    return values.to(device=like.device, dtype=like.dtype)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from dpzo.lm.encoder import EncoderClassifier
+import torch
+
 from dpzo.lm.fingerprint import plain_tensors
 from dpzo.lm.isolation import RowShape
-from dpzo.lm.models import LoadedModel
+from dpzo.lm.models import LoadedModel, unwrap
+from dpzo.lm.prefix import HELD_AT_MOST, STATES_ABOVE
+from dpzo.lm.prepare import Shapes
 
 
 def planned_memory(loaded: LoadedModel, shape: RowShape, microbatch_size: int) -> int:
@@ -19,7 +23,7 @@ def planned_memory(loaded: LoadedModel, shape: RowShape, microbatch_size: int) -
     parameters = dict(module.named_parameters())
     weights = sum(t.numel() * t.element_size() for t in plain_tensors(parameters).values())
     largest = max(parameters[name].numel() for name in loaded.trainable_names)
-    model: Any = module.encoder if isinstance(module, EncoderClassifier) else module
+    model: Any = unwrap(module)
     hidden = int(getattr(model.config, "hidden_size", 0))
     wide = getattr(model.config, "intermediate_size", None)
     inner = wide if isinstance(wide, int) else 4 * hidden
@@ -27,3 +31,20 @@ def planned_memory(loaded: LoadedModel, shape: RowShape, microbatch_size: int) -
     activations = 4 * rows * shape.max_length * (6 * hidden + 2 * inner)
     logits = 0 if shape.form in ("classes", "mask") else 8 * rows * (shape.max_answer_tokens + 1) * shape.vocabulary
     return weights + 4 * largest + activations + logits
+
+
+def kept_memory(
+    loaded: LoadedModel, shape: RowShape, shapes: Shapes, expected_batch_size: float, num_examples: int
+) -> int:
+    """Bytes of the frozen layers' output that are held: of a step's records, and of the run's while they fit in memory.
+
+    None where nothing is shared; a kept head's features are not counted here.
+    """
+    if shapes.prefix_layers == 0:
+        return 0
+    model: Any = unwrap(loaded.module)
+    width: int = torch.finfo(loaded.storage.torch_dtype).bits // 8 * int(getattr(model.config, "hidden_size", 0))
+    record = (shape.num_classes if shape.form == "options" else 1) * shape.max_length * width
+    batch = math.ceil(expected_batch_size / shapes.microbatch_size) * shapes.microbatch_size * record
+    run = num_examples * record if shapes.keep == "run" else 0
+    return min(batch, HELD_AT_MOST) + (run if run <= STATES_ABOVE else 0)

@@ -18,6 +18,7 @@ from dpzo.lm.batching import Encoded, MicroBatch, microbatches
 from dpzo.lm.encoder import EncoderClassifier
 from dpzo.lm.losses import mean_answer_log_prob, mean_scored_log_prob
 from dpzo.lm.measures import Measure, answer_measure, check_measure, class_measure
+from dpzo.lm.prefix import FrozenPrefix, Keep, SharedPrefix
 from dpzo.lm.quiet import silent_libraries
 from dpzo.lm.virtual import unwrapped, virtual_prompt
 
@@ -49,13 +50,25 @@ class Predictor(Protocol):
 
 
 class TokenObjective:
-    """Runs the whole module on token rows, in micro-batches of one shape.
+    """Runs the module on token rows, in micro-batches of one shape.
+
+    With `prefix_layers` the lowest layers, where nothing learns, run once for the records of a step or (`keep` = run)
+    once a record, and their output is shared by all evaluations: the same bits, in less time.
 
     Guarantee: the loss of record i is a function of the weights and record i, bit for bit, on a shape that
     `isolation.check_isolation` has passed, for an unchanged thread count. An empty record's loss is 0 at every θ.
     """
 
-    def __init__(self, module: nn.Module, encoded: Encoded, microbatch_size: int, measure: Measure = "loss") -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        encoded: Encoded,
+        microbatch_size: int,
+        measure: Measure = "loss",
+        *,
+        prefix_layers: int = 0,
+        keep: Keep = "batch",
+    ) -> None:
         if microbatch_size < 1:
             raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")
         self.module = module
@@ -65,6 +78,13 @@ class TokenObjective:
         if encoded.scored is not None and measure != "loss":
             raise DpzoError(f"--objective {measure}: is not for chats; leave it out")
         self._accepted = frozenset(inspect.signature(unwrapped(module).forward).parameters)
+        self._shared: SharedPrefix | None = None
+        if prefix_layers and keep != "none":
+            frozen = FrozenPrefix(module, prefix_layers)
+            self._shared = SharedPrefix(frozen, encoded, microbatch_size, self._device)
+            if keep == "run":
+                with silent_libraries(), torch.no_grad():
+                    self._shared.keep_for_run(self.logits)
 
     def __repr__(self) -> str:
         return f"TokenObjective({self.encoded!r}, microbatch_size={self.microbatch_size})"
@@ -83,17 +103,36 @@ class TokenObjective:
         if self.encoded.form == "completion":
             raise DpzoError("a completion task has no classes to predict; compare its losses")
         result = np.full(len(records), -1, dtype=np.int64)
-        for batch, logits in self.run(records):
+        for batch, logits in self._run_whole(records):
             table = logits if self.encoded.form in ("classes", "mask") else self._answer_scores(batch, logits)
             result[batch.start : batch.start + batch.count] = _argmax(table)[: batch.count]
         return result
 
     def run(self, records: Indices) -> Iterator[tuple[MicroBatch, Tensor]]:
         """(micro-batch, logits) pairs; logits are (m, C), or (m · options, max_answer_tokens + 1, V)."""
-        device = next(self.module.parameters()).device
+        if self._shared is None:
+            yield from self._run_whole(records)
+            return
         with silent_libraries(), torch.no_grad():
-            for batch in microbatches(self.encoded, records, self.microbatch_size, device):
-                yield batch, self._mask_logits(batch) if self.encoded.form == "mask" else self._logits(batch)
+            yield from self._shared.evaluate(records, self.logits)
+
+    def forget(self) -> None:
+        """Drop what the frozen layers gave for the records asked for last; what is kept for the run stays."""
+        if self._shared is not None:
+            self._shared.forget()
+
+    def _run_whole(self, records: Indices) -> Iterator[tuple[MicroBatch, Tensor]]:
+        with silent_libraries(), torch.no_grad():
+            for batch in microbatches(self.encoded, records, self.microbatch_size, self._device):
+                yield batch, self.logits(batch)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def logits(self, batch: MicroBatch) -> Tensor:
+        """Logits of one micro-batch at the module's present weights, through all its layers, graph and all."""
+        return self._mask_logits(batch) if self.encoded.form == "mask" else self._logits(batch)
 
     def _mask_logits(self, batch: MicroBatch) -> Tensor:
         """Logits of the label words at the mask, (m, C) fp32; the output layer sees the mask's column alone."""
@@ -172,9 +211,9 @@ class FeatureObjective:
         self.module = module
         self.microbatch_size = microbatch_size
         self.measure = check_measure(measure, "classes")
-        self._features = features
-        self._targets = torch.from_numpy(np.array(targets, dtype=np.int64)).to(features.device)
-        self._empty = empty
+        self.features = features
+        self.targets = torch.from_numpy(np.array(targets, dtype=np.int64)).to(features.device)
+        self.empty = empty
         self._kept: tuple[bytes, list[tuple[Tensor, Tensor]]] = (b"", [])
 
     def __repr__(self) -> str:
@@ -188,7 +227,7 @@ class FeatureObjective:
                 values = class_measure(self.measure, self.module.head(features), targets).cpu().numpy()
                 place = slice(start * self.microbatch_size, (start + 1) * self.microbatch_size)
                 result[place] = values[: len(result[place])]
-        result[self._empty[np.asarray(records, dtype=np.int64)]] = 0.0
+        result[self.empty[np.asarray(records, dtype=np.int64)]] = 0.0
         return result
 
     def predict(self, records: Indices) -> Indices:
@@ -199,6 +238,10 @@ class FeatureObjective:
                 place = slice(start * self.microbatch_size, (start + 1) * self.microbatch_size)
                 result[place] = _argmax(self.module.head(features))[: len(result[place])]
         return result
+
+    def forget(self) -> None:
+        """Drop the blocks of the records asked for last; the features stay."""
+        self._kept = (b"", [])
 
     def _blocks(self, records: Indices) -> list[tuple[Tensor, Tensor]]:
         """The records' features in blocks of one shape, zeros after the last; the latest request is remembered.
@@ -211,11 +254,11 @@ class FeatureObjective:
             size = self.microbatch_size
             blocks = []
             for start in range(0, len(chosen), size):
-                rows = torch.from_numpy(chosen[start : start + size]).to(self._features.device)
-                features = self._features.new_zeros((size, self._features.shape[1]))
-                features[: len(rows)] = self._features[rows]
-                targets = self._targets.new_zeros(size)
-                targets[: len(rows)] = self._targets[rows]
+                rows = torch.from_numpy(chosen[start : start + size]).to(self.features.device)
+                features = self.features.new_zeros((size, self.features.shape[1]))
+                features[: len(rows)] = self.features[rows]
+                targets = self.targets.new_zeros(size)
+                targets[: len(rows)] = self.targets[rows]
                 blocks.append((features, targets))
             self._kept = (key, blocks)
         return self._kept[1]

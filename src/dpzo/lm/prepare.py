@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dpzo.lm.batching import Encoded
+from dpzo.errors import DpzoError
+from dpzo.lm.batching import Encoded, MicroBatch
 from dpzo.lm.encoder import EncoderClassifier
-from dpzo.lm.isolation import RowShape, choose_microbatch, lively, synthetic_rows
+from dpzo.lm.isolation import RowShape, choose_microbatch, lively, moved, synthetic_rows
 from dpzo.lm.measures import Measure
 from dpzo.lm.models import LoadedModel
 from dpzo.lm.objectives import (
@@ -22,6 +23,7 @@ from dpzo.lm.objectives import (
     TokenObjective,
     compute_features,
 )
+from dpzo.lm.prefix import FrozenPrefix, Keep, frozen_depth
 from dpzo.spool import ArraySpool
 from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.shift import check_shift
@@ -40,6 +42,8 @@ class Shapes:
     microbatch_size: int  # records in one pass through the whole module
     head_block: int | None  # records in one pass through the head, when features are kept
     num_threads: int  # the check holds for this many
+    prefix_layers: int = 0  # lowest layers whose output all evaluations share; 0: nothing to share, or not wanted
+    keep: Keep = "none"  # how long that output is kept
 
 
 def keeps_features(loaded: LoadedModel) -> bool:
@@ -47,24 +51,60 @@ def keeps_features(loaded: LoadedModel) -> bool:
     return isinstance(loaded.module, EncoderClassifier) and all(n.startswith("head.") for n in loaded.trainable_names)
 
 
-def isolated_shapes(loaded: LoadedModel, shape: RowShape, preferred: int | None = None) -> Shapes:
+def isolated_shapes(loaded: LoadedModel, shape: RowShape, preferred: int | None = None, keep: Keep = "none") -> Shapes:
     """The first sizes that pass the isolation check on public synthetic tokens, the preferred one tried first.
 
-    It depends on declarations only. Errors: `DpzoError` when no size passes.
+    `keep` asks for the frozen lower layers' output to be shared; it is, where the losses keep their bits. What is kept
+    for a run passes the isolation check itself. It depends on declarations only. Errors: `DpzoError` when no size
+    passes, or when something is to be kept for the run and nothing can be.
     """
     module = loaded.module
+    depth = 0 if keep == "none" or keeps_features(loaded) else _frozen_depth(loaded, shape)
+    kept_for_run = depth if keep == "run" else 0
 
     def make(rows: Encoded, size: int) -> Objective:
         if isinstance(module, EncoderClassifier) and keeps_features(loaded):
             return FeatureProbe(module, rows, size)
-        return TokenProbe(module, rows, size)
+        return TokenProbe(module, rows, size, states_of=kept_for_run)
 
     with lively(module, loaded.trainable_names):
         if loaded.has_experts:  # how many rows an expert multiplies at once hangs on what its neighbours say
             size = choose_microbatch(make, shape, candidates=(1,))
         else:
             size = choose_microbatch(make, shape, preferred)
-    return Shapes(size, _head_block(loaded) if keeps_features(loaded) else None, torch.get_num_threads())
+        if depth and not _shares_bits(loaded, shape, size, depth, keep):
+            depth = 0
+    if keep == "run" and depth == 0 and not keeps_features(loaded):
+        raise DpzoError(
+            "training.prefix run: no layer lies wholly below what learns, so nothing can be kept; leave it out, or let "
+            "upper layers alone learn (--set model.lora_layers=top:2)"
+        )
+    head_block = _head_block(loaded) if keeps_features(loaded) else None
+    return Shapes(size, head_block, torch.get_num_threads(), depth, keep if depth else "none")
+
+
+def _frozen_depth(loaded: LoadedModel, shape: RowShape) -> int:
+    """`prefix.frozen_depth`, read off one synthetic record."""
+    objective = TokenObjective(loaded.module, synthetic_rows(shape, 1), 1)
+    one = np.zeros(1, dtype=np.int64)
+    return frozen_depth(loaded.module, loaded.trainable_names, lambda: objective.losses(one), objective.encoded.options)
+
+
+def _shares_bits(loaded: LoadedModel, shape: RowShape, size: int, depth: int, keep: Keep) -> bool:
+    """Whether all bits that reach a loss are the same when the lowest layers ran before the weights moved.
+
+    Checked on synthetic records; what is kept for the run meets other neighbours and dummy rows as well.
+    """
+    rows = synthetic_rows(shape, 2 * size)
+    whole = TokenProbe(loaded.module, rows, size)
+    shared = TokenProbe(loaded.module, rows, size, prefix_layers=depth, keep=keep)
+    first = np.arange(2 * size - size // 2, dtype=np.int64)
+    for records in (first, first[::-1]) if keep == "run" else (first,):
+        shared.losses(records)
+        with moved(loaded.module, loaded.trainable_names):
+            if shared.losses(records).tobytes() != whole.losses(records).tobytes():
+                return False
+    return True
 
 
 def settle_shift(parameters: TrainableParameters, synthetic: Objective, records: int) -> None:
@@ -87,7 +127,14 @@ def make_objective(
 ) -> TokenObjective | FeatureObjective:
     """The objective over `encoded`; with a frozen encoder its features are computed here, once, and kept in memory."""
     if shapes.head_block is None:
-        return TokenObjective(loaded.module, encoded, shapes.microbatch_size, measure)
+        return TokenObjective(
+            loaded.module,
+            encoded,
+            shapes.microbatch_size,
+            measure,
+            prefix_layers=shapes.prefix_layers,
+            keep=shapes.keep,
+        )
     module = loaded.module
     assert isinstance(module, EncoderClassifier)
     features = kept_features(module, encoded, shapes.microbatch_size)
@@ -114,7 +161,8 @@ def kept_features(
 def synthetic_objective(loaded: LoadedModel, shape: RowShape, shapes: Shapes) -> TokenObjective | FeatureObjective:
     """The production objective over one pass of public synthetic records, to be timed: never the user's data."""
     if shapes.head_block is None:
-        return TokenObjective(loaded.module, synthetic_rows(shape, shapes.microbatch_size), shapes.microbatch_size)
+        rows, size = synthetic_rows(shape, shapes.microbatch_size), shapes.microbatch_size
+        return TokenObjective(loaded.module, rows, size, prefix_layers=shapes.prefix_layers, keep=shapes.keep)
     return _synthetic_head(loaded, synthetic_rows(shape, shapes.head_block), shapes.head_block)
 
 
@@ -138,10 +186,21 @@ class TokenProbe:
     """Stands in for an objective in the isolation check: its "loss" is a checksum over all bits that reach the loss.
 
     A change in the last bit of a logit is mostly rounded away in the loss of the day, and shows in that of another.
+    With `states_of` the bits that leave that many lowest layers count as well: they are what is kept for a run.
     """
 
-    def __init__(self, module: nn.Module, encoded: Encoded, microbatch_size: int) -> None:
-        self._objective = TokenObjective(module, encoded, microbatch_size)
+    def __init__(
+        self,
+        module: nn.Module,
+        encoded: Encoded,
+        microbatch_size: int,
+        *,
+        prefix_layers: int = 0,
+        keep: Keep = "none",
+        states_of: int = 0,
+    ) -> None:
+        self._objective = TokenObjective(module, encoded, microbatch_size, prefix_layers=prefix_layers, keep=keep)
+        self._frozen = FrozenPrefix(module, states_of) if states_of else None
 
     def losses(self, records: Indices) -> Losses:
         """One 64-bit checksum a record, worn as a float: only its bits have a meaning."""
@@ -150,15 +209,24 @@ class TokenProbe:
         for batch, logits in self._objective.run(records):
             losses = self._objective.record_losses(batch, logits).double().cpu().numpy().view(np.int64)
             table = logits.float().cpu().numpy()
+            states = self._states(batch)
             for place in range(batch.count):
                 total = int(losses[place])
                 for row in range(place * options, (place + 1) * options):
                     scored = int(batch.answer_lengths[row])
                     used = table[row] if table.ndim == 2 else table[row, table.shape[1] - 1 - scored : -1]
-                    total = 31 * total + int(_checksum(used.reshape(1, -1))[0])
+                    total = 31 * total + int(_checksum(used.reshape(1, -1))[0]) + int(states[row])
                 sums[batch.start + place] = (total + 2**63) % 2**64 - 2**63
         result: Losses = sums.view(np.float64)
         return result
+
+    def _states(self, batch: MicroBatch) -> NDArray[np.int64]:
+        """Checksums of the hidden states of each row, zeros where they are not kept."""
+        rows = len(batch.input_ids)
+        if self._frozen is None:
+            return np.zeros(rows, dtype=np.int64)
+        states = self._frozen.states(lambda: self._objective.logits(batch))
+        return _checksum(states.reshape(rows, -1).float().cpu().numpy())
 
 
 class FeatureProbe:
