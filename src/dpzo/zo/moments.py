@@ -98,7 +98,7 @@ class Adam:
     to fp32. The weights follow in float64: w₁ ← β₁·w₁ + α₁, w₂ ← β₂·w₂ + α₂ from 0, which is 1 − β^n after n applied
     steps: no power is ever taken. Then with r = fl32(1/√w₂) and a = fl32(−η_t/w₁):
     δ_j = fl(a·fl(m_j / fl(fl(fl(√v_j)·r) + fl32(ε)))), and θ_j ← θ_j + δ_j as `updates.move` says. No fused operation;
-    √ and ÷ elementwise, which IEEE rounds correctly.
+    √ and ÷ correctly rounded, as IEEE has them.
 
     - Bias correction, unlike `Momentum`: without it v starts near 0 and the first steps would be far too long. The
       steps have the size of η_t in parameter units, whatever the slopes: rates for `Sgd` do not carry over.
@@ -154,7 +154,8 @@ class Adam:
                 second = part(state, f"adam.second.{names[index]}", start, theta)
                 first.mul_(keep_first).add_(gradient * add_first)
                 second.mul_(keep_second).add_(gradient.mul_(gradient).mul_(add_second))
-                torch.sqrt(second, out=gradient)
+                # Through fp64, as in `kernels.reference`: torch's fp32 root misses the last bit in one element of six.
+                gradient.copy_(torch.sqrt(second.double()))
                 torch.div(first, gradient.mul_(rise).add_(stabiliser), out=gradient)
                 own = master_of(state, names[index], start, theta)
                 move(theta, gradient.mul_(scale), directions, index, start, own)
