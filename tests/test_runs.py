@@ -438,3 +438,30 @@ def test_a_private_number_needs_a_budget_and_a_relation(data: Path, tiny_bert: P
         with pytest.raises(DpzoError, match=message):
             runs.train(parse_config(tree), runs.DataSource(file=data), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+FREE = (
+    {"update": "momentum", "momentum": 0.5},
+    {"update": "adam"},
+    {"update": "sign"},
+    {"shrinkage": "snr"},
+    {"ema": 0.5},
+)
+
+
+@pytest.mark.parametrize("options", FREE, ids=lambda options: "-".join(map(str, options.values())))
+def test_free_options_change_no_guarantee_and_replay(
+    train: Callable[..., Made], tiny_bert: Path, head: Made, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    tree = head.config.model_dump()
+    tree["training"] |= options
+    run = train(parse_config(tree))
+    header, plain = read(run.folder).header, read(head.folder).header
+    assert header["plan"] == plain["plan"]
+    assert run.card["epsilon"] == head.card["epsilon"]
+    assert (header["update"], header["directions"], header["estimator"]) != (
+        plain["update"],
+        plain["directions"],
+        plain["estimator"],
+    )
+    assert runs.replay(run.folder, tmp_path / "again").equals_run

@@ -47,14 +47,14 @@ from dpzo.subject import row_shape as row_shape
 from dpzo.tasks import Task, find_task, own_classification, own_completion
 from dpzo.train import Job, journal_header
 from dpzo.zo import (
+    ESTIMATORS,
     SCHEDULES,
     SCHEME,
     DirectionScheme,
-    Sgd,
-    TailAverage,
     TrainableParameters,
-    Update,
+    build_update,
     shifted,
+    update_facts,
 )
 
 OWN_MAX_LENGTH = 64
@@ -175,6 +175,8 @@ def assemble(
     if trainable is None:
         trainable = "head" if architecture == "encoder" else "lora"
         config = with_values(config, model={"trainable": trainable})
+    if config.training.ema > 0 and config.training.average is None:
+        config = with_values(config, training={"average": 0.0})  # one average is released, and this one was asked for
     part: Part = "head" if trainable == "head" else "lora" if trainable in ADAPTERS else "full"
     config = fill_defaults(config, part, num_examples)
     batch = config.privacy.expected_batch_size
@@ -212,9 +214,19 @@ def assemble(
     assert training.smoothing is not None
     assert training.average is not None
     schedule = SCHEDULES[training.schedule](training.learning_rate, plan.steps, training.warmup_steps)
-    update: Update = Sgd(schedule, plan.expected_batch_size, master=training.master == "float32")
-    if training.average > 0:
-        update = TailAverage(update, plan.steps, training.average)
+    ema = training.ema if training.ema > 0 else None
+    update = build_update(
+        training.update,
+        schedule=schedule,
+        expected_batch_size=plan.expected_batch_size,
+        steps=plan.steps,
+        noise_std=plan.noise_multiplier * plan.clip_norm,
+        momentum=training.momentum,
+        shrinkage=training.shrinkage,
+        ema=ema,
+        average=training.average,
+        master=training.master == "float32",
+    )
     shape = row_shape(config, task, loaded)
     check_measure(config.data.objective, shape.form)
     replayed = shapes is not None
@@ -235,8 +247,9 @@ def assemble(
         "tuning": config.privacy.tuning,
         "directions": {"scheme": SCHEME, "kind": scheme.kind, "seed": seed},
         "initialisation": {"scheme": SCHEME, "seed": seed, "new": list(loaded.new_names)},
+        "estimator": training.estimator,
         "update": {
-            "rule": "sgd",
+            **update_facts(training.update, momentum=training.momentum, shrinkage=training.shrinkage, ema=ema),
             "learning_rate": training.learning_rate,
             "schedule": training.schedule,
             "warmup_steps": training.warmup_steps,
@@ -261,6 +274,7 @@ def assemble(
         scheme=scheme,
         smoothing=training.smoothing,
         update=update,
+        estimator=ESTIMATORS[training.estimator],
         header=journal_header(plan, has_guarantee, public),
         checkpoint_every=training.checkpoint_every,
     )
