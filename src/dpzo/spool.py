@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import weakref
 from array import array
 from collections.abc import Sequence
 from typing import Any, overload
@@ -114,6 +115,7 @@ class RowStore:
             return
         try:
             self._file = tempfile.TemporaryFile(prefix="dpzo-")  # noqa: SIM115 -- outlives this call
+            weakref.finalize(self, self._file.close)
             os.ftruncate(self._file.fileno(), rows * width)
             reserve = getattr(os, "posix_fallocate", None)  # not on every system; there a full disk shows later
             if reserve is not None:

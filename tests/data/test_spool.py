@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpzo.errors import DpzoError
-from dpzo.spool import ArraySpool, Spool, TextSpool
+from dpzo.spool import ArraySpool, RowStore, Spool, TextSpool
 
 ANY_TEXT = st.text(st.characters(), max_size=20)  # lone surrogates too
 
@@ -43,6 +43,26 @@ def test_arrays_come_back_wherever_they_lie(sizes: list[int], map_above: int) ->
     found = spool.finish()
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, np.concatenate(blocks))
+
+
+@given(st.lists(st.integers(0, 6), max_size=12), st.sampled_from([0, 1 << 20]))
+def test_rows_come_back_in_any_order(places: list[int], map_above: int) -> None:
+    store = RowStore(7, 5, map_above)
+    expected = np.zeros((7, 5), dtype=np.uint8)
+    for number, place in enumerate(places):
+        row = np.full((1, 5), number + 1, dtype=np.uint8)
+        store.write(np.array([place]), row)
+        expected[place] = row
+    np.testing.assert_array_equal(store.read(np.arange(7)), expected)
+    both = np.arange(10, dtype=np.uint8).reshape(2, 5)
+    store.write(np.array([6, 2]), both)
+    found = store.read(np.array([2, 6, 2]))
+    np.testing.assert_array_equal(found, both[[1, 0, 1]])
+    found[:] = 0  # a copy
+    np.testing.assert_array_equal(store.read(np.array([6, 2])), both)
+    assert RowStore(0, 5, map_above).read(np.zeros(0, dtype=np.int64)).shape == (0, 5)
+    with pytest.raises(ValueError, match="another width"):
+        store.write(np.array([1]), both)
 
 
 def test_blocks_of_another_kind_are_refused() -> None:
@@ -84,6 +104,38 @@ def test_the_file_has_no_name_and_is_mapped_only_when_complete(tmp_path: Path, m
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at Linux's list of open files")
+def test_a_store_of_rows_has_no_name_and_takes_its_room_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store = RowStore(100, 5000, map_above=10)
+    assert list(tmp_path.iterdir()) == []
+    held = [number for number in os.listdir("/proc/self/fd") if _links(number)]
+    held = [number for number in held if str(tmp_path) in os.readlink(f"/proc/self/fd/{number}")]
+    assert held
+    for number in held:
+        found = os.fstat(int(number))
+        assert (found.st_nlink, found.st_mode & 0o777, found.st_size) == (0, 0o600, 500_000)
+        assert found.st_blocks * 512 >= 500_000
+    store.write(np.array([99]), np.full((1, 5000), 7, dtype=np.uint8))
+    assert store.read(np.array([99, 0])).sum(axis=1).tolist() == [35_000, 0]
+    del store
+    assert not any(str(tmp_path) in name for name in _open_files())
+
+
+def test_a_store_that_finds_no_room_says_so_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: int) -> None:
+        raise OSError(28, "quoted secret")
+
+    for name in ("posix_fallocate", "pwrite"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            with pytest.raises(DpzoError, match=r"\(No space left on device\); point TMPDIR") as error:
+                RowStore(4, 4, map_above=0).write(np.array([0]), np.zeros((1, 4), dtype=np.uint8))
+        assert "secret" not in str(error.value)
+
+
 def test_a_full_disk_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def write(self, data: bytes) -> int:
@@ -103,4 +155,4 @@ def test_a_full_disk_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nothing_of_a_record_is_shown(make: Callable[[int], object]) -> None:
     spool = TextSpool(0)
     spool.append("secret")
-    assert "secret" not in repr(spool) + repr(spool.finish()) + repr(make(0))
+    assert "secret" not in repr(spool) + repr(spool.finish()) + repr(make(0)) + repr(RowStore(1, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from dpzo.errors import DpzoError
 from dpzo.lm.adapters import LoraSettings
@@ -123,6 +124,49 @@ def test_root_rank_scales_by_the_root_and_targets_are_free(bases: dict[str, Path
         }
         layers = [layer for layer in loaded.module.modules() if hasattr(layer, "scaling") and hasattr(layer, "lora_A")]
         assert {layer.scaling["default"] for layer in layers} == {expected}  # type: ignore[index,operator]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "BERT"])
+def test_the_topmost_layers_alone_and_plain_peft_agrees(bases: dict[str, Path], tmp_path: Path, family: str) -> None:
+    options: dict[str, Any] = {"prompted": True, "labels": ("no", "yes")} if family == "BERT" else {}
+    kind: Any = "classification" if family == "BERT" else "completion"
+    loaded = load_model(
+        bases[family],
+        kind,
+        trainable="lora",
+        lora=LoraSettings(layers="top:1"),
+        initialiser=seeded_initialiser(1),
+        **options,
+    )
+    assert {re.search(r"\.(\d+)\.", name)[1] for name in loaded.trainable_names} == {"1"}  # type: ignore[index]
+    move(loaded)
+    save(loaded, tmp_path)
+    encoded, records = encode_tiny(loaded), np.arange(len(TEXTS))
+    found = TokenObjective(loaded.module, encoded, 2).losses(records)
+    form: Any = "masked" if options else "causal"
+    again = load_saved(tmp_path, kind, base=str(bases[family]), num_labels=2 if options else None, architecture=form)
+    assert TokenObjective(again.module, encoded, 2).losses(records).tobytes() == found.tobytes()
+    maker: Any = AutoModelForMaskedLM if options else AutoModelForCausalLM
+    plain: Any = PeftModel.from_pretrained(maker.from_pretrained(bases[family]), tmp_path)
+    ids = torch.arange(5, 17)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(plain.eval()(ids).logits, loaded.module(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_chosen_layers_go_with_targets_of_ones_own_and_mistakes_are_told(bases: dict[str, Path]) -> None:
+    settings = LoraSettings(target=("o_proj",), layers="top:1")
+    loaded = loaded_from(bases["Llama"], "lora", lora=settings)
+    assert [name.split(".lora_")[0] for name in loaded.trainable_names] == [
+        "base_model.model.model.layers.1.self_attn.o_proj"
+    ] * 2
+    assert len(loaded_from(bases["Llama"], "lora", lora=LoraSettings(layers="top:2")).trainable_names) == 8
+    with pytest.raises(DpzoError, match=r"model\.lora_layers top:3: the model has 2 layers"):
+        loaded_from(bases["Llama"], "lora", lora=LoraSettings(layers="top:3"))
+    for wrong in ("2", "top:0", "top:", "top:-1", "bottom:2", "top:2\n"):
+        with pytest.raises(DpzoError, match=r"model\.lora_layers: must be top:N"):
+            LoraSettings(layers=wrong)
+    with pytest.raises(DpzoError, match=r"lora\.target: no layer of the model is named no_such"):
+        loaded_from(bases["Llama"], "lora", lora=LoraSettings(target=("no_such",), layers="top:1"))
 
 
 def test_prompts_are_for_causal_models(bases: dict[str, Path]) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from dpzo import runs
 from dpzo.cli.app import app
+from dpzo.config import parse_config
+from dpzo.journal import read
 from dpzo.lm.support import make_tiny
+from dpzo.privacy import Release
 
 LINES = ["my order never came", "great film", "a dull story", "please reset the password", "okay", "the end"] * 4
 
@@ -37,6 +42,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["--set", "model.dtype=float16", "--set", "training.master=float32", "--trainable", "full"],
     ),
     "prefix": ("Llama", ["--trainable", "prefix", "--set", "model.virtual_tokens=3"]),
+    "kept for the run": ("Llama", ["--set", "training.prefix=run", "--set", "model.lora_layers=top:1"]),
     "F1": ("Llama", ["--objective", "f1", "--smoothing", "0.5"]),
     "experts": ("Mixtral", []),
     "mask": (
@@ -71,6 +77,34 @@ def test_a_run_of_this_kind_is_private_and_replays(case: str, bases: dict[str, P
     assert isinstance(found["value"], float)
 
 
+def test_sharing_changes_no_bit_of_a_run(bases: dict[str, Path], tmp_path: Path, linear: ModuleType) -> None:
+    """Batches and noise of a double that depends on the step alone: all runs get the same."""
+    data = tmp_path / "data.jsonl"
+    rows = [{"prompt": line, "completion": f" {line}", "who": n // 3} for n, line in enumerate(LINES)]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    weights, releases = set(), set()
+    for keep, layers in (("none", 0), ("batch", 1), ("run", 1)):
+        config = parse_config(
+            {
+                "model": {"name": str(bases["Llama"]), "lora_layers": "top:1"},
+                "data": {"kind": "completion", "max_length": 24, "max_answer_tokens": 8, "unit_column": "who"},
+                "privacy": {"noise_multiplier": 0.1, "delta": 1e-3, "num_examples": 8, "expected_batch_size": 4}
+                | {"steps": 6, "num_directions": 3},
+                "training": {"prefix": keep, "learning_rate": 1e-2, "microbatch_size": 4},
+            }
+        )
+        run = tmp_path / keep
+        runs.train(config, runs.DataSource(file=data), run, nonprivate_randomness=linear.Noise)
+        transcript = read(run)
+        evaluation = transcript.header["evaluation"]
+        assert (evaluation["prefix"]["layers"], evaluation["prefix"]["keep"]) == (layers, keep)
+        releases.add(tuple(tuple(entry.values) for entry, _ in transcript.entries() if isinstance(entry, Release)))
+        weights.add((run / "model" / "trained.json").read_text())
+        assert runs.replay(run, tmp_path / f"{keep} again").equals_run
+    assert len(releases) == len(weights) == 1
+    assert any(any(values) for values in releases.pop())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -80,6 +114,9 @@ def test_a_run_of_this_kind_is_private_and_replays(case: str, bases: dict[str, P
         (["--template", "{text} {mask}", "--label-words", "bad,great", "--objective", "f1"], "is for completion tasks"),
         (["--objective", "bleu"], "--objective (data.objective): must be"),
         (["--trainable", "prefix"], "--trainable prefix: is for causal"),
+        (["--set", "training.prefix=run"], "training.prefix run: no layer lies wholly below what learns"),
+        (["--set", "model.lora_layers=top:7"], "model.lora_layers top:7: the model has 2 layers"),
+        (["--set", "model.lora_layers=two"], "model.lora_layers: must be top:N"),
     ],
 )
 def test_a_mistake_is_one_line(options: list[str], message: str, bases: dict[str, Path], tmp_path: Path) -> None:
