@@ -121,7 +121,7 @@ def test_a_fused_pass_is_two_rounded_operations(kind: str) -> None:
     product = z.numpy() * np.float32(1e-1)
     assert np.array_equal(out.numpy(), base.numpy() + product)
     fused = (base.double() + z.double() * float(np.float32(1e-1))).float()
-    assert kind == "rademacher" or not torch.equal(fused, out)
+    assert kind in ("rademacher", "orthogonal") or not torch.equal(fused, out)
 
 
 @settings(max_examples=40, deadline=None)
@@ -173,7 +173,7 @@ def test_changing_any_coordinate_of_the_address_changes_the_direction() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(sorted(KINDS)),
+            st.sampled_from(sorted(set(KINDS) - {"orthogonal"})),  # whose directions share their signs
             st.integers(0, 2**64 - 1),
             st.integers(0, 2**32 - 1),
             st.integers(0, 2**20),

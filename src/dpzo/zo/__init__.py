@@ -1,14 +1,23 @@
 """The zeroth-order core: public directions, evaluation beside θ, estimators, updates. PyTorch only."""
 
 from dpzo.zo.averaging import ExponentialAverage, ExponentialMean, TailAverage, TailMean
-from dpzo.zo.directions import KINDS, SCHEME, DirectionScheme, StepDirections, public_normal, public_uniform
-from dpzo.zo.estimators import ESTIMATORS, Estimator, Objective, central_difference
+from dpzo.zo.directions import (
+    KINDS,
+    SCHEME,
+    DirectionScheme,
+    StepDirections,
+    Structure,
+    public_normal,
+    public_uniform,
+)
+from dpzo.zo.estimators import ESTIMATORS, Estimator, Objective, central_difference, forward_difference
 from dpzo.zo.moments import Adam, Momentum
 from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.rules import UPDATES, RuleSettings, build_update, update_facts
 from dpzo.zo.schedules import SCHEDULES, Schedule
 from dpzo.zo.shaping import Shrinkage, SignRelease
 from dpzo.zo.shift import check_shift, shifted
+from dpzo.zo.structures import LowRank, PublicBasis, RandomMask, direction_scheme, load_basis, public_basis
 from dpzo.zo.updates import Sgd, State, Update
 
 __all__ = [
@@ -22,8 +31,11 @@ __all__ = [
     "Estimator",
     "ExponentialAverage",
     "ExponentialMean",
+    "LowRank",
     "Momentum",
     "Objective",
+    "PublicBasis",
+    "RandomMask",
     "RuleSettings",
     "Schedule",
     "Sgd",
@@ -31,6 +43,7 @@ __all__ = [
     "SignRelease",
     "State",
     "StepDirections",
+    "Structure",
     "TailAverage",
     "TailMean",
     "TrainableParameters",
@@ -38,6 +51,10 @@ __all__ = [
     "build_update",
     "central_difference",
     "check_shift",
+    "direction_scheme",
+    "forward_difference",
+    "load_basis",
+    "public_basis",
     "public_normal",
     "public_uniform",
     "shifted",

@@ -11,7 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Final, Literal, cast
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, Final, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -20,12 +22,22 @@ from dpzo.errors import DpzoError
 from dpzo.zo.kernels import reference, rounding, spec
 from dpzo.zo.kernels.spec import SCHEME, Kernels, Stream
 
-__all__ = ["KINDS", "SCHEME", "Backend", "DirectionScheme", "Kind", "StepDirections", "public_normal", "public_uniform"]
+__all__ = [
+    "KINDS",
+    "SCHEME",
+    "Backend",
+    "DirectionScheme",
+    "Kind",
+    "StepDirections",
+    "Structure",
+    "public_normal",
+    "public_uniform",
+]
 
 Backend = Literal["numba", "reference"]
 
 _BLOCK = 1 << 16
-"""Elements of a 16-bit parameter that are held in fp32 at a time. Bits do not depend on it."""
+"""Elements of a 16-bit parameter, or of a structured direction, held in fp32 at a time. Bits do not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,31 @@ KINDS: Final[dict[str, Kind]] = {
     "rademacher": Kind(spec.SIGNS, on_sphere=False),
     "gaussian": Kind(spec.NORMALS, on_sphere=False),
     "sphere": Kind(spec.NORMALS, on_sphere=True),
+    "orthogonal": Kind(spec.WALSH, on_sphere=False),
 }
+
+
+class Structure(Protocol):
+    """A public rule that makes the directions u of a run out of a kind's elements; `structures` has them all.
+
+    Like z itself, u is addressed by (seed, step, k, parameter, element): no order, no state, no data.
+    """
+
+    @property
+    def name(self) -> str:
+        """How the journal's header calls it."""
+
+    def describe(self) -> dict[str, Any]:
+        """Its name and settings, JSON-able: all that its bits depend on beside the scheme."""
+
+    def check(self, scheme: DirectionScheme) -> None:
+        """Raise DpzoError when the scheme's kind or parameters cannot have it."""
+
+    def dimension(self, scheme: DirectionScheme) -> int:
+        """tr E[uuᵀ]: how many dimensions are searched."""
+
+    def fill(self, directions: StepDirections, k: int, parameter: int, out: Tensor, start: int) -> None:
+        """out_j ← u_{k, start + j}; `out` is flat, contiguous, fp32, within the parameter."""
 
 
 def _kernels(backend: Backend, device: torch.device) -> Kernels:
@@ -72,15 +108,29 @@ class DirectionScheme:
 
     - `kind`: a key of `KINDS`; `seed`: public, 0 … 2⁶⁴ − 1; `num_directions`: K ≥ 1.
     - `sizes`: element count of each trainable parameter, in the journal header's order; Σ sizes = d < 2³⁸.
+    - `structure`: what u is made of z, None for u = z; `shapes`: of the parameters, for structures that need them.
 
     Each kind has E[z] = 0 and E[zzᵀ] = I. Distinct (seed, step, k, parameter, kind) never share a counter, nor does any
-    initialisation. Raises DpzoError for an unknown kind or a value outside its range.
+    initialisation, with one exception: the K directions of an `orthogonal` step are made of the same signs.
+
+    `orthogonal`: z_kJ = r_J·(−1)^popcount(k & J), r the step's Rademacher vector and J the element's index over all
+    parameters in header order. With k fixed the second factor is a fixed sign, so each z_k alone is Rademacher. With
+    2^m ≥ K the rows (−1)^popcount(k & J) of any 2^m aligned J are a Walsh–Hadamard matrix, so z_k·z_l = 0 but for the
+    d mod 2^m last elements. If 2^m divides d, P = Σ_k z_k z_kᵀ/d is a projector of rank K with E[P] = (K/d)·I, and the
+    mean of K slopes times directions, (d/K)·P·g, has the variance (d/K)²·(K/d)‖g‖² − ‖g‖² = ((d − K)/K)·‖g‖², where
+    independent signs have ((d − 1)/K)·‖g‖²: K = d gives g itself. For K = 2^m and any d it is Σ_j g_j²·(n_j − 1), with
+    n_j the number of elements whose J is that of j modulo K. Only K ≤ 2^⌈log₂ d⌉ is allowed: beyond, z_k repeat.
+
+    Raises DpzoError for an unknown kind, a value outside its range, or a structure that does not go with the rest.
+    Source of `orthogonal`: signed Hadamard rows as in Ailon and Chazelle 2009; the variance is derived here.
     """
 
     kind: str
     seed: int
     num_directions: int
     sizes: tuple[int, ...]
+    structure: Structure | None = None
+    shapes: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         _check_seed(self.seed)
@@ -92,11 +142,38 @@ class DirectionScheme:
             raise DpzoError(f"trainable: {len(self.sizes)} parameters; directions need 1 … 2^20 of them")
         if min(self.sizes) < 0 or not 0 < sum(self.sizes) < 1 << 38:
             raise DpzoError("trainable: the parameters hold no element, or 2^38 and more; choose other parameters")
+        if self.shapes is not None and tuple(math.prod(shape) for shape in self.shapes) != self.sizes:
+            raise ValueError("shapes and sizes differ")
+        if self.structure is not None:
+            self.structure.check(self)
+        if self.kind == "orthogonal":
+            most = 1 << (self.effective_dimension - 1).bit_length()
+            if self.num_directions > most:
+                raise DpzoError(
+                    f"num_directions: {self.num_directions} directions cannot be orthogonal in "
+                    f"{self.effective_dimension} dimensions; choose at most {most}, or rademacher directions"
+                )
 
     @property
     def dimension(self) -> int:
         """d, the number of trainable elements."""
         return sum(self.sizes)
+
+    @cached_property
+    def effective_dimension(self) -> int:
+        """tr E[uuᵀ], the dimensions that a step searches: d, or what the structure leaves of it."""
+        return self.dimension if self.structure is None else self.structure.dimension(self)
+
+    @cached_property
+    def origins(self) -> tuple[int, ...]:
+        """Index of each parameter's first element over all parameters, in header order."""
+        return tuple(accumulate(self.sizes[:-1], initial=0))
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the journal's header says of the directions, JSON-able: with K and the parameters, all their bits."""
+        found: dict[str, Any] = {"scheme": SCHEME, "kind": self.kind, "seed": self.seed}
+        return found if self.structure is None else {**found, "structure": self.structure.describe()}
 
     def at(self, step: int, backend: Backend = "numba") -> StepDirections:
         """The K directions of one step, 0 ≤ step < 2³²; nothing is generated yet. The backend never changes a bit."""
@@ -125,8 +202,8 @@ class StepDirections:
         """K."""
         return self.scheme.num_directions
 
-    def stream(self, k: int, parameter: int) -> Stream:
-        """The counters of direction k in one parameter; see `kernels.spec`."""
+    def stream(self, k: int, parameter: int, role: str = "") -> Stream:
+        """The counters of direction k in one parameter, or of a structure's part `role`; see `kernels.spec`."""
         scheme = self.scheme
         if not 0 <= k < scheme.num_directions or not 0 <= parameter < len(scheme.sizes):
             raise IndexError("no such direction or parameter")
@@ -136,8 +213,13 @@ class StepDirections:
             key1=scheme.seed >> 32,
             parameter=parameter,
             c2=self.step,
-            c3=k | spec.PURPOSES[scheme.kind] << 24,
+            c3=k | spec.PURPOSES[f"{role}/{scheme.kind}" if role else scheme.kind] << 24,
+            origin=scheme.origins[parameter],
         )
+
+    def draw(self, role: str, k: int, parameter: int, out: Tensor, start: int = 0) -> None:
+        """out_j ← element start + j of the kind's law in the stream of `role`: what structures are made of."""
+        _kernels(self.backend, out.device).fill(self.stream(k, parameter, role), 1.0, out, start)
 
     def scale_factor(self, k: int) -> float:
         """√d / ‖g_k‖ rounded to fp32 for `sphere`, with g_k the Gaussian direction over all parameters jointly; else 1.
@@ -147,8 +229,8 @@ class StepDirections:
         all sides use the same blocks in the same order, which a sharded run cannot promise. The truncation shifts the
         norm by 1.5e-8·d/‖g‖², less than the factor's own rounding. Costs one generation of the whole direction; cached.
         """
-        if not KINDS[self.scheme.kind].on_sphere:
-            return 1.0
+        if not KINDS[self.scheme.kind].on_sphere or self.scheme.structure is not None:
+            return 1.0  # a structure applies whatever scale there is
         if k not in self._factors:
             kernels = _kernels(self.backend, torch.device("cpu"))
             parts = enumerate(self.scheme.sizes)
@@ -157,8 +239,15 @@ class StepDirections:
         return self._factors[k]
 
     def fill(self, k: int, parameter: int, out: Tensor, start: int = 0) -> None:
-        """out_j ← z_{k, start + j}."""
+        """out_j ← z_{k, start + j}; of the structure's u where there is one, here and below."""
         self._check(parameter, out, start)
+        if self.scheme.structure is not None:
+            self.scheme.structure.fill(self, k, parameter, out, start)
+        else:
+            self.fill_kind(k, parameter, out, start)
+
+    def fill_kind(self, k: int, parameter: int, out: Tensor, start: int = 0) -> None:
+        """out_j ← z_{k, start + j} of the kind alone, whatever the structure."""
         _kernels(self.backend, out.device).fill(self.stream(k, parameter), self.scale_factor(k), out, start)
 
     def add(self, k: int, parameter: int, base: Tensor, scale: float, out: Tensor, start: int = 0) -> None:
@@ -167,24 +256,41 @@ class StepDirections:
         _check_flat(base)
         if base.numel() != out.numel():
             raise ValueError("base and out differ in length")
+        if self.scheme.structure is not None:
+            self._add_structured(self.scheme.structure, k, parameter, base, scale, out, start)
+            return
         stream, factor = self.stream(k, parameter), self.scale_factor(k)
         _kernels(self.backend, out.device).add(stream, factor, base, scale, out, start)
 
     def accumulate(self, k: int, parameter: int, coefficient: float, acc: Tensor, start: int = 0) -> None:
         """acc_j ← fl(acc_j + fl(coefficient·z_{k, start + j}))."""
-        self._check(parameter, acc, start)
-        kernels = _kernels(self.backend, acc.device)
-        kernels.accumulate([self.stream(k, parameter)], [self.scale_factor(k)], [coefficient], acc, start)
+        self.add(k, parameter, acc, coefficient, acc, start)
 
     def combine(self, parameter: int, coefficients: Sequence[float], out: Tensor, start: int = 0) -> None:
         """out_j ← Σ_k fl(c_k·z_{k, start + j}) in fp32, sequentially for k = 0 … K − 1 from zero."""
         self._check(parameter, out, start)
         if len(coefficients) != self.num_directions:
             raise ValueError(f"{len(coefficients)} coefficients for {self.num_directions} directions")
+        out.zero_()
+        if self.scheme.structure is not None:
+            for k, coefficient in enumerate(coefficients):
+                self._add_structured(self.scheme.structure, k, parameter, out, coefficient, out, start)
+            return
         streams = [self.stream(k, parameter) for k in range(self.num_directions)]
         factors = [self.scale_factor(k) for k in range(self.num_directions)]
-        out.zero_()
         _kernels(self.backend, out.device).accumulate(streams, factors, coefficients, out, start)
+
+    def _add_structured(
+        self, structure: Structure, k: int, parameter: int, base: Tensor, scale: float, out: Tensor, start: int
+    ) -> None:
+        """`add` a block at a time: u is made in scratch, multiplied there, then added, each rounded once."""
+        scratch = torch.empty(min(out.numel(), _BLOCK), dtype=torch.float32, device=out.device)
+        scale32 = torch.tensor(scale, dtype=torch.float32, device=out.device)
+        for at in range(0, out.numel(), _BLOCK):
+            target = out[at : at + _BLOCK]
+            u = scratch[: target.numel()]
+            structure.fill(self, k, parameter, u, start + at)
+            torch.add(base[at : at + _BLOCK], u.mul_(scale32), out=target)
 
     def shift(self, k: int, parameter: int, base: Tensor, scale: float, out: Tensor) -> None:
         """out_j ← rn(fl(base_j + fl(scale·z_kj))) over a whole parameter: fp32, then to nearest even in `out`'s dtype.

@@ -36,6 +36,7 @@ _WORD = np.uint64(0xFFFFFFFF)
 _M0, _M1 = np.uint64(spec.MULTIPLIER_0), np.uint64(spec.MULTIPLIER_1)
 _W0, _W1 = np.uint64(spec.WEYL_0), np.uint64(spec.WEYL_1)
 _S32, _S12 = np.uint64(32), np.uint64(12)
+_PURPOSE, _K = np.uint64(0xFF000000), np.uint64(0xFFFFFF)
 
 # A chunk is 128 blocks of normals or 32 blocks of signs: at most 4096 elements, 16 KiB, which stay in the first cache.
 _MAX_BLOCKS, _MAX_ELEMENTS = 128, 4096
@@ -92,6 +93,33 @@ def _spread_signs(words: Words, blocks: int, place: int, z: Floats) -> None:
 
 
 @_jit
+def _parity(bits: np.uint64) -> np.uint64:
+    """Of the lowest 32 bits."""
+    bits = bits ^ (bits >> np.uint64(16))
+    bits = bits ^ (bits >> np.uint64(8))
+    bits = bits ^ (bits >> np.uint64(4))
+    bits = bits ^ (bits >> np.uint64(2))
+    return (bits ^ (bits >> np.uint64(1))) & np.uint64(1)
+
+
+@_jit
+def _flip_walsh(words: Words, blocks: int, place: int, block: np.uint64, k: np.uint64, origin: np.uint64) -> None:
+    """Flip bit i of word j where k & J has an odd number of ones, J = origin + 128·(block + j) + 32·place + i.
+
+    Words that begin at a multiple of 32 are one pattern or its complement: two neighbours are made and shifted.
+    """
+    pattern = np.uint64(0)
+    for i in range(32):
+        pattern |= _parity(k & np.uint64(i)) << np.uint64(i)
+    high, shift = k >> np.uint64(5), origin & np.uint64(31)
+    for j in range(blocks):
+        at = (origin >> np.uint64(5)) + ((block + np.uint64(j)) << np.uint64(2)) + np.uint64(place)
+        low = pattern ^ (_parity(high & at) * _WORD)
+        up = pattern ^ (_parity(high & (at + np.uint64(1))) * _WORD)
+        words[j] ^= np.uint32(((low | (up << _S32)) >> shift) & _WORD)
+
+
+@_jit
 def _radius(word: np.uint32) -> np.float32:
     high, low = np.int32(word >> np.uint32(16)), np.int32(word & np.uint32(0xFFFF))
     v = np.float32(high) * _65536 + (np.float32(low) + _HALF)
@@ -127,6 +155,7 @@ def _box_muller(radius_words: Words, angle_words: Words, blocks: int, place: int
 @_jit
 def _chunk(
     law: int,
+    origin: np.uint64,
     key0: np.uint64,
     key1: np.uint64,
     parameter: np.uint64,
@@ -137,9 +166,12 @@ def _chunk(
     words: NDArray[np.uint32],
     z: Floats,
 ) -> None:
-    _philox_chunk(key0, key1, parameter, c2, c3, block, blocks, words[0], words[1], words[2], words[3])
-    if law == 0:
+    counter = c3 & _PURPOSE if law == 2 else c3
+    _philox_chunk(key0, key1, parameter, c2, counter, block, blocks, words[0], words[1], words[2], words[3])
+    if law != 1:
         for place in range(4):
+            if law == 2:
+                _flip_walsh(words[place], blocks, place, block, c3 & _K, origin)
             _spread_signs(words[place], blocks, place, z)
     else:
         _box_muller(words[0], words[1], blocks, 0, z)
@@ -149,12 +181,13 @@ def _chunk(
 @_jit
 def _shape(law: int) -> tuple[int, int]:
     """(elements a block, blocks a chunk)."""
-    return (128, 32) if law == 0 else (4, 128)
+    return (4, 128) if law == 1 else (128, 32)
 
 
 @_jit
 def _fill(
     law: int,
+    origin: np.uint64,
     key0: np.uint64,
     key1: np.uint64,
     parameter: np.uint64,
@@ -169,7 +202,7 @@ def _fill(
     block, skip, at, count = start // per_block, start % per_block, 0, out.size
     while at < count:
         blocks = min(chunk_blocks, (skip + count - at + per_block - 1) // per_block)
-        _chunk(law, key0, key1, parameter, c2, c3, np.uint64(block), blocks, words, z)
+        _chunk(law, origin, key0, key1, parameter, c2, c3, np.uint64(block), blocks, words, z)
         take = min(blocks * per_block - skip, count - at)
         target, source = out[at : at + take], z[skip : skip + take]
         for i in range(take):
@@ -180,6 +213,7 @@ def _fill(
 @_jit
 def _add(
     law: int,
+    origin: np.uint64,
     key0: np.uint64,
     key1: np.uint64,
     parameter: np.uint64,
@@ -196,7 +230,7 @@ def _add(
     block, skip, at, count = start // per_block, start % per_block, 0, out.size
     while at < count:
         blocks = min(chunk_blocks, (skip + count - at + per_block - 1) // per_block)
-        _chunk(law, key0, key1, parameter, c2, c3, np.uint64(block), blocks, words, z)
+        _chunk(law, origin, key0, key1, parameter, c2, c3, np.uint64(block), blocks, words, z)
         take = min(blocks * per_block - skip, count - at)
         theta, target, source = base[at : at + take], out[at : at + take], z[skip : skip + take]
         for i in range(take):
@@ -207,6 +241,7 @@ def _add(
 @_jit
 def _accumulate(
     law: int,
+    origin: np.uint64,
     key0: np.uint64,
     key1: np.uint64,
     parameter: np.uint64,
@@ -225,7 +260,7 @@ def _accumulate(
         take = min(blocks * per_block - skip, count - at)
         target, source = acc[at : at + take], z[skip : skip + take]
         for k in range(c3.size):
-            _chunk(law, key0, key1, parameter, c2, c3[k], np.uint64(block), blocks, words, z)
+            _chunk(law, origin, key0, key1, parameter, c2, c3[k], np.uint64(block), blocks, words, z)
             factor, coefficient = factors[k], coefficients[k]
             for i in range(take):
                 target[i] = target[i] + coefficient * (source[i] * factor)
@@ -235,6 +270,7 @@ def _accumulate(
 @_jit
 def _square_sum(
     law: int,
+    origin: np.uint64,
     key0: np.uint64,
     key1: np.uint64,
     parameter: np.uint64,
@@ -248,7 +284,7 @@ def _square_sum(
     block, skip, at, total = start // per_block, start % per_block, 0, np.int64(0)
     while at < count:
         blocks = min(chunk_blocks, (skip + count - at + per_block - 1) // per_block)
-        _chunk(law, key0, key1, parameter, c2, c3, np.uint64(block), blocks, words, z)
+        _chunk(law, origin, key0, key1, parameter, c2, c3, np.uint64(block), blocks, words, z)
         take = min(blocks * per_block - skip, count - at)
         source = z[skip : skip + take]
         for i in range(take):
@@ -262,9 +298,10 @@ def _flat(tensor: Tensor) -> Floats:
     return cast(Floats, tensor.detach().numpy())
 
 
-def _head(stream: Stream) -> tuple[int, np.uint64, np.uint64, np.uint64, np.uint64]:
+def _head(stream: Stream) -> tuple[int, np.uint64, np.uint64, np.uint64, np.uint64, np.uint64]:
     return (
         stream.law,
+        np.uint64(stream.origin),
         np.uint64(stream.key0),
         np.uint64(stream.key1),
         np.uint64(stream.parameter),

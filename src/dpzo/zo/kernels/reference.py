@@ -35,11 +35,12 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Ten
 
 def _words(stream: Stream, block: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     constant = torch.zeros_like(block)
+    c3 = stream.c3 & 0xFF000000 if stream.law == spec.WALSH else stream.c3
     counter = (
         block & _WORD,
         (block >> 32) | (stream.parameter << 12),
         constant + stream.c2,
-        constant + stream.c3,
+        constant + c3,
     )
     return philox(counter, (stream.key0, stream.key1))
 
@@ -102,6 +103,15 @@ def _signs(words: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
     return (1 - 2 * bits).to(torch.float32).flatten(1)
 
 
+def _walsh(stream: Stream, first: int, last: int, device: torch.device) -> Tensor:
+    """(−1)^popcount(k & J) of blocks first … last − 1, by folding the bits of k & J onto the lowest."""
+    index = torch.arange(stream.origin + 128 * first, stream.origin + 128 * last, device=device)
+    bits = index & (stream.c3 & 0xFFFFFF)
+    for distance in (16, 8, 4, 2, 1):
+        bits = bits ^ (bits >> distance)
+    return (1 - 2 * (bits & 1)).to(torch.float32)
+
+
 def uniform_words(stream: Stream, start: int, count: int, device: torch.device) -> Tensor:
     """Words start … start + count − 1 of a stream, four a block, int64."""
     first, last = start // 4, (start + count + 3) // 4
@@ -117,7 +127,9 @@ def _chunks(stream: Stream, start: int, count: int, device: torch.device) -> Ite
         first = position // per_block
         last = min(-(-stop // per_block), first + _CHUNK_BLOCKS)
         words = _words(stream, torch.arange(first, last, device=device))
-        elements = (_signs(words) if stream.law == spec.SIGNS else _box_muller(words)).flatten()
+        elements = (_box_muller(words) if stream.law == spec.NORMALS else _signs(words)).flatten()
+        if stream.law == spec.WALSH:
+            elements = elements * _walsh(stream, first, last, device)
         end = min(stop, last * per_block)
         yield position - start, elements[position - first * per_block : end - first * per_block]
         position = end

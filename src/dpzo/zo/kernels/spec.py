@@ -13,6 +13,7 @@ so two streams share a counter only if seed, step, k, parameter and purpose all 
 Elements. `signs`: 128 a block, element 128·b + j is −1 where bit j of the block is set (word j // 32, bit j % 32), else
 +1. `normals`: 4 a block, elements 4·b … 4·b + 3 from two Box–Muller pairs (x0, x1) and (x2, x3). All floating-point
 operations are fp32, each rounded once, never fused, in the order that `reference` writes them.
+`walsh`: the counters have k = 0, so all k share the signs r; element j is r_j·(−1)^popcount(k & J), J = origin + j.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011 (Philox); the polynomials are
 minimax fits made for this file.
@@ -62,9 +63,27 @@ FIXED_POINT_BITS: Final = 24
 
 SIGNS: Final = 0
 NORMALS: Final = 1
-ELEMENTS_PER_BLOCK: Final = (128, 4)
+WALSH: Final = 2
+ELEMENTS_PER_BLOCK: Final = (128, 4, 128)
 
-PURPOSES: Final = {"rademacher": 1, "gaussian": 2, "sphere": 3, "rounding": 8, "init_uniform": 16, "init_normal": 17}
+PURPOSES: Final = {
+    "rademacher": 1,
+    "gaussian": 2,
+    "sphere": 3,
+    "orthogonal": 4,
+    "rounding": 8,
+    "mask": 9,
+    "init_uniform": 16,
+    "init_normal": 17,
+    "rows/rademacher": 33,
+    "rows/gaussian": 34,
+    "columns/rademacher": 49,
+    "columns/gaussian": 50,
+    "basis/rademacher": 65,
+    "basis/gaussian": 66,
+    "basis/sphere": 67,
+    "basis/orthogonal": 68,
+}
 
 MAX_BLOCKS: Final = 1 << 44
 MAX_PARAMETERS: Final = 1 << 20
@@ -76,7 +95,8 @@ MAX_DIRECTIONS: Final = 1 << 24
 class Stream:
     """One endless public sequence of elements.
 
-    `law` is SIGNS or NORMALS; the other fields are 32-bit words except `parameter` (20 bits), laid out as above.
+    `law` is SIGNS, NORMALS or WALSH; the other fields are 32-bit words except `parameter` (20 bits), laid out as above.
+    A WALSH stream names its k in `c3`, and in `origin` the index J of the parameter's first element.
     """
 
     law: int
@@ -85,6 +105,7 @@ class Stream:
     parameter: int
     c2: int
     c3: int
+    origin: int = 0
 
 
 class Kernels(Protocol):
