@@ -446,6 +446,10 @@ FREE = (
     {"update": "sign"},
     {"shrinkage": "snr"},
     {"ema": 0.5},
+    {"estimator": "forward"},
+    {"directions": "orthogonal"},
+    {"mask": 0.5},
+    {"direction_rank": 1},
 )
 
 
@@ -465,3 +469,23 @@ def test_free_options_change_no_guarantee_and_replay(
         plain["estimator"],
     )
     assert runs.replay(run.folder, tmp_path / "again").equals_run
+
+
+def test_directions_in_a_public_basis_replay_and_a_changed_basis_is_refused(
+    train: Callable[..., Made], tiny_bert: Path, head: Made, tmp_path: Path
+) -> None:
+    shapes = {name: shape for name, shape, _ in read(head.folder).header["parameters"]}
+    basis = tmp_path / "basis.safetensors"
+    made = torch.Generator().manual_seed(0)
+    safetensors.torch.save_file({n: torch.randn(3, *s, generator=made) for n, s in shapes.items()}, basis)
+    tree = head.config.model_dump()
+    tree["training"] |= {"basis": str(basis)}
+    run = train(parse_config(tree))
+    assert read(run.folder).header["plan"] == read(head.folder).header["plan"]
+    assert runs.replay(run.folder, tmp_path / "again").equals_run
+    safetensors.torch.save_file({n: torch.randn(3, *s, generator=made) for n, s in shapes.items()}, basis)
+    with pytest.raises(DpzoError, match="its directions is not the one found now"):
+        runs.replay(run.folder, tmp_path / "other")
+    basis.unlink()
+    with pytest.raises(DpzoError, match="is missing or cannot be read"):
+        runs.replay(run.folder, tmp_path / "other")

@@ -53,6 +53,7 @@ from dpzo.zo import (
     DirectionScheme,
     TrainableParameters,
     build_update,
+    direction_scheme,
     shifted,
     update_facts,
 )
@@ -206,10 +207,11 @@ def assemble(
     if loaded.takes_options and task.label_words is None and task.option_fields is None:
         raise DpzoError("--label-words is missing: a causal model needs a word for each label, as in ' bad, good'")
     parameters = TrainableParameters(loaded.module, loaded.trainable_names)
+    scheme = _directions(config.training, plan.num_directions, parameters)
     if config.training.learning_rate is None:
-        config = with_values(config, training={"learning_rate": default_learning_rate(part, parameters.dimension)})
+        rate = default_learning_rate(part, scheme.effective_dimension)
+        config = with_values(config, training={"learning_rate": rate})
     training = config.training
-    scheme = DirectionScheme(training.directions, seed, plan.num_directions, parameters.sizes)
     assert training.learning_rate is not None
     assert training.smoothing is not None
     assert training.average is not None
@@ -245,7 +247,7 @@ def assemble(
         "count": None if count is None else count.to_dict(),
         "unit_column": config.data.unit_column,
         "tuning": config.privacy.tuning,
-        "directions": {"scheme": SCHEME, "kind": scheme.kind, "seed": seed},
+        "directions": scheme.description,
         "initialisation": {"scheme": SCHEME, "seed": seed, "new": list(loaded.new_names)},
         "estimator": training.estimator,
         "update": {
@@ -287,6 +289,18 @@ def assemble(
     memory += kept_memory(loaded, shape, shapes, plan.expected_batch_size, num_examples)
     forecast = Forecast(seconds, memory)
     return Assembled(Subject(config, task, loaded, shapes), job, forecast)
+
+
+def _directions(training: TrainingConfig, num_directions: int, parameters: TrainableParameters) -> DirectionScheme:
+    return direction_scheme(
+        training.directions,
+        training.seed,
+        num_directions,
+        parameters,
+        keep_fraction=training.mask if training.mask < 1 else None,
+        rank=training.direction_rank if training.direction_rank > 0 else None,
+        basis=None if training.basis is None else Path(training.basis).expanduser(),
+    )
 
 
 def storage_of(config: RunConfig) -> Storage:
