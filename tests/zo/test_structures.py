@@ -323,6 +323,17 @@ def test_parameters_outside_the_basis_do_not_move() -> None:
     assert u[46:].all()
 
 
+def test_parameters_of_one_element_and_of_none() -> None:
+    shapes: tuple[tuple[int, ...], ...] = ((), (0, 3), (4, 5))
+    parameters = make(shapes)
+    structures = (RandomMask(0.5), LowRank(2), public_basis(vectors(3, parameters), parameters))
+    for structure in structures:
+        u = whole(DirectionScheme("gaussian", 1, 2, parameters.sizes, structure, shapes), 1)
+        assert u.shape == (21,)
+        assert np.isfinite(u).all()
+        assert u.any()
+
+
 def bad(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> dict[str, Tensor]:
     return change(vectors(2, make()))
 

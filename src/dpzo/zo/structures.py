@@ -272,7 +272,8 @@ def public_basis(tensors: Mapping[str, Tensor], parameters: TrainableParameters)
             wanted = ", ".join(map(str, (count, *shapes[name])))
             raise DpzoError(f"basis: {name!r} must be floating-point numbers of shape ({wanted})")
     present = [name for name in parameters.names if name in tensors]
-    matrix = torch.cat([tensors[name].detach().cpu().double().reshape(count, -1) for name in present], dim=1)
+    flat = (tensors[name].detach().cpu().double().reshape(count, math.prod(shapes[name])) for name in present)
+    matrix = torch.cat(list(flat), dim=1)
     if not bool(torch.isfinite(matrix).all()):
         raise DpzoError("basis: it holds NaN or an infinity; give finite numbers")
     _orthonormalise(matrix)
