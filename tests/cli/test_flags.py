@@ -33,7 +33,8 @@ class Flag:
 
 
 def flags() -> Iterator[Flag]:
-    for registered in sorted(app.registered_commands, key=lambda command: command.callback.__name__):
+    grouped = [command for group in app.registered_groups for command in group.typer_instance.registered_commands]
+    for registered in sorted([*app.registered_commands, *grouped], key=lambda command: command.callback.__name__):
         call = registered.callback
         hints = typing.get_type_hints(call, include_extras=True)
         for parameter in inspect.signature(call).parameters.values():
@@ -64,7 +65,10 @@ def test_the_flags_are_the_frozen_ones() -> None:
 
 def test_the_commands_are_the_frozen_ones() -> None:
     named = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert named == ["plan", "train", "resume", "replay", "evaluate", "generate", "tasks", "demo", "env"]
+    assert named == ["plan", "train", "resume", "replay", "evaluate", "generate", "tasks", "compare", "demo", "env"]
+    assert [group.name for group in app.registered_groups] == ["recipe"]
+    (recipe,) = app.registered_groups
+    assert [command.name for command in recipe.typer_instance.registered_commands] == ["list", "show", "run"]
 
 
 def test_every_flag_says_what_it_is() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dpzo.cli.endings import ending_well
+from dpzo.cli.experiments import compare, recipes
 from dpzo.errors import DpzoError
 
 app = typer.Typer(
@@ -266,6 +267,10 @@ def tasks(
         show_tasks(as_json)
     else:
         show_task(name, as_json)
+
+
+app.command(short_help="Run methods side by side; one table and figure.")(compare)
+app.add_typer(recipes, name="recipe", help="Published experiments by name.")
 
 
 @app.command(short_help="Watch an encoder learn privately, in 4 minutes.")

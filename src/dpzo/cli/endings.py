@@ -16,20 +16,21 @@ STOPPED = 130
 
 
 @contextmanager
-def ending_well(folder: Path | None, *, resumable: bool) -> Iterator[None]:
+def ending_well(folder: Path | None, *, resumable: bool, again: bool = False) -> Iterator[None]:
     """Turn a stop into one line that says how to go on and exit code 130; a disk that refuses into a DpzoError.
 
-    `folder` is where the command writes; `resumable` says that it holds a run, which `dpzo resume` can take up. Enter
-    it before the heavy imports: most early stops fall into them.
+    `folder` is where the command writes; `resumable` says that it holds a run, which `dpzo resume` can take up;
+    `again`, that the command itself goes on when it is given once more. Enter it before the heavy imports: most early
+    stops fall into them.
     """
     try:
         yield
     except KeyboardInterrupt:
-        _stop("stopped", folder, resumable)
+        _stop("stopped", folder, resumable, again)
     except Exception as error:
         kind = type(error).__name__
         if kind == "Stopped":
-            _stop(str(error), folder, resumable)
+            _stop(str(error), folder, resumable, again)
         if folder is not None and (isinstance(error, OSError) or kind == "SafetensorError"):
             raise DpzoError(_refused(error, folder, resumable)) from None
         raise
@@ -49,8 +50,10 @@ def _begun(folder: Path) -> bool:
     return (folder / "journal.jsonl").exists()
 
 
-def _stop(said: str, folder: Path | None, resumable: bool) -> NoReturn:
-    if folder is None or not resumable:
+def _stop(said: str, folder: Path | None, resumable: bool, again: bool) -> NoReturn:
+    if again:
+        how = "; what is finished is kept, and the same command goes on"
+    elif folder is None or not resumable:
         how = ""
     elif _begun(folder):
         how = f"; dpzo resume {folder} goes on"

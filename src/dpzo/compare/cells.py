@@ -15,7 +15,17 @@ from dpzo.config import RunConfig, load_config, with_values
 from dpzo.defaults import Part
 from dpzo.errors import DpzoError
 from dpzo.journal import write_durably
-from dpzo.recipes.methods import BaselineName, find_method, method_names, unknown, with_method
+from dpzo.recipes.base import Experiment, Recipe, with_assignments
+from dpzo.recipes.methods import (
+    BaselineName,
+    default_steps,
+    find_method,
+    method_names,
+    require_served,
+    unknown,
+    with_method,
+    with_rates,
+)
 from dpzo.recipes.registry import RECIPES
 from dpzo.tasks import find_task
 
@@ -142,24 +152,33 @@ def _of_method(grid: Grid, part: Part, task: str, layout: str | None, seed: int,
         config, noisy, baseline = with_method(base, method, part), method.noisy, method.baseline
     else:
         recipe = RECIPES[name]
-        small = recipe.build("small", grid.model).config
         noisy, baseline = recipe.claims, recipe.baseline
-        kept = {field: getattr(small.privacy, field) for field in ("num_directions", "mechanism", "relation", "steps")}
-        if not noisy:
-            kept |= {"epsilon": None, "noise_multiplier": small.privacy.noise_multiplier}
-        training = {**small.training.model_dump(), "seed": seed, "learning_rate": None}
-        config = with_values(base, privacy=kept, training=training)
+        config = _of_recipe(base, recipe, grid.model, part)
     for epsilon in grid.epsilons if noisy else (None,):
         chosen = config if epsilon is None else with_values(config, privacy={"epsilon": epsilon})
-        yield Cell(name, task, layout, seed, epsilon, baseline, _assigned(chosen, grid, name))
+        chosen = _assigned(chosen, grid, name)
+        require_served(baseline, chosen)
+        yield Cell(name, task, layout, seed, epsilon, baseline, chosen)
+
+
+def _of_recipe(base: RunConfig, recipe: Recipe, model: str, part: Part) -> RunConfig:
+    """`base` with what makes the recipe's method; its sizes and rates are for another model, and stay open."""
+    small = recipe.build("small", model).config
+    kept: dict[str, Any] = {name: getattr(small.privacy, name) for name in ("num_directions", "mechanism", "relation")}
+    kept["steps"] = default_steps(part, recipe.baseline, small.privacy.num_directions)
+    if small.privacy.expected_batch_size is not None:  # a full batch stays one
+        kept["expected_batch_size"] = Experiment(base, None).num_examples()
+    if not recipe.claims:
+        kept |= {"epsilon": None, "noise_multiplier": small.privacy.noise_multiplier}
+    training = {**small.training.model_dump(), "seed": base.training.seed, "learning_rate": None}
+    return with_rates(with_values(base, privacy=kept, training=training), recipe.baseline, part)
 
 
 def _assigned(config: RunConfig, grid: Grid, name: str) -> RunConfig:
     """The config with the user's assignments: those for all, then those for this name."""
-    common = [text for whose, text in map(_addressed, grid.assignments) if whose is None]
-    own = [text for whose, text in map(_addressed, grid.assignments) if whose == name]
-    fields = {f"{group}.{field}": value for group, part in config.model_dump().items() for field, value in part.items()}
-    return load_config(None, fields, [*common, *own])
+    addressed = [_addressed(assignment) for assignment in grid.assignments]
+    common = [text for whose, text in addressed if whose is None]
+    return with_assignments(config, [*common, *(text for whose, text in addressed if whose == name)])
 
 
 def _addressed(assignment: str) -> tuple[str | None, str]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dpzo.compare.bench import Bench, part_of
-from dpzo.compare.cells import Grid, cells, check_grid, model_identity, read_cell, write_cell
+from dpzo.compare.cells import Cell, Grid, cells, check_grid, model_identity, read_cell, write_cell
 from dpzo.compare.figure import NEEDS, can_draw, draw
 from dpzo.compare.table import Entry, entries, to_json, to_markdown
+from dpzo.config import with_values
 from dpzo.environment import environment
 from dpzo.journal import write_durably
+from dpzo.recipes.base import Experiment
 from dpzo.tasks import find_task
 
 TABLE, NUMBERS, FIGURE = "table.md", "table.json", "figure.png"
@@ -43,6 +46,7 @@ def compare(grid: Grid, data_dir: Path, output: Path, tell: Callable[[str], None
         for layout in grid.layouts if grid.layouts else (None,):
             _require_layout(task, data_dir, layout)
     planned = list(cells(grid, parts))
+    _require_feasible(planned, data_dir, tell)
     output.mkdir(mode=0o700, parents=True, exist_ok=True)
     bench = Bench(data_dir, tell)
     identities: dict[tuple[str, str | None], str] = {}
@@ -79,6 +83,20 @@ def _require_layout(task: str, data_dir: Path, layout: str | None) -> None:
     found = find_task(task).layout(data_dir, layout)
     if found.find(data_dir, "train") is None:
         find_task(task).load(data_dir, "train", layout)  # says which file is missing
+
+
+def _require_feasible(planned: Sequence[Cell], data_dir: Path, tell: Callable[[str], None]) -> None:
+    """Solve the smallest ε of every method and task before anything is trained.
+
+    Else the last cell could be the first to say that there is no such noise.
+    """
+    tell("solving the plans of the smallest ε")
+    seen = set()
+    for cell in sorted(planned, key=lambda cell: math.inf if cell.epsilon is None else cell.epsilon):
+        if (cell.task, cell.name) not in seen and cell.epsilon is not None:
+            seen.add((cell.task, cell.name))
+            number = find_task(cell.task).public_num_examples(data_dir, "train", cell.layout)
+            Experiment(with_values(cell.config, privacy={"num_examples": number}), cell.baseline).plan()
 
 
 def _heading(grid: Grid, results: list[dict[str, Any]]) -> list[str]:

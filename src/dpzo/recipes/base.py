@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from dpzo.config import RunConfig, parse_config, with_values
+from dpzo.config import RunConfig, load_config, parse_config, with_values
 from dpzo.defaults import Part, fill_defaults
 from dpzo.errors import DpzoError
 from dpzo.privacy import PrivacyPlan
 from dpzo.privacy.plan import relation_named
 from dpzo.recipes.methods import (
+    ALMOST_NO_NOISE,
     SMALL_CAUSAL,
     SMALL_ENCODER,
+    WITHOUT_NOISE,
     BaselineName,
     default_steps,
+    require_served,
     with_rates,
 )
 from dpzo.solve import solve_plan
@@ -57,6 +61,24 @@ class Experiment:
     config: RunConfig
     baseline: BaselineName | None
     changed: tuple[str, ...] = ()
+
+    def with_options(
+        self, *, epsilon: float | None = None, seed: int | None = None, assignments: Sequence[str] = ()
+    ) -> Experiment:
+        """The same with another ε (its noise is then solved for), public seed, and `group.field=value` assignments.
+
+        Raises DpzoError for a bad field, an ε for what adds no noise, or noise that the method cannot add.
+        """
+        config = self.config
+        if epsilon is not None:
+            if self.baseline in WITHOUT_NOISE:
+                raise DpzoError(f"--epsilon: {self.baseline} adds no noise, so that no ε belongs to it; leave it out")
+            config = with_values(config, privacy={"epsilon": epsilon, "noise_multiplier": None})
+        if seed is not None:
+            config = with_values(config, training={"seed": seed})
+        config = with_assignments(config, assignments)
+        require_served(self.baseline, config)
+        return replace(self, config=config)
 
     def num_examples(self) -> int:
         """N as far as it is public: declared, or the published size of the layout that the task prefers."""
@@ -131,6 +153,16 @@ class Recipe:
         return Experiment(noisy, self.baseline).plan()
 
 
+def with_assignments(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
+    """The config with `group.field=value` assignments. DpzoError as `load_config`."""
+    if not assignments:
+        return config
+    tree = config.model_dump()
+    return load_config(
+        None, {f"{group}.{name}": v for group, fields in tree.items() for name, v in fields.items()}, assignments
+    )
+
+
 def full_config(**groups: dict[str, Any]) -> RunConfig:
     """A config from its groups, with the task's lengths written out and the tuning declared."""
     data, privacy = dict(groups.get("data", {})), dict(groups["privacy"])
@@ -157,10 +189,10 @@ def _small(recipe: Recipe, model: str | None) -> Experiment:
     full_batch = paper.privacy.expected_batch_size == paper.privacy.num_examples
     privacy: dict[str, Any] = {
         "epsilon": recipe.epsilon,
-        "noise_multiplier": None if recipe.claims else 1.0,
+        "noise_multiplier": None if recipe.claims else ALMOST_NO_NOISE,
         "delta": paper.privacy.delta,
         "num_examples": None,
-        "steps": default_steps(part, paper.privacy.num_directions),
+        "steps": default_steps(part, recipe.baseline, paper.privacy.num_directions),
         "num_directions": paper.privacy.num_directions,
         "mechanism": paper.privacy.mechanism,
         "relation": paper.privacy.relation,

