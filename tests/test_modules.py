@@ -1,6 +1,8 @@
 """`dpzo.fit` on a plain nn.Module: learns, journals, resumes, replays, refuses."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,3 +125,33 @@ def test_public_names_are_lazy_and_complete() -> None:
     assert set(dpzo.__all__) <= set(dir(dpzo))
     with pytest.raises(AttributeError):
         dpzo.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"estimator": "forward"},
+        {"update": "adam", "momentum": 0.8},
+        {"shrinkage": "snr", "ema": 0.5},
+        {"directions": "orthogonal"},
+    ],
+    ids=["forward", "adam", "shrunk", "orthogonal"],
+)
+def test_free_options_replay_and_keep_the_plan(tmp_path: Path, options: dict[str, Any]) -> None:
+    settings = replace(SETTINGS, **options)
+    trained = model()
+    card = dpzo.fit(trained, loss, {"x": X, "y": Y}, plan=plan(20), settings=settings, output=tmp_path / "run")
+    assert card["epsilon"] == plan(20).epsilon
+    rebuilt = model()
+    dpzo.replay(rebuilt, tmp_path / "run")
+    assert torch.equal(rebuilt.weight, trained.weight)
+    plain = model()
+    dpzo.fit(plain, loss, {"x": X, "y": Y}, plan=plan(20), settings=SETTINGS, output=tmp_path / "plain")
+    sides = 1 if settings.estimator == "forward" else 2
+    assert card["mechanism"]["loss_difference_clip"] == pytest.approx(sides * settings.smoothing * 8.0)
+
+
+def test_an_unknown_estimator_is_refused(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, estimator="backward")
+    with pytest.raises(DpzoError, match="estimator: must be one of central, forward"):
+        dpzo.fit(model(), loss, {"x": X, "y": Y}, plan=plan(5), settings=settings, output=tmp_path / "run")

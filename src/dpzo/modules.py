@@ -30,15 +30,15 @@ from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
 from dpzo.train import Job, RandomnessAt, journal_header
 from dpzo.zo import (
+    ESTIMATORS,
     SCHEDULES,
-    SCHEME,
     DirectionScheme,
-    Sgd,
-    TailAverage,
     TrainableParameters,
     Update,
+    build_update,
     public_normal,
     shifted,
+    update_facts,
 )
 
 Examples = Mapping[str, Tensor]
@@ -51,7 +51,8 @@ class Settings:
     """The public choices of a run; every one is in the journal's header.
 
     `trainable`: names, or a regular expression searched in them. `smoothing` φ in parameter units. `average`: the
-    fraction of last steps whose weights are averaged (0: the last weights).
+    fraction of last steps whose weights are averaged (0: the last weights). `estimator`: a key of `zo.ESTIMATORS`;
+    `update`, `momentum`, `shrinkage`, `ema` (0: none) as for `zo.build_update`: none of them changes the plan.
     """
 
     learning_rate: float
@@ -59,6 +60,11 @@ class Settings:
     trainable: str | Collection[str] = "."
     seed: int = 0
     directions: str = "rademacher"
+    estimator: str = "central"
+    update: str = "sgd"
+    momentum: float = 0.9
+    shrinkage: str = "none"
+    ema: float = 0.0
     schedule: str = "constant"
     warmup_steps: int = 0
     average: float = 0.0
@@ -114,7 +120,7 @@ def replay(model: nn.Module, run: str | Path) -> str:
     """
     transcript = read(Path(run))
     header = transcript.header
-    settings = Settings(**header["settings"])
+    settings = Settings(**header["settings"])  # a journal of an older version leaves the newer ones at their defaults
     plan = PrivacyPlan.from_dict(header["plan"])
     model.eval()
     parameters, scheme, update = _parts(model, plan, settings)
@@ -183,8 +189,18 @@ def _job(
         "num_examples_source": "declared",
         "unit_column": None,
         "tuning": settings.tuning,
-        "directions": {"scheme": SCHEME, "kind": scheme.kind, "seed": scheme.seed},
-        "update": {"rule": "sgd", "average": settings.average, "schedule": settings.schedule},
+        "directions": scheme.description,
+        "estimator": settings.estimator,
+        "update": {
+            **update_facts(
+                settings.update,
+                momentum=settings.momentum,
+                shrinkage=settings.shrinkage,
+                ema=settings.ema if settings.ema > 0 else None,
+            ),
+            "average": settings.average,
+            "schedule": settings.schedule,
+        },
         "parameters": _described(parameters),
         "evaluation": {"microbatch_size": size, "isolation": "passed"},
         "nonprivate_uses": [],
@@ -196,6 +212,7 @@ def _job(
         scheme=scheme,
         smoothing=settings.smoothing,
         update=update,
+        estimator=ESTIMATORS[settings.estimator],
         header=journal_header(plan, has_guarantee, header),
         checkpoint_every=settings.checkpoint_every,
     )
@@ -227,9 +244,19 @@ def _parts(
     if settings.schedule not in SCHEDULES:
         raise DpzoError(f"schedule: must be one of {', '.join(SCHEDULES)}")
     schedule = SCHEDULES[settings.schedule](settings.learning_rate, plan.steps, settings.warmup_steps)
-    update: Update = Sgd(schedule, plan.expected_batch_size)
-    if settings.average > 0:
-        update = TailAverage(update, plan.steps, settings.average)
+    if settings.estimator not in ESTIMATORS:
+        raise DpzoError(f"estimator: must be one of {', '.join(ESTIMATORS)}")
+    update = build_update(
+        settings.update,
+        schedule=schedule,
+        expected_batch_size=plan.expected_batch_size,
+        steps=plan.steps,
+        noise_std=plan.noise_multiplier * plan.clip_norm,
+        momentum=settings.momentum,
+        shrinkage=settings.shrinkage,
+        ema=settings.ema if settings.ema > 0 else None,
+        average=settings.average,
+    )
     return parameters, scheme, update
 
 
