@@ -72,12 +72,22 @@ def _laplace(orders: Array, scale: float) -> Array:
 
 def _sampled(order: int, mechanism: str, noise: float, sampling_prob: float) -> float:
     j = np.arange(order + 1, dtype=np.float64)
-    log_binomial = gammaln(order + 1) - gammaln(j + 1) - gammaln(order - j + 1)
     kappa = np.zeros(order + 1)
     if mechanism == "gaussian":
         kappa[2:] = j[2:] * (j[2:] - 1) / (2.0 * noise * noise)
     else:
         kappa[2:] = (j[2:] - 1) * _laplace(j[2:], noise)
+    return amplified(kappa, sampling_prob)
+
+
+def amplified(kappa: Array, sampling_prob: float) -> float:
+    """Bound on D_α of a release on a Poisson sample, α whole, from κ_j = (j−1)·D_j, j = 0 … α, of one without sampling.
+
+    Formula: that of `curve`. Guarantee: holds for any noise that a reflection maps onto its shifted self.
+    """
+    order = len(kappa) - 1
+    j = np.arange(order + 1, dtype=np.float64)
+    log_binomial = gammaln(order + 1) - gammaln(j + 1) - gammaln(order - j + 1)
     # Terms 0 and 1 and the binomial theorem's own sum are split off: Σ_j C(α,j)(1−q)^{α−j}q^j = 1, so the moment is
     # 1 + Σ_{j≥2} (…)(e^{κ_j} − 1), which keeps its digits when it is close to 1.
     log_weight = log_binomial + (order - j) * np.log1p(-sampling_prob) + j * np.log(sampling_prob)
