@@ -23,7 +23,7 @@ from dpzo.zo import KINDS, SCHEDULES, DirectionScheme, Sgd, TrainableParameters,
 Array = NDArray[np.float64]
 SIZES = (4, 2)
 DIMENSION = sum(SIZES)
-PER_STEP, STEPS = 4, 3000
+PER_STEP, STEPS = 4, 1500
 
 
 class Weights(torch.nn.Module):
@@ -91,13 +91,13 @@ def drawn() -> dict[str, Draws]:
 def require_unbiased(slopes: Array, directions: Array, gradients: Array) -> None:
     """Refuse unless the mean of d_i·z is ∇f_i: each element, and their common scale, within 4.5 standard errors.
 
-    Directions of one step may depend on each other: a step is one observation. The scale's error is below 0.6 %, so a
-    bias of 5 % is more than 8 standard errors away.
+    Directions of one step may depend on each other: a step is one observation. The scale's error is below 0.8 %, so a
+    bias of 5 % is more than 6 standard errors away.
     """
     estimates = np.einsum("skc,skd->scd", grouped(slopes), grouped(directions)) / PER_STEP
     scales = ((estimates * gradients).sum(axis=2) / (gradients**2).sum(axis=1)).mean(axis=1)
     error = scales.std() / math.sqrt(STEPS)
-    assert error < 0.006
+    assert error < 0.008
     assert abs(scales.mean() - 1) < 4.5 * error + 1e-4
     errors = estimates.std(axis=0) / math.sqrt(STEPS)
     assert (np.abs(estimates.mean(axis=0) - gradients) < 4.5 * errors + 1e-4).all()
@@ -143,11 +143,11 @@ def standardised(made: Draws) -> Array:
 
 
 def test_gaussian_slopes_have_the_tail_of_the_gradient_norm(drawn: dict[str, Draws]) -> None:
-    """Orthogonal gradients give independent slopes: 72 000 draws of N(0, ‖∇f_i‖²). A scale 4 % off is rejected."""
+    """Orthogonal gradients give independent slopes: 36 000 draws of N(0, ‖∇f_i‖²). A scale 5 % off is rejected."""
     z = standardised(drawn["gaussian"]).ravel()
     assert stats.kstest(z, "norm").pvalue > 1e-3
-    for scale in (0.96, 1.04):
-        assert stats.kstest(scale * z, "norm").pvalue < 1e-4
+    for scale in (0.95, 1.05):
+        assert stats.kstest(scale * z, "norm").pvalue < 1e-3
     for clip in (0.5, 1.0, 2.0, 3.0):
         expected = theory.gaussian_tail(clip, 1.0)
         error = math.sqrt(expected * (1 - expected) / z.size)
@@ -165,7 +165,7 @@ def test_sphere_slopes_are_near_the_gaussian_and_bounded(drawn: dict[str, Draws]
     z = standardised(drawn["sphere"])
     for column in z.T:
         assert stats.kstest(column, on_the_sphere(DIMENSION).cdf).pvalue > 1e-3
-        assert stats.kstest(column, "norm").pvalue < 1e-6
+        assert stats.kstest(column, "norm").pvalue < 1e-3
     assert np.abs(z).max() <= math.sqrt(DIMENSION) * (1 + 1e-4)
     grid = np.linspace(-6, 6, 2001)
     gaps = [np.abs(on_the_sphere(d).cdf(grid) - stats.norm.cdf(grid)).max() for d in (6, 60, 1000, 100_000)]
