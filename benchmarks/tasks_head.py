@@ -1,4 +1,4 @@
-"""MiniLM with a linear head on few-shot tasks: private at some ε beside the same steps without privacy.
+"""MiniLM with a linear head on few-shot tasks: private at some ε beside the same steps without noise.
 
     python -m benchmarks.tasks_head --data-dir GLUE_FOLDER [--tasks trec,snli,rte,qnli] [--epsilon 2] [--seeds 3]
 
@@ -41,7 +41,7 @@ def measure(task: str, data_dir: Path, layout: str, epsilon: float, seeds: int, 
     private = objective(records, parts.subject)
     metric = judge(parts.subject, held_out)
     start = parts.job.parameters.state()
-    train_without_privacy(parts.job, private, records.num_units)
+    train_without_privacy(parts.job, private, records.num_units, clipped=True)
     without = metric()["value"]
     found = []
     for _ in range(seeds):  # the noise differs from run to run; the directions are the config's

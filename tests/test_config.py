@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpzo.config import RunConfig, dump_config, load_config, parse_config, with_values
-from dpzo.defaults import DEFAULTS, Part, default_learning_rate, fill_defaults
 from dpzo.errors import DpzoError
 
 SECRET = "zxqv"
@@ -215,90 +213,6 @@ def test_what_must_be_given_is_asked_for() -> None:
         load_config(None, {"privacy.delta": 1e-5})
     with pytest.raises(DpzoError, match="--delta"):
         load_config(None, {"model.name": "m"})
-
-
-# --- defaults
-
-
-PARTS: tuple[Part, ...] = ("head", "lora", "full")
-CHOICES = st.fixed_dictionaries(
-    {},
-    optional={
-        "privacy": st.fixed_dictionaries(
-            {"delta": st.just(1e-5)},
-            optional={
-                "steps": st.integers(1, 9999),
-                "num_directions": st.integers(1, 999),
-                "expected_batch_size": POSITIVE,
-                "clip_norm": POSITIVE,
-                "mechanism": st.sampled_from(["gaussian", "laplace"]),
-            },
-        ),
-        "training": st.fixed_dictionaries(
-            {},
-            optional={
-                "smoothing": POSITIVE,
-                "learning_rate": POSITIVE,
-                "average": st.floats(0, 1),
-                "microbatch_size": st.integers(1, 999),
-            },
-        ),
-    },
-)
-
-
-@settings(deadline=None, max_examples=80)
-@given(chosen=CHOICES, part=st.sampled_from(PARTS), num_examples=st.integers(1, 10**7))
-def test_defaults_fill_what_is_open_and_keep_what_was_chosen(
-    chosen: dict[str, Any], part: Part, num_examples: int
-) -> None:
-    config = parse_config({**LEAST, **chosen})
-    filled = fill_defaults(config, part, num_examples)
-    for group, values in chosen.items():
-        for name, value in values.items():
-            assert getattr(getattr(filled, group), name) == value
-    for name in ("steps", "num_directions", "expected_batch_size", "clip_norm"):
-        assert getattr(filled.privacy, name) is not None
-    for name in ("smoothing", "average", "microbatch_size"):
-        assert getattr(filled.training, name) is not None
-    assert filled.model == config.model
-    assert filled.data == config.data
-    assert fill_defaults(filled, part, num_examples) == filled
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_a_default_rate_falls_as_the_trainable_part_grows(part: Part) -> None:
-    rates = [default_learning_rate(part, 10**power) for power in range(12)]
-    assert all(0 < later <= earlier for earlier, later in itertools.pairwise(rates))
-    assert rates[-1] < rates[0]
-
-
-def test_an_average_of_zero_is_a_choice() -> None:
-    config = parse_config({**LEAST, "training": {"average": 0.0}})
-    assert DEFAULTS["head"].average > 0
-    assert fill_defaults(config, "head", 1000).training.average == 0.0
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_a_default_batch_leaves_sampling_something_to_hide(part: Part) -> None:
-    config = parse_config(LEAST)
-    assert fill_defaults(config, part, 1).privacy.expected_batch_size == 1
-    for num_examples in (4, 40, 400, 4_000_000):
-        batch = fill_defaults(config, part, num_examples).privacy.expected_batch_size
-        assert batch is not None
-        assert 1 <= batch <= num_examples / 4
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_a_default_clip_follows_the_norm_of_a_row(part: Part) -> None:
-    def clip(mechanism: str, num_directions: int) -> float:
-        privacy = {"delta": 1e-5, "mechanism": mechanism, "num_directions": num_directions}
-        filled = fill_defaults(parse_config({**LEAST, "privacy": privacy}), part, 1000)
-        assert filled.privacy.clip_norm is not None
-        return filled.privacy.clip_norm
-
-    assert clip("gaussian", 64) == pytest.approx(8 * clip("gaussian", 1))
-    assert clip("laplace", 64) == pytest.approx(64 * clip("laplace", 1))
 
 
 def test_a_config_names_no_private_file() -> None:

@@ -209,7 +209,7 @@ def assemble(
     parameters = TrainableParameters(loaded.module, loaded.trainable_names)
     scheme = _directions(config.training, plan.num_directions, parameters)
     if config.training.learning_rate is None:
-        rate = default_learning_rate(part, scheme.effective_dimension)
+        rate = default_learning_rate(part, scheme.effective_dimension, plan, config.training.update)
         config = with_values(config, training={"learning_rate": rate})
     training = config.training
     assert training.learning_rate is not None

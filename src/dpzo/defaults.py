@@ -1,6 +1,6 @@
-"""Values for what a user left open: chosen once, on public data, by the size of the trainable part; never per task.
+"""Values for what a user left open: from the plan, the noise and the size of the trainable part; never per task.
 
-How they were chosen, and what they give, is in docs/decisions.md ("Defaults").
+How they follow from each other, how the constants were chosen and what they lose to a grid: docs/defaults.md.
 """
 
 from __future__ import annotations
@@ -10,32 +10,39 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dpzo.config import RunConfig, with_values
+from dpzo.privacy import PrivacyPlan
 
 Part = Literal["head", "lora", "full"]
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """`clip_per_root_k`: clip_norm ÷ √K (L2), the slope that one direction may show. Other names as in the config.
+    """`slope`: clip_norm ÷ √K (L2), what one direction may show of a unit. Other names as in the config, or below.
 
-    `learning_rate` is for `reference_dimension` trainable elements; see `default_learning_rate`.
+    - `unclipped`: about what a direction shows of a unit at the start where nothing clips.
+    - `drift` (parameter units): how far all noise together may move an element in a run, root mean square.
+    - `longest` (parameter units): η·slope at most, the length of the gradient step of units that all agree.
+    - `reference_dimension`: where more elements than that are trained, drift and `longest` shrink as 1/√d, so that the
+      length of the whole displacement stays; None: they do not (a head's logit reads one unit vector, however many).
     """
 
     steps: int
     num_directions: int
     expected_batch_size: int
-    clip_per_root_k: float
+    slope: float
+    unclipped: float
     smoothing: float
-    learning_rate: float
-    reference_dimension: int
+    drift: float
+    longest: float
+    reference_dimension: int | None
     average: float
     microbatch_size: int
 
 
 DEFAULTS: dict[Part, Defaults] = {
-    "head": Defaults(200, 64, 1024, 0.5, 1e-2, 8.0, 1_000, 0.5, 32),
-    "lora": Defaults(200, 16, 64, 5.0, 1e-2, 1e-2, 10_000, 0.0, 16),
-    "full": Defaults(200, 16, 64, 20.0, 1e-3, 1e-3, 250_000, 0.0, 16),
+    "head": Defaults(200, 64, 1024, 0.25, 1.0, 1e-2, 0.9, 8.0, None, 0.1, 32),
+    "lora": Defaults(200, 16, 64, 5.0, 5.0, 1e-2, 0.02, 0.05, 10_000, 0.0, 16),
+    "full": Defaults(200, 16, 64, 20.0, 20.0, 1e-3, 0.008, 0.02, 250_000, 0.0, 16),
 }
 
 
@@ -58,7 +65,7 @@ def fill_defaults(config: RunConfig, part: Part, num_examples: int) -> RunConfig
         privacy["expected_batch_size"] = max(1, min(chosen.expected_batch_size, num_examples // 4))
     if given.clip_norm is None:
         root = num_directions if given.mechanism == "laplace" else math.sqrt(num_directions)
-        privacy["clip_norm"] = chosen.clip_per_root_k * root
+        privacy["clip_norm"] = chosen.slope * root
     if config.training.smoothing is None:
         training["smoothing"] = chosen.smoothing
     if config.training.average is None:
@@ -68,11 +75,24 @@ def fill_defaults(config: RunConfig, part: Part, num_examples: int) -> RunConfig
     return with_values(config, privacy=privacy, training=training)
 
 
-def default_learning_rate(part: Part, dimension: int) -> float:
-    """η = η_ref · min(1, √(d_ref / d)) for d trainable elements.
+def default_learning_rate(part: Part, dimension: int, plan: PrivacyPlan, rule: str = "sgd") -> float:
+    """The rate η at which noise moves an element by `drift` (root mean square) in a run of `plan`, within `longest`.
 
-    A step's noise has length ∝ η·√d, so a larger trainable part needs a smaller rate to be moved as far; below the
-    reference the published rates no longer grow, and neither does this one.
+    One step moves an element by noise of variance η²/(K·B²)·((σC)² + B·s²·(1 + K/d)), B = q·N, with s = C/√K (L2) or
+    C/K (L1) the slope a direction shows of a unit: privacy noise, the chance of K directions, and that of B units. So
+
+        η = min(drift·B·√K / √(T·((σC)² + B·s²·(1 + K/d))), longest / s).
+
+    `dimension`: d, the dimensions that directions search. `rule`: the update; Adam's steps have one size whatever the
+    gradient's, so there η = drift/√T. Public: a function of the plan and of shapes. Source: docs/defaults.md.
     """
     chosen = DEFAULTS[part]
-    return chosen.learning_rate * min(1.0, math.sqrt(chosen.reference_dimension / dimension))
+    reference = chosen.reference_dimension
+    shrink = 1.0 if reference is None else min(1.0, math.sqrt(reference / dimension))
+    if rule == "adam":
+        return chosen.drift * shrink / math.sqrt(plan.steps)
+    directions, batch = plan.num_directions, plan.expected_batch_size
+    slope = plan.clip_norm / (directions if plan.mechanism.name == "laplace" else math.sqrt(directions))
+    noise_std = plan.noise_multiplier * plan.clip_norm
+    walk = math.sqrt(plan.steps * (noise_std**2 + batch * slope**2 * (1 + directions / dimension)))
+    return shrink * min(chosen.drift * batch * math.sqrt(directions) / walk, chosen.longest / slope)

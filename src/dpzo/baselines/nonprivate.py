@@ -9,24 +9,28 @@ import numpy as np
 from dpzo.baselines.cards import NO_PRIVACY_LACKS, baseline_card
 from dpzo.baselines.first_order import settings_of
 from dpzo.baselines.method import Outcome
+from dpzo.privacy.mechanisms import clip_rows, lattice
 from dpzo.train import Job
 from dpzo.zo import Objective, central_difference
 
 
-def train_without_privacy(job: Job, public: Objective, num_units: int, seed: int = 0) -> None:
-    """The job's steps on the job's directions, with public batches, no clipping and no noise. Parameters hold θ_T.
+def train_without_privacy(job: Job, public: Objective, num_units: int, seed: int = 0, *, clipped: bool = False) -> None:
+    """The job's steps on the job's directions, with public batches and no noise. Parameters hold θ_T.
 
     Batches are Poisson with the plan's probability, from a public seed, and the sum of their rows is divided by the
-    expected batch size, so that the difference to a private run is the price of clipping and noise. No guarantee: for
-    data that is public. Source: Malladi et al., MeZO, 2023 (with per-example losses).
+    expected batch size, so that the difference to a private run is the price of clipping and noise; with `clipped` rows
+    are bounded as there, and it is the price of noise alone (a rate made for clipped rows may be too large for others).
+    No guarantee: for data that is public. Source: Malladi et al., MeZO, 2023 (with per-example losses).
     """
+    grid = lattice(job.plan.mechanism, job.plan.clip_norm, job.plan.num_directions)
     batches = np.random.Generator(np.random.PCG64(seed))
     state = job.update.init(job.parameters)
     for step in range(job.plan.steps):
         units = np.flatnonzero(batches.random(num_units) < job.plan.sampler.sampling_prob)
         directions = job.scheme.at(step)
         rows = central_difference(public, job.parameters, units, directions, job.smoothing)
-        job.update.apply(job.parameters, state, directions, rows.sum(axis=0), step)
+        slopes = clip_rows(rows, grid) * grid.unit if clipped else rows
+        job.update.apply(job.parameters, state, directions, slopes.sum(axis=0), step)
     job.update.finish(job.parameters, state)
 
 

@@ -76,7 +76,7 @@ def _demo(model: Path, folder: Path) -> None:
     accuracy = judge(parts.subject, test)
     before = accuracy()["value"]
     start = parts.job.parameters.state()
-    train_without_privacy(parts.job, private, len(train))
+    train_without_privacy(parts.job, private, len(train), clipped=True)
     ceiling = accuracy()["value"]
     parts.job.parameters.load(start)
     run = folder / "run"
@@ -85,7 +85,7 @@ def _demo(model: Path, folder: Path) -> None:
     after = accuracy()["value"]
     out.print(
         f"\ntest accuracy: before {before:.1%} · after, at ε = {EPSILON:g} and δ = {DELTA:g}: [bold]{after:.1%}[/bold] "
-        f"· the same steps without privacy: {ceiling:.1%}\n",
+        f"· the same steps without noise: {ceiling:.1%}\n",
         soft_wrap=True,
     )
     out.print(Markdown((run / CARD_MARKDOWN).read_text()))
