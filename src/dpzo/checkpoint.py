@@ -66,7 +66,7 @@ def load(folder: Path, parameters: TrainableParameters, update: Update, transcri
     if not fits or not _vouched(transcript, step, chain_hash):
         return Restored(0, fresh)
     parameters.load(theta)
-    return Restored(step, state)
+    return Restored(step, {name: tensor.to(fresh[name].device) for name, tensor in state.items()})
 
 
 def _vouched(transcript: Transcript, step: int, chain_hash: str) -> bool:
