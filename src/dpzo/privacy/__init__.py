@@ -6,10 +6,13 @@ from dpzo.privacy.events import (
     Event,
     GaussianEvent,
     LaplaceEvent,
+    LatticeEvent,
     NeighboringRelation,
     PoissonSampledEvent,
 )
 from dpzo.privacy.mechanisms import MECHANISMS, Gaussian, Laplace, Lattice, Mechanism, clip_rows, lattice
+from dpzo.privacy.noise.table import LatticeNoise
+from dpzo.privacy.noise.tabled import Tabled
 from dpzo.privacy.plan import PrivacyPlan
 from dpzo.privacy.randomness import Randomness, SecretRandom
 from dpzo.privacy.sampling import SAMPLERS, FullBatch, PoissonSampling, Sampler
@@ -26,6 +29,8 @@ __all__ = [
     "Laplace",
     "LaplaceEvent",
     "Lattice",
+    "LatticeEvent",
+    "LatticeNoise",
     "Mechanism",
     "NeighboringRelation",
     "PoissonSampledEvent",
@@ -36,6 +41,7 @@ __all__ = [
     "Release",
     "Sampler",
     "SecretRandom",
+    "Tabled",
     "clip_rows",
     "lattice",
 ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dpzo.privacy.noise.table import LatticeNoise
+
 
 class NeighboringRelation(StrEnum):
     """Which two data sets a guarantee cannot tell apart.
@@ -45,6 +47,14 @@ class LaplaceEvent:
 
 
 @dataclass(frozen=True)
+class LatticeEvent:
+    """Sum of rows with |row| ≤ 1 (`noise.bound` lattice units) plus the noise of an integer table. `dimension` is 1."""
+
+    noise: LatticeNoise
+    dimension: int = 1
+
+
+@dataclass(frozen=True)
 class PoissonSampledEvent:
     """`event` on a secret subset, which every unit joins independently with probability `sampling_prob`."""
 
@@ -60,5 +70,5 @@ class ComposedEvent:
     count: int
 
 
-MechanismEvent = GaussianEvent | LaplaceEvent
+MechanismEvent = GaussianEvent | LaplaceEvent | LatticeEvent
 Event = MechanismEvent | PoissonSampledEvent | ComposedEvent

@@ -1,8 +1,9 @@
-"""Clip to an integer lattice, add exact noise: the two mechanisms and the grid they work on.
+"""Clip to an integer lattice, add exact noise: the mechanisms and the grid they work on.
 
-Noise scale = 2^bits lattice units, so a draw is ⌊2^bits·X⌋ with X of scale 1 sampled exactly. The clipped sum is an
-integer s, and s + ⌊Y⌋ = ⌊s + Y⌋: what leaves is a function of the continuous mechanism's output, whose privacy-loss
-distribution therefore holds as it stands. The bound on a row is checked in integers after rounding.
+Gaussian and Laplace: noise scale = 2^bits lattice units, so a draw is ⌊2^bits·X⌋ with X of scale 1 sampled exactly. The
+clipped sum is an integer s, and s + ⌊Y⌋ = ⌊s + Y⌋: what leaves is a function of the continuous mechanism's output, and
+its privacy-loss distribution holds as it stands. A table is a law on the lattice itself. The bound on a row is checked
+in integers after rounding.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.events import GaussianEvent, LaplaceEvent, MechanismEvent
+from dpzo.privacy.events import GaussianEvent, LaplaceEvent
+from dpzo.privacy.noise.tabled import Tabled
 from dpzo.privacy.randomness import Words, gaussian_floor, laplace_floor
 
 # The bound on a row is at least this many lattice units per √K (L2) or per K (L1): rounding costs under 0.1 % of C.
@@ -33,35 +35,6 @@ class Lattice:
     bits: int
     bound: int
     order: int
-
-
-class Mechanism(Protocol):
-    """A noise for the sum of clipped rows. Closed set: see MECHANISMS."""
-
-    @property
-    def name(self) -> Literal["gaussian", "laplace"]: ...
-    @property
-    def order(self) -> int:
-        """2: rows are clipped in L2; 1: in L1."""
-        ...
-
-    @property
-    def scale(self) -> float:
-        """Scale parameter of the noise ÷ clip_norm."""
-        ...
-
-    @property
-    def noise_multiplier(self) -> float:
-        """Standard deviation of the noise ÷ clip_norm."""
-        ...
-
-    def event(self, num_directions: int) -> MechanismEvent:
-        """What one release is, for the accountant."""
-        ...
-
-    def draw(self, bits: int, size: int, words: Words) -> list[int]:
-        """`size` exact draws of ⌊2^bits·X⌋, X of scale 1."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -102,6 +75,16 @@ class Laplace:
         return laplace_floor(bits, size, words)
 
 
+Mechanism = Gaussian | Laplace | Tabled
+"""A noise for the sum of clipped rows; a closed set. All have the same members:
+
+- `name`; `order` (2: rows are clipped in L2; 1: in L1); `scale`, the scale parameter of the noise ÷ clip_norm;
+  `noise_multiplier`, its standard deviation ÷ clip_norm;
+- `event(num_directions)`: what one release is, for the accountant;
+- `draw(bits, size, words)`: `size` exact draws of ⌊2^bits·X⌋, X of scale 1 (of a table: in its own lattice units).
+"""
+
+# Those that a name and a scale determine.
 MECHANISMS: dict[str, type[Gaussian] | type[Laplace]] = {"gaussian": Gaussian, "laplace": Laplace}
 # Noise standard deviation of a mechanism of scale 1: how a noise multiplier becomes a scale.
 UNIT_STD = {"gaussian": 1.0, "laplace": math.sqrt(2)}
@@ -111,8 +94,10 @@ def lattice(mechanism: Mechanism, clip_norm: float, num_directions: int) -> Latt
     """The coarsest lattice whose unit is noise scale / 2^bits and at most clip_norm / (1000·√K) (L2) or /(1000·K) (L1).
 
     The bound is ⌊2^bits / scale⌋ computed in rationals, so bound ÷ 2^bits ≤ 1/scale exactly: the realised noise
-    multiplier is never below the one that the event names.
+    multiplier is never below the one that the event names. A table brings its own lattice: bound ÷ block cells.
     """
+    if isinstance(mechanism, Tabled):
+        return Lattice(clip_norm / mechanism.noise.bound, 0, mechanism.noise.bound, mechanism.order)
     if not SMALLEST_SCALE <= mechanism.scale < math.inf:
         raise DpzoError(f"--noise-multiplier must be a positive finite number of at least {SMALLEST_SCALE:g}")
     scale = Fraction(mechanism.scale)

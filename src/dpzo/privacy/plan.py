@@ -11,6 +11,8 @@ from dpzo.errors import DpzoError
 from dpzo.privacy import accounting
 from dpzo.privacy.events import ComposedEvent, NeighboringRelation
 from dpzo.privacy.mechanisms import MECHANISMS, Mechanism, lattice
+from dpzo.privacy.noise.table import LatticeNoise
+from dpzo.privacy.noise.tabled import Tabled
 from dpzo.privacy.sampling import SAMPLERS, FullBatch, PoissonSampling, Sampler
 
 
@@ -88,6 +90,7 @@ class PrivacyPlan:
             "sampling_prob": self.sampler.sampling_prob,
             "mechanism": self.mechanism.name,
             "scale": self.mechanism.scale,
+            **({"noise": self.mechanism.noise.to_dict()} if isinstance(self.mechanism, Tabled) else {}),
             "clip_norm": self.clip_norm,
             "steps": self.steps,
             "num_directions": self.num_directions,
@@ -110,10 +113,12 @@ class PrivacyPlan:
     def from_dict(cls, fields: Mapping[str, Any]) -> PrivacyPlan:
         """The plan that `to_dict` wrote. Raises DpzoError on an unknown name."""
         sampling = _known(fields["sampling"], SAMPLERS, "sampling")
+        name = _known(fields["mechanism"], {**MECHANISMS, Tabled.name: Tabled}, "--mechanism")
+        tabled = Tabled(LatticeNoise.from_dict(fields["noise"])) if name == Tabled.name else None
         return cls(
             num_examples=fields["num_examples"],
             sampler=FullBatch() if sampling == FullBatch.name else PoissonSampling(fields["sampling_prob"]),
-            mechanism=MECHANISMS[_known(fields["mechanism"], MECHANISMS, "--mechanism")](fields["scale"]),
+            mechanism=tabled or MECHANISMS[name](fields["scale"]),
             clip_norm=fields["clip_norm"],
             steps=fields["steps"],
             num_directions=fields["num_directions"],

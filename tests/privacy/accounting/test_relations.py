@@ -15,14 +15,18 @@ from dpzo.privacy.events import (
     Event,
     GaussianEvent,
     LaplaceEvent,
+    LatticeEvent,
+    MechanismEvent,
     NeighboringRelation,
     PoissonSampledEvent,
 )
+from dpzo.privacy.noise import families
+from dpzo.privacy.noise.tabulate import table
 
 ZERO, ADD, REPLACE = NeighboringRelation
 
 
-def _composed(mechanism: GaussianEvent | LaplaceEvent, sampling_prob: float, steps: int) -> Event:
+def _composed(mechanism: MechanismEvent, sampling_prob: float, steps: int) -> Event:
     return ComposedEvent(PoissonSampledEvent(sampling_prob, mechanism), steps)
 
 
@@ -74,9 +78,14 @@ def test_replacing_costs_more_than_removing_and_less_than_two_removals_of_pure_b
 
 def test_matrix_is_total_and_epsilon_follows_it() -> None:
     rows = list(accounting.support_matrix())
-    assert len(rows) == len(set(rows)) == 48
+    assert len(rows) == len(set(rows)) == 72
+    noise = table(families.Huber(3.0, 1.0), cells=8)
     for row in rows:
-        mechanism = GaussianEvent(3.0) if row.mechanism == "gaussian" else LaplaceEvent(3.0, row.dimension)
+        mechanism = {
+            "gaussian": GaussianEvent(3.0),
+            "laplace": LaplaceEvent(3.0, row.dimension),
+            "lattice": LatticeEvent(noise, row.dimension),
+        }[row.mechanism]
         event = _composed(mechanism, 0.1 if row.sampling == "poisson" else 1.0, 3)
         delta = 0.0 if row.pure else 1e-5
         assert "\n" not in row.support.reason

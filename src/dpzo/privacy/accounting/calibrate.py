@@ -37,7 +37,7 @@ def noise(make_event: Callable[[float], Event], epsilon: float, delta: float, re
             f"--delta {delta:g} is at least the chance {ever_sampled:.2g} that a unit is sampled at all, "
             "so every noise meets every --epsilon and it promises nothing: lower --delta"
         )
-    slack = SLACK if accountant == matrix.PLD else 1e-9
+    slack = SLACK if accountant in (matrix.PLD, matrix.LATTICE) else 1e-9
     start = _estimate(make_event, epsilon, delta, relation)
     low, spent_low, high, spent_high = _bracket(spent, start, epsilon, delta)
     narrow = 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.accounting import closed_form, matrix, pld
+from dpzo.privacy.accounting import closed_form, lattice_pld, matrix, pld
 from dpzo.privacy.accounting.query import Query, check_delta, flatten
 from dpzo.privacy.events import Event, NeighboringRelation
+from dpzo.privacy.noise.table import LatticeNoise
 
 
 class AccountantDisagreement(RuntimeError):
@@ -30,6 +31,8 @@ def epsilon(event: Event, delta: float, relation: NeighboringRelation) -> float:
     bound = closed_form.rdp_epsilon_of(query, delta, relation)
     if accountant == matrix.RDP:
         return bound
+    if query.table is not None:
+        return _of_table(query.table, query, delta, relation, bound)
     found = pld.epsilon(query, delta, relation)
     _agree(found, bound, pld.grid(query, relation) * min(query.count, 50))
     return min(found, bound)
@@ -43,6 +46,8 @@ def delta(event: Event, epsilon: float, relation: NeighboringRelation) -> float:
     accountant = accountant_of(query, None, relation)
     if accountant == matrix.EXACT:
         return closed_form.gaussian_delta(epsilon, closed_form.gaussian_mu(query, relation))
+    if query.table is not None:
+        return lattice_pld.delta(query.table.shape, epsilon, query.sampling_prob, query.count, relation)
     bound = closed_form.rdp_delta_of(query, epsilon, relation)
     if accountant == matrix.RDP or bound == 0.0:
         return bound
@@ -60,6 +65,8 @@ def accountant_name(event: Event, delta: float, relation: NeighboringRelation) -
         return "analytic Gaussian (exact: Balle and Wang 2018)"
     if accountant == matrix.RDP:
         return "RDP (own closed form, Canonne-Kamath-Steinke conversion)"
+    if query.table is not None:
+        return f"lattice PLD (own, exact atoms of noise table {query.table.fingerprint[:12]})"
     return f"PLD (dp-accounting {pld.version()}, connect-the-dots, grid {pld.grid(query, relation):g})"
 
 
@@ -74,6 +81,18 @@ def accountant_of(query: Query, delta: float | None, relation: NeighboringRelati
     if answer.accountant == matrix.PLD and delta is not None and not pld.resolves(query, delta):
         return matrix.RDP
     return answer.accountant
+
+
+def _of_table(table: LatticeNoise, query: Query, delta: float, relation: NeighboringRelation, bound: float) -> float:
+    found = lattice_pld.epsilon(table.shape, delta, query.sampling_prob, query.count, relation)
+    if found == math.inf:
+        raise DpzoError(
+            f"this noise ends where rows do not: its releases prove no epsilon at --delta {delta:g}; raise --delta, or "
+            "take a noise with a tail"
+        )
+    if delta > 0.0:
+        _agree(found, bound, 1e-6)
+    return found
 
 
 def _agree(found: float, bound: float, rounding: float) -> None:

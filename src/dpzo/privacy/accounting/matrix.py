@@ -9,7 +9,7 @@ from itertools import product
 from dpzo.privacy.accounting.query import MechanismName, SamplingName
 from dpzo.privacy.events import NeighboringRelation
 
-PLD, EXACT, PURE, RDP, NONE = "PLD", "analytic Gaussian", "pure ε", "RDP", ""
+PLD, EXACT, PURE, RDP, LATTICE, NONE = "PLD", "analytic Gaussian", "pure ε", "RDP", "lattice PLD", ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,14 @@ def support(
         if replaced:
             return Support(True, PLD, "worst pair taken as rows u = −v, as dp-accounting does; see the note below")
         return Support(True, PLD, "one row seen along itself is one-dimensional, so any dimension is")
+    if mechanism == "lattice":
+        if dimension > 1:
+            return Support(
+                False, NONE, "a noise table is proved for one coordinate: use --num-directions 1, or gaussian"
+            )
+        if replaced and poisson:
+            return Support(False, NONE, "not proved for sampled tables under replace_one: use zero_out, or gaussian")
+        return Support(True, LATTICE, "largest loss of the table" if pure else "atoms of the table, any unimodal noise")
     if pure:
         return Support(True, PURE, "exact for L1 rows of every dimension")
     if replaced and poisson:
@@ -57,7 +65,7 @@ def support(
 
 def support_matrix() -> Iterator[SupportRow]:
     """Every row of the matrix, in the order of docs/support.md."""
-    mechanisms: tuple[MechanismName, ...] = ("gaussian", "laplace")
+    mechanisms: tuple[MechanismName, ...] = ("gaussian", "laplace", "lattice")
     samplings: tuple[SamplingName, ...] = ("poisson", "full_batch")
     for mechanism, sampling, relation, pure, dimension in product(
         mechanisms, samplings, NeighboringRelation, (False, True), (1, 2)
@@ -86,6 +94,10 @@ _TAIL = """
   most 1e-4 and at most 0.02 standard deviations of one release's privacy loss (1e-5 at q = 0.016, σ = 30.9), unless one
   release would then need more than 150 000 cells; a coarser grid only overstates ε. A part of δ (T·2⁻⁵² + 10⁻⁶·δ) is
   kept back for the rounding of the Fourier transform; a δ that does not stand clear of it is answered by RDP.
+- **lattice PLD**: exact losses of a noise table's integers, in both directions; each is split between two points of a
+  grid aligned with the largest loss (the pessimistic side), and the T-fold sum is a Fourier transform of tilted masses,
+  whose rounding is bounded and added to δ. Nothing below δ = 1e-100 is answered, nor any δ of which rounding makes up
+  over 1 %. The worst shift of a symmetric unimodal noise is the largest; other noises are refused.
 - **analytic Gaussian**: the exact curve; T full-batch releases are one release of noise σ/√T. Balle and Wang 2018.
 - **pure ε**: exact amplification by Poisson sampling, exact linear composition.
 - **RDP**: own Rényi curves with the conversion of Canonne, Kamath and Steinke 2020. Also computed beside every PLD: a

@@ -12,11 +12,13 @@ from dpzo.privacy.events import (
     Event,
     GaussianEvent,
     LaplaceEvent,
+    LatticeEvent,
     NeighboringRelation,
     PoissonSampledEvent,
 )
+from dpzo.privacy.noise.table import LatticeNoise
 
-MechanismName = Literal["gaussian", "laplace"]
+MechanismName = Literal["gaussian", "laplace", "lattice"]
 SamplingName = Literal["poisson", "full_batch"]
 
 
@@ -24,7 +26,8 @@ SamplingName = Literal["poisson", "full_batch"]
 class Query:
     """`count` adaptive releases of one mechanism, each on a fresh Poisson sample (all units when sampling_prob is 1).
 
-    `noise` is the Gaussian standard deviation or the Laplace scale, in units of `clip_norm`.
+    `noise` is the Gaussian standard deviation or the Laplace scale, in units of `clip_norm`; of a lattice noise the
+    standard deviation, and `table` says the rest.
     """
 
     mechanism: MechanismName
@@ -32,6 +35,7 @@ class Query:
     dimension: int
     sampling_prob: float
     count: int
+    table: LatticeNoise | None = None
 
     @property
     def sampling(self) -> SamplingName:
@@ -60,6 +64,9 @@ def flatten(event: Event) -> Query:
     if isinstance(event, LaplaceEvent):
         dimension = _whole(event.dimension, "--num-directions")
         return Query("laplace", _positive(event.scale), dimension, sampling_prob, count)
+    if isinstance(event, LatticeEvent):
+        dimension, noise = _whole(event.dimension, "--num-directions"), event.noise
+        return Query("lattice", noise.noise_multiplier, dimension, sampling_prob, count, noise)
     raise DpzoError(f"no accountant knows an event of type {type(event).__name__}: use gaussian or laplace")
 
 

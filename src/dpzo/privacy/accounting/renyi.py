@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
+from dpzo.privacy.accounting.lattice_pld import atoms
 from dpzo.privacy.accounting.query import Query, shift
 from dpzo.privacy.events import NeighboringRelation
+from dpzo.privacy.noise.table import LatticeNoise
 
 Array = npt.NDArray[np.float64]
 
@@ -31,9 +33,12 @@ def curve(query: Query, relation: NeighboringRelation) -> tuple[Array, Array]:
     ln(α/(2α−1)·e^{(α−1)t} + (α−1)/(2α−1)·e^{−αt})/(α−1), for L1 rows of any dimension: (α−1)·D_α is a log-sum-exp of
     affine functions of t, so convex, and zero at t = 0, so splitting the shift over coordinates only lowers the sum.
     Poisson sampling at integer α: ln Σ_j C(α,j)(1−q)^{α−j} q^j e^{(j−1)D_j}/(α−1), where D_j is the curve above.
+    A table: ln Σ m·e^{(α−1)l} over its losses, the larger direction.
     Guarantee: an upper bound for both directions of the relation. Bounds of +inf are possible and harmless.
     Shapes: two vectors of equal length.
     """
+    if query.table is not None:
+        return _lattice(query.table, query.sampling_prob, int(shift(relation)))
     return _curve(query.mechanism, query.noise, query.sampling_prob, relation)
 
 
@@ -55,6 +60,18 @@ def _curve(mechanism: str, noise: float, sampling_prob: float, relation: Neighbo
         kappa = np.interp(_FRACTIONS, np.r_[1.0, _INTEGERS], np.r_[0.0, (_INTEGERS - 1.0) * integers])
         fractions = kappa / (_FRACTIONS - 1.0)
     return np.concatenate([_FRACTIONS, _INTEGERS]), np.concatenate([fractions, integers])
+
+
+@lru_cache(maxsize=8)
+def _lattice(table: LatticeNoise, sampling_prob: float, clip_norms: int) -> tuple[Array, Array]:
+    orders = np.sort(np.concatenate([_FRACTIONS, np.arange(2, 65), np.geomspace(72, 65536, 40)]))
+    found = []
+    for one in atoms(table.shape.moving(clip_norms), sampling_prob):
+        log_masses = np.log(one.masses)
+        moments = [float(logsumexp(log_masses + (order - 1.0) * one.losses)) for order in orders.tolist()]
+        finite = (np.maximum(moments, 0.0) + 1e-15) / (orders - 1.0)
+        found.append(finite if one.infinite == 0.0 else np.full(len(orders), np.inf))
+    return orders, np.maximum.reduce(found)
 
 
 def _gaussian(orders: Array, noise: float) -> Array:
