@@ -233,6 +233,28 @@ def test_a_users_words_cannot_break_out_of_their_row(tmp_path: Path) -> None:
     page = render_markdown(card).splitlines()
     assert page.count("# Privacy card") == 1
     rows = [line for line in page if line.startswith("|")]
-    assert len(rows) == 12
+    assert len(rows) == 13
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 3 for row in rows)
     assert card["tuning"] == words
+
+
+def test_what_is_held_of_the_records_is_named(tmp_path: Path) -> None:
+    passed = {"isolation": "passed", "head_block": None}
+    for number, (evaluation, expected) in enumerate(
+        [
+            ({"isolation": "passed"}, "nothing"),  # a module of one's own, and journals of earlier versions
+            ({**passed, "prefix": {"layers": 0, "keep": "none"}}, "nothing"),
+            (
+                {**passed, "prefix": {"layers": 4, "keep": "batch"}},
+                "the lowest 4 layers, which are frozen, give for a st",
+            ),
+            ({**passed, "prefix": {"layers": 4, "keep": "run"}}, "for every record drawn, in memory or in a nameless,"),
+            (
+                {**passed, "head_block": 256, "prefix": {"layers": 0, "keep": "none"}},
+                "encoder's features of every record",
+            ),
+        ]
+    ):
+        card = card_of(tmp_path / str(number), evaluation=evaluation)
+        assert expected in card["held"]
+        assert f"| held beside the tokens | {card['held']} |" in render_markdown(card)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from dpzo.environment import environment
 from dpzo.privacy import PrivacyPlan
-from dpzo.report.card import RELATIONS
+from dpzo.report.card import RELATIONS, held_records
 
 Level = Literal["float-noise", "none", "zero-shot"]
 
@@ -91,6 +91,7 @@ def baseline_card(
         "accountant": plan.accountant if private else "none",
         "assumptions": _assumptions(level, header),
         "tuning": header.get("tuning", "not declared"),
+        "held": held_records(header.get("evaluation", {})),
         "not_covered": list(NOT_COVERED),
         "nonprivate_uses": list(header.get("nonprivate_uses", [])),
         "base_model": header.get("base", {"name": "not named", "fingerprint": ""}),

@@ -91,6 +91,7 @@ def build_card(transcript: Transcript) -> dict[str, Any]:
         "accountant": plan.accountant,
         "assumptions": [{"statement": a.statement, "verdict": a.verdict} for a in assumptions],
         "tuning": header["tuning"],
+        "held": held_records(header["evaluation"]),
         "not_covered": list(NOT_COVERED),
         "nonprivate_uses": list(header["nonprivate_uses"]),
         "base_model": header["base"],
@@ -119,6 +120,19 @@ def _raw_clip(header: Mapping[str, Any], plan: PrivacyPlan) -> dict[str, float |
     smoothing, span = training.get("smoothing"), _SPANS.get(training.get("estimator", "central"))
     bound = None if smoothing is None or span is None else span * smoothing * plan.clip_norm
     return {"smoothing": smoothing, "loss_difference_clip": bound}
+
+
+def held_records(evaluation: Mapping[str, Any]) -> str:
+    """What is made of the private records and kept in the process, beside their tokens."""
+    place = "in memory or in a nameless, owner-only file, until the process ends"
+    if evaluation.get("head_block") is not None:
+        return f"the frozen encoder's features of every record, {place}"
+    layers, keep = (evaluation.get("prefix", {}).get(name) for name in ("layers", "keep"))
+    if keep == "run":
+        return f"what the lowest {layers} layers, which are frozen, give for every record drawn, {place}"
+    if keep == "batch":
+        return f"what the lowest {layers} layers, which are frozen, give for a step's records, in memory, for the step"
+    return "nothing"
 
 
 def _claim(plan: PrivacyPlan, epsilon: float, unit: str) -> str:
@@ -190,6 +204,7 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         f"| steps | {steps['planned']} planned, {steps['spent']} spent, {steps['burnt']} burnt; {steps['note']} |",
         f"| accountant | {card['accountant']} |",
         f"| tuning | {_cell(card['tuning'])} |",
+        f"| held beside the tokens | {card['held']} |",
         f"| base model | {_cell(base['name'])} (fingerprint `{base['fingerprint'][:16]}…`) |",
         "",
         "## Assumptions",
