@@ -253,8 +253,16 @@ FOOTER = """
 
 `--trainable` is `head`, `full`, `lora`, `prefix`, `prompt`, `ia3`, or a regular expression over parameter names
 (`'.*bias$'` trains biases alone). New parameters come from the public seed. LoRA takes `model.lora_rank`,
-`model.lora_alpha`, `model.lora_targets=[q_proj,v_proj]` and `model.lora_scaling=root-rank` (rsLoRA); a prefix and a
-soft prompt take `model.virtual_tokens`, and are for causal models. What is saved loads by plain PEFT.
+`model.lora_alpha`, `model.lora_targets=[q_proj,v_proj]`, `model.lora_layers=top:2` (the two topmost layers alone) and
+`model.lora_scaling=root-rank` (rsLoRA); a prefix and a soft prompt take `model.virtual_tokens`, and are for causal
+models. What is saved loads by plain PEFT.
+
+Where the lowest layers and all before them are frozen, their output is the same in all 2K evaluations of a step, so it
+is computed once (`training.prefix=batch`, the default) or, for records that come up again, once a run (`run`: kept in
+memory, or in a nameless file on disk that only the process can reach and that ends with it). The model's own
+forward runs each time with those layers standing aside, and at start-up the losses are compared bit for bit on
+synthetic tokens; where a bit differs, or the layers are not called once each in their order, nothing is shared. The
+card names what is kept. `none` turns it off. A head on a bare encoder keeps its features in any case.
 
 ## Masked language models
 
