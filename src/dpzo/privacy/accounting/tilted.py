@@ -136,7 +136,7 @@ class Composed:
         self.start = max(0, int((count * self.top - high) / step) - 16)
         masses, log_moment = self._release(one)
         self._sum(masses)
-        self._weigh(one, log_moment)
+        self._weigh(one, rough, log_moment)
 
     def _release(self, one: Atoms) -> tuple[Array, float]:
         """Split atoms (n,) → tilted masses (cells,) of sum 1 at index (top − l)/step modulo the window, and ln K."""
@@ -160,7 +160,7 @@ class Composed:
         self.sum = np.roll(scipy.fft.irfft(power, self.cells), -(self.start % self.cells))
         self.error = _rounding(masses, np.abs(spectrum), self.sum, self.count)
 
-    def _weigh(self, one: Atoms, log_moment: float) -> None:
+    def _weigh(self, one: Atoms, rough: Rough, log_moment: float) -> None:
         """Suffix sums of untilted masses and of masses × e^{−l}, the loss counted down from the window's largest."""
         tilt, step, count = self.tilt, self.step, self.count
         fall = np.arange(self.cells) * step
@@ -171,23 +171,25 @@ class Composed:
         self.relative = count * UNIT * (16.0 + 4.0 * tilt * float(self.top - one.losses.min()))
         # Cells beyond the range of floats answer nothing (`_at` refuses); those below it are raised to its end.
         self.known = int(np.searchsorted(tilt * fall - middle, FARTHEST))
-        weight = np.maximum(np.exp(np.minimum(tilt * fall - middle, FARTHEST)), 1e-290)
-        lifted, growth = np.maximum(self.sum + self.error, 0.0) * weight, np.exp(np.minimum(fall, FARTHEST))
-        self.sums = np.cumsum(lifted), np.cumsum(lifted * growth)
-        self.noise = np.cumsum(self.error * weight), np.cumsum(self.error * weight * growth)
-        self.tail = self._above(one)
+        exponents = np.minimum(tilt * fall - middle, FARTHEST)
+        # The second weight is subtracted, so where it would overflow it is cut.
+        weights = np.maximum(np.exp(exponents), 1e-290), np.exp(np.minimum(exponents + fall, FARTHEST))
+        lifted = np.maximum(self.sum + self.error, 0.0)
+        self.sums = np.cumsum(lifted * weights[0]), np.cumsum(lifted * weights[1])
+        self.noise = np.cumsum(self.error * weights[0]), np.cumsum(self.error * weights[1])
+        self.tail = self._above(one, rough)
 
-    def _above(self, one: Atoms) -> float:
-        """Chernoff bound on the untilted mass above the window: min over μ ≥ λ of e^{T ln K(μ) − μ·peak}."""
+    def _above(self, one: Atoms, rough: Rough) -> float:
+        """Chernoff bound e^{T ln K(μ) − μ·peak} on the untilted mass above the window; `rough` chooses μ ≥ λ."""
         if self.start == 0:
             return 0.0
+        push = 1.0 / (rough.deviation(self.tilt) * math.sqrt(self.count))
+        choices = [self.tilt + factor * push for factor in (0.0, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)]
+        tilt = min(choices, key=lambda mu: self.count * rough.cumulant(mu) - mu * self.peak)
         upper, below = self._split
-        best = math.inf
-        for tilt in (self.tilt, 1.25 * self.tilt, 1.5 * self.tilt, 2.0 * self.tilt):
-            fall = np.exp(-tilt * self.step * upper)
-            moment = math.log(float(((one.masses - below) + below * math.exp(-tilt * self.step)) @ fall))
-            best = min(best, self.count * moment + tilt * self.start * self.step)
-        return math.exp(min(0.0, best))
+        fall = np.exp(-tilt * self.step * upper)
+        moment = math.log(float(((one.masses - below) + below * math.exp(-tilt * self.step)) @ fall))
+        return math.exp(min(0.0, self.count * moment + tilt * self.start * self.step))
 
     def delta(self, epsilon: float) -> float:
         """Upper bound on Σ_{l>ε} m(1 − e^{ε−l})."""
