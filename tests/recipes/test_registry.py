@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from dpzo.config import dump_config, load_config, parse_config
 from dpzo.errors import DpzoError
-from dpzo.recipes.base import Experiment, Recipe
+from dpzo.recipes.base import Recipe
 from dpzo.recipes.conversions import loss_difference_clip
 from dpzo.recipes.methods import FIRST_ORDER, METHODS, find_method, method_names, with_method
 from dpzo.recipes.registry import RECIPES, find_recipe
-from dpzo.solve import solve_plan
 
 WANTED = [
     *(f"dp-zo-opt-13b-{task}-eps{level}" for task in ("squad", "drop", "sst2") for level in ("0.5", "1", "4")),
@@ -49,25 +47,6 @@ WANTED = [
 ]
 
 
-@cache
-def _epsilon(**settings: object) -> float:
-    return solve_plan(**settings).epsilon  # type: ignore[arg-type]
-
-
-def solved(built: Experiment, monkeypatch: pytest.MonkeyPatch) -> float:
-    """The plan's ε; equal settings are solved once for all recipes."""
-    asked: dict[str, object] = {}
-
-    def solve(**settings: object) -> object:
-        asked.update(settings)
-        return None
-
-    monkeypatch.setattr("dpzo.recipes.base.solve_plan", solve)
-    built.plan()
-    settings = {k: v for k, v in asked.items() if k not in ("clip_norm", "num_directions")}
-    return _epsilon(**settings, num_directions=asked["num_directions"] if settings["mechanism"] == "laplace" else 1)
-
-
 def test_the_experiments_of_the_papers_are_there() -> None:
     assert [name for name in WANTED if name not in RECIPES] == []
     assert all(name == recipe.name for name, recipe in RECIPES.items())
@@ -98,9 +77,9 @@ def test_a_recipe_is_a_whole_config(recipe: Recipe) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [r for r in RECIPES.values() if r.claims], ids=lambda recipe: recipe.name)
-def test_the_epsilon_of_every_claim_is_computed(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_epsilon_of_every_claim_is_computed(recipe: Recipe) -> None:
     assert recipe.epsilon is not None
-    assert 0.3 * recipe.epsilon < solved(recipe.build(), monkeypatch) <= recipe.epsilon
+    assert 0.3 * recipe.epsilon < recipe.build().plan().epsilon <= recipe.epsilon
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)

@@ -11,14 +11,16 @@ from typing import Any, Literal
 
 from dpzo import train
 from dpzo.assembly import Assembled, assemble, encode, objective, task_of
-from dpzo.compare.cells import Cell
-from dpzo.config import RunConfig
+from dpzo.compare.cells import Cell, model_shown
+from dpzo.config import RunConfig, with_values
 from dpzo.defaults import Part
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
 from dpzo.journal import read
 from dpzo.lm import ADAPTERS, FeatureObjective, Shapes, make_objective, peek_architecture
 from dpzo.lm.quiet import silent_libraries
+from dpzo.privacy import PrivacyPlan
+from dpzo.recipes.base import Experiment
 from dpzo.recipes.running import held_out, make_baseline
 from dpzo.report.card import build_card
 from dpzo.scoring import judge
@@ -67,7 +69,8 @@ class Bench:
         number = task.public_num_examples(self.data_dir, "train", config.data.layout)
         if number is None:
             raise DpzoError(f"--task {cell.task}: its layout has no published number of training records")
-        parts = self._assembled(config, number)
+        plan = Experiment(with_values(config, privacy={"num_examples": number}), cell.baseline).plan()
+        parts = self._assembled(config, number, plan)
         records = self._read("train", config)
         private = self._objective("train", records, parts)
         if cell.baseline is None:
@@ -81,7 +84,8 @@ class Bench:
         tested = self._read(split, config)
         seen = self._seen(split, tested, parts)
         filled = parts.subject.config.model_dump(mode="json")
-        filled["model"]["name"] = Path(config.model.name).name
+        filled["model"]["name"] = model_shown(config.model.name)
+        card["base_model"] = {**card["base_model"], "name": model_shown(config.model.name)}
         return {
             "config": filled,
             "dimension": parts.job.parameters.dimension,
@@ -93,15 +97,15 @@ class Bench:
             "versions": environment(),
         }
 
-    def _assembled(self, config: RunConfig, number: int) -> Assembled:
+    def _assembled(self, config: RunConfig, number: int, plan: PrivacyPlan) -> Assembled:
         key = _digest(config, "model", "data") + str(config.training.microbatch_size)
         known = self._shapes.get(key)
         if known is None:
-            parts = assemble(config, num_examples=number, num_examples_source="task")
+            parts = assemble(config, num_examples=number, num_examples_source="task", plan=plan)
             self._shapes[key] = (parts.subject.shapes, parts.job.parameters.materialise)
             return parts
         shapes, materialise = known
-        parts = assemble(config, num_examples=number, num_examples_source="task", shapes=shapes)
+        parts = assemble(config, num_examples=number, num_examples_source="task", plan=plan, shapes=shapes)
         # How shifted weights are held was settled on synthetic tokens for this model, when its shapes were.
         parts.job.parameters.materialise = materialise
         return parts

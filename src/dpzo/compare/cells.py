@@ -140,7 +140,7 @@ def _of_method(grid: Grid, part: Part, task: str, layout: str | None, seed: int,
         None,
         {
             "model.name": grid.model,
-            **({} if grid.trainable is None else {"model.trainable": grid.trainable}),
+            "model.trainable": grid.trainable if grid.trainable is not None else part,
             "data.task": task,
             "data.layout": layout,
             **{f"privacy.{field}": value for field, value in privacy.items()},
@@ -216,6 +216,11 @@ def model_identity(name: str, revision: str | None) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return f"{folder.name}+{digest.hexdigest()[:16]}"
+
+
+def model_shown(name: str) -> str:
+    """A model's name for tables: a folder's own name, not where it lies."""
+    return Path(name).name if Path(name).expanduser().is_dir() else name
 
 
 def read_cell(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dpzo.compare.bench import Bench, part_of
-from dpzo.compare.cells import Cell, Grid, cells, check_grid, model_identity, read_cell, write_cell
+from dpzo.compare.cells import Cell, Grid, cells, check_grid, model_identity, model_shown, read_cell, write_cell
 from dpzo.compare.figure import NEEDS, can_draw, draw
 from dpzo.compare.table import Entry, entries, to_json, to_markdown
 from dpzo.config import with_values
@@ -114,7 +114,7 @@ def _public(grid: Grid) -> dict[str, Any]:
     return {
         "names": list(grid.names),
         "tasks": list(grid.tasks),
-        "model": Path(grid.model).name,
+        "model": model_shown(grid.model),
         "trainable": grid.trainable,
         "epsilons": list(grid.epsilons),
         "seeds": list(grid.seeds),

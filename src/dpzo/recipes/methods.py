@@ -48,7 +48,9 @@ FIRST_ORDER: Mapping[str, Mapping[Part, Rates]] = {
     "dp-adam": {"head": Rates(0.03, 0.5), "lora": Rates(3e-3, 0.5), "full": Rates(3e-4, 0.5)},
     "adamw": {"head": Rates(0.01), "lora": Rates(1e-3), "full": Rates(1e-4)},
 }
-"""The head's are the best of the pilot's grid on the mean over ε and both of its tasks; the others are not piloted."""
+FIRST_ORDER_AVERAGE = 0.5
+"""The head's rates are the best of the pilot's grid, in the mean over ε and both of its tasks, averaging the last half
+of the iterates; those of the other parts are not piloted."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def with_method(config: RunConfig, spec: MethodSpec, part: Part) -> RunConfig:
     privacy["steps"] = default_steps(part, spec.baseline, directions)
     if not spec.noisy:
         privacy |= {"epsilon": None, "noise_multiplier": ALMOST_NO_NOISE}
+    if spec.baseline == "mezo":  # nothing is clipped, so rates are derived from what slopes are like unclipped
+        privacy["clip_norm"] = DEFAULTS[part].unclipped * math.sqrt(privacy["num_directions"])
     if spec.baseline == "mezo":  # nothing clips there: the rate must be one for whole slopes
         privacy["clip_norm"] = DEFAULTS[part].unclipped * math.sqrt(privacy["num_directions"])
     return with_rates(with_values(config, privacy=privacy, training=dict(spec.training)), spec.baseline, part)
@@ -147,6 +151,8 @@ def with_rates(config: RunConfig, baseline: BaselineName | None, part: Part) -> 
     rates = FIRST_ORDER[baseline][part]
     privacy = {} if config.privacy.clip_norm is not None else {"clip_norm": rates.clip_norm}
     training = {} if config.training.learning_rate is not None else {"learning_rate": rates.learning_rate}
+    if config.training.average is None and config.training.ema == 0:
+        training["average"] = FIRST_ORDER_AVERAGE
     return with_values(config, privacy=privacy, training=training)
 
 
