@@ -33,7 +33,7 @@ def brute(shape: Shape, epsilon: float, sampling_prob: float, count: int) -> flo
             losses = np.add.outer(losses, one.losses).ravel()
             masses = np.multiply.outer(masses, one.masses).ravel()
         above = losses > epsilon
-        lost = 1.0 - (1.0 - one.infinite) ** count
+        lost = -math.expm1(count * math.log1p(-one.infinite))
         found.append(lost + float(masses[above] @ -np.expm1(epsilon - losses[above])))
     return max(found)
 
@@ -301,3 +301,25 @@ def test_the_booked_error_covers_the_true_one() -> None:
             exact = [mp.fsum(exact[j] * mp.mpf(float(masses[(k - j) % 64])) for j in range(64)) for k in range(64)]
         error = max(abs(mp.mpf(float(a)) - b) for a, b in zip(total, exact, strict=True))
     assert float(error) <= tilted._rounding(masses, np.abs(spectrum), total, 13)
+
+
+@pytest.mark.parametrize(
+    ("family", "sampling_prob", "count", "delta"),
+    [
+        (families.Huber(0.05, 1.0), 2e-4, 2600, 1e-21),
+        (families.GeneralisedNormal(1.3, 2.0), 0.34, 33_000, 5e-8),
+        (families.Staircase(0.14, 0.49), 1e-4, 900_000, 0.05),
+        (families.Staircase(13.0, 0.01), 1e-4, 100_000, 1e-45),
+        (families.laplace(0.15), 2e-6, 1000, 1e-9),
+        (families.laplace(74.0), 1.0, 118, 1e-66),
+    ],
+    ids=["huge losses", "huge epsilon", "delta above the variation", "tiny delta", "rare losses", "pinned"],
+)
+def test_far_corners_are_answered(family: Family, sampling_prob: float, count: int, delta: float) -> None:
+    shape = family.shape(16)
+    found = lattice_pld.epsilon(shape, delta, sampling_prob, count, tolerance=1e-3)
+    assert 0.0 <= found <= lattice_pld.pure_epsilon(shape, sampling_prob, count)
+    if found > 1e-6:
+        # Slightly less ε costs more δ than was asked for: the answer is not far above the least one.
+        below = lattice_pld.delta(shape, found * (1.0 - 1e-3), sampling_prob, count, tolerance=1e-3)
+        assert below > delta

@@ -90,8 +90,8 @@ def atoms(shape: Shape, sampling_prob: float = 1.0) -> Iterator[Atoms]:
 
 def pure_epsilon(shape: Shape, sampling_prob: float = 1.0, count: int = 1) -> float:
     """Exact pure ε of `count` releases: count × the largest loss of either direction; ∞ where the law is cut off."""
-    each = [math.inf if one.infinite > 0.0 else float(one.losses.max()) for one in atoms(shape, sampling_prob)]
-    return count * max(each) * (1.0 + 8.0 * UNIT)
+    both = list(atoms(shape, sampling_prob))
+    return max(math.inf if one.infinite > 0.0 else count * (float(one.losses.max()) + _padding(one)) for one in both)
 
 
 def epsilon(
@@ -185,7 +185,8 @@ def _solve(one: Atoms, delta: float, count: int, tolerance: float) -> Certificat
         if curve.low <= found < math.inf:
             break
     reserve, found = curve.reserve(min(found, top)), found + pad
-    if found > 0.0 and reserve > LARGEST_SHARE * delta and found < top:
+    # Rounding only ever raises the answer; right below the largest loss of all it no longer matters.
+    if reserve > LARGEST_SHARE * delta and 0.0 < found < top * (1.0 - 1e-6):
         raise DpzoError(
             f"--delta {delta:g}: rounding is {reserve / delta:.1%} of it, so no epsilon is certified: raise --delta"
         )
