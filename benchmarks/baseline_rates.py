@@ -113,7 +113,12 @@ def main() -> None:
         for row in measure(task, given.data_dir, given.which, levels, given.set):
             rows.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
-    write_results(f"baseline_rates_{given.which.replace('-', '_')}", rows, "development accuracy; one run a cell")
+    write_results(
+        f"baseline_rates_{given.which.replace('-', '_')}",
+        rows,
+        "development accuracy; one run a cell",
+        "baseline_rates",
+    )
     print("| method | set | " + " | ".join(f"ε = {e}" for e in given.epsilons.split(",")) + " | mean |")
     for method, varied in dict.fromkeys((row["method"], _varied(row)) for row in rows):
         own = [row for row in rows if row["method"] == method and _varied(row) == varied]

@@ -15,11 +15,14 @@ from dpzo.environment import environment
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_results(name: str, rows: Sequence[dict[str, Any]], notes: str = "") -> Path:
-    """Write benchmarks/results/NAME.json; returns its path. The command is the module's, without any folder's path."""
+def write_results(name: str, rows: Sequence[dict[str, Any]], notes: str = "", module: str | None = None) -> Path:
+    """Write benchmarks/results/NAME.json; returns its path. The command is the module's, without any folder's path.
+
+    `module`: of benchmarks, where one writes several results; NAME by default.
+    """
     arguments = [Path(argument).name if os.sep in argument else argument for argument in sys.argv[1:]]
     content = {
-        "command": " ".join(["python", "-m", f"benchmarks.{name}", *arguments]),
+        "command": " ".join(["python", "-m", f"benchmarks.{name if module is None else module}", *arguments]),
         "date": datetime.date.today().isoformat(),
         "cores": os.cpu_count(),
         "versions": environment(),

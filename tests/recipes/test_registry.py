@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dpzo.cli.experiment_screen import shown_figure
 from dpzo.config import dump_config, load_config, parse_config
 from dpzo.errors import DpzoError
 from dpzo.recipes.base import Recipe
@@ -196,3 +197,12 @@ def test_recipes_load_no_deep_learning_library() -> None:
         "print(sorted({'torch', 'transformers', 'numba', 'peft'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_page_lists_every_recipe_with_its_figure() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    for recipe in RECIPES.values():
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{recipe.name}` |")]
+        value = recipe.published.value
+        assert line.endswith(f"| {shown_figure(recipe.published)} |")
+        assert value is None or f" {value:g}" in line

@@ -25,7 +25,7 @@ def show_recipes(as_json: bool) -> None:
         print_line(f"{paper}:")
         for recipe in RECIPES.values():
             if recipe.paper == paper:
-                print_line(f"  {recipe.name}: {_figure(recipe.published)}")
+                print_line(f"  {recipe.name}: {shown_figure(recipe.published)}")
 
 
 def show_recipe(recipe: Recipe, built: Experiment, as_json: bool) -> None:
@@ -114,7 +114,9 @@ def _account(recipe: Recipe, built: Experiment) -> dict[str, Any] | None:
 def _comments(recipe: Recipe, built: Experiment, account: dict[str, Any] | None) -> Iterator[str]:
     yield f"{recipe.name}: {recipe.method}"
     yield f"{recipe.paper}: {recipe.table}"
-    yield f"published: {_figure(recipe.published)}" + ("" if recipe.epsilon is None else f" at ε = {recipe.epsilon:g}")
+    yield f"published: {shown_figure(recipe.published)}" + (
+        "" if recipe.epsilon is None else f" at ε = {recipe.epsilon:g}"
+    )
     if account is None:
         yield "ε: none; no noise is added"
     else:
@@ -135,7 +137,8 @@ def _comments(recipe: Recipe, built: Experiment, account: dict[str, Any] | None)
         yield f"caveat: {caveat}"
 
 
-def _figure(published: Published) -> str:
+def shown_figure(published: Published) -> str:
+    """A figure in print, in one line."""
     if published.value is None:
         return f"no {published.metric} ({published.note})"
     error = "" if published.standard_error is None else f" ± {published.standard_error:g}"
