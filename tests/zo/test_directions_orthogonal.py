@@ -122,3 +122,10 @@ def test_as_many_as_dimensions_give_the_gradient_itself(dimension: int) -> None:
     assert np.allclose(z.T @ (z @ gradient) / count, gradient, rtol=1e-13)
     with pytest.raises(DpzoError, match=f"num_directions: {count + 1} .* at most {count}"):
         DirectionScheme("orthogonal", 1, count + 1, (dimension,))
+
+
+@pytest.mark.parametrize("count", [4, 16])
+def test_what_all_slopes_share_falls_on_one_element_of_each_period(count: int) -> None:
+    """Σ_k z_k is K·r_J where K divides J and 0 elsewhere: where forward differences put their curvature offset."""
+    z = matrix(DirectionScheme("orthogonal", 2, count, (7, 41)), 1)
+    assert np.array_equal(z.sum(axis=0), np.where(np.arange(48) % count == 0, count * z[0], 0))
