@@ -84,8 +84,8 @@ def forward_difference(
     - The second term has the mean φ·tr(H_i)/2 in every slope of the row, whatever k: it does not shrink with K, and it
       takes its part of `clip_norm`. Directions are symmetric (z and −z as likely), so E[z·zᵀHz] = 0: without clipping
       E[d_ik·z_k] is still the gradient up to order φ², and the term is noise, of order φ instead of φ².
-    - φ wants to be smaller than for `central_difference`. The rounding of the losses bounds it from below: it is divided
-      by φ instead of 2φ, and that of ℓ_i(θ) is one more offset that all K share.
+    - φ wants to be smaller than for `central_difference`. The rounding of the losses bounds it from below: divided by
+      φ instead of 2φ, and that of ℓ_i(θ) is one more offset that all K share.
     - Empty batches, hostile losses and θ as in `central_difference`. A loss that is not finite at θ itself makes the
       whole row so.
 
