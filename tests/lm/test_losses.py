@@ -54,10 +54,18 @@ def test_only_the_needed_logits_are_asked_for(tiny: Tiny, family: str) -> None:
     encoded = encode_completions(loaded.tokenizer, PROMPTS, ANSWERS, max_length=40, max_answer_tokens=7)
     shapes: list[tuple[int, ...]] = []
     head = loaded.module.get_base_model().get_output_embeddings()  # type: ignore[operator]
-    handle = head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
+    pieces: list[bool] = []
+
+    def seen(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        shapes.append(tuple(output.shape))
+        pieces.append(inputs[0].is_contiguous())
+
+    handle = head.register_forward_hook(seen)
     TokenObjective(loaded.module, encoded, 2).losses(np.arange(5))
     handle.remove()
     assert shapes == [(2, 8, 328)] * 3
+    assert all(pieces)  # else the vocabulary's matrix is read once a row
+    assert not head._forward_pre_hooks
 
 
 @pytest.mark.parametrize("family", CAUSAL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -172,7 +173,11 @@ class TokenObjective:
         if "logits_to_keep" in self._accepted:
             inputs["logits_to_keep"] = needed
         model: Any = self.module if prompt is None else prompt.model
-        logits: Tensor = model(**(inputs if prompt is None else prompt.before(inputs, self._accepted))).logits
+        with ExitStack() as hooks:
+            output_layer = getattr(unwrapped(self.module), "get_output_embeddings", lambda: None)()
+            if output_layer is not None:
+                hooks.callback(output_layer.register_forward_pre_hook(_in_one_piece).remove)
+            logits: Tensor = model(**(inputs if prompt is None else prompt.before(inputs, self._accepted))).logits
         return logits[:, -needed:, :]
 
     def record_losses(self, batch: MicroBatch, logits: Tensor) -> Tensor:
@@ -320,6 +325,11 @@ def group_units(unit_of_record: Indices, num_units: int) -> tuple[Indices, ...]:
     order = np.argsort(numbers, kind="stable")
     bounds = np.searchsorted(numbers[order], np.arange(num_units + 1))
     return tuple(order[bounds[unit] : bounds[unit + 1]] for unit in range(num_units))
+
+
+def _in_one_piece(_layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A slice of the columns would be multiplied row by row, with the whole vocabulary read from memory for each."""
+    return (arguments[0].contiguous(), *arguments[1:])
 
 
 def _argmax(scores: Tensor) -> Indices:
