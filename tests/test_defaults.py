@@ -191,3 +191,12 @@ def test_adam_steps_have_one_size(part: Part) -> None:
 @pytest.mark.parametrize("part", PARTS)
 def test_an_unclipped_slope_is_no_smaller_than_a_clipped_one(part: Part) -> None:
     assert DEFAULTS[part].unclipped >= DEFAULTS[part].slope
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_coarse_base_is_probed_further_away(part: Part) -> None:
+    def smoothing(**model: str) -> float | None:
+        return fill_defaults(parse_config({**LEAST, "model": {"name": "m", **model}}), part, 1000).training.smoothing
+
+    assert smoothing() == DEFAULTS[part].smoothing <= DEFAULTS[part].coarse_smoothing
+    assert smoothing(dtype="bfloat16") == smoothing(quantization="int4") == DEFAULTS[part].coarse_smoothing

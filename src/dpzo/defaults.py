@@ -20,6 +20,7 @@ class Defaults:
     """`slope`: clip_norm ÷ √K (L2), what one direction may show of a unit. Other names as in the config, or below.
 
     - `unclipped`: about what a direction shows of a unit at the start where nothing clips.
+    - `coarse_smoothing`: φ where the base is held in 16 bits or fewer, whose rounding a slope divides by φ.
     - `drift` (parameter units): how far all noise together may move an element in a run, root mean square.
     - `longest` (parameter units): η·slope at most, the length of the gradient step of units that all agree.
     - `reference_dimension`: where more elements than that are trained, drift and `longest` shrink as 1/√d, so that the
@@ -32,6 +33,7 @@ class Defaults:
     slope: float
     unclipped: float
     smoothing: float
+    coarse_smoothing: float
     drift: float
     longest: float
     reference_dimension: int | None
@@ -40,9 +42,9 @@ class Defaults:
 
 
 DEFAULTS: dict[Part, Defaults] = {
-    "head": Defaults(200, 64, 1024, 0.25, 1.0, 1e-2, 0.9, 8.0, None, 0.1, 32),
-    "lora": Defaults(200, 16, 64, 5.0, 5.0, 1e-2, 0.02, 0.05, 10_000, 0.0, 16),
-    "full": Defaults(200, 16, 64, 20.0, 20.0, 1e-3, 0.008, 0.02, 250_000, 0.0, 16),
+    "head": Defaults(200, 64, 1024, 0.25, 1.0, 1e-2, 1e-2, 0.9, 8.0, None, 0.1, 32),
+    "lora": Defaults(200, 16, 64, 5.0, 5.0, 3e-3, 1e-2, 0.02, 0.05, 10_000, 0.0, 16),
+    "full": Defaults(200, 16, 64, 20.0, 20.0, 1e-3, 3e-3, 0.008, 0.02, 250_000, 0.0, 16),
 }
 
 
@@ -67,7 +69,8 @@ def fill_defaults(config: RunConfig, part: Part, num_examples: int) -> RunConfig
         root = num_directions if given.mechanism == "laplace" else math.sqrt(num_directions)
         privacy["clip_norm"] = chosen.slope * root
     if config.training.smoothing is None:
-        training["smoothing"] = chosen.smoothing
+        exact = config.model.dtype == "float32" and config.model.quantization == "none"
+        training["smoothing"] = chosen.smoothing if exact else chosen.coarse_smoothing
     if config.training.average is None:
         training["average"] = chosen.average
     if config.training.microbatch_size is None:
