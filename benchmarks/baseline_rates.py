@@ -20,8 +20,7 @@ from typing import Any
 from benchmarks.results_file import write_results
 from dpzo.compare.bench import Bench
 from dpzo.compare.cells import Grid, cells
-from dpzo.recipes.methods import SMALL_ENCODER
-from dpzo.recipes.running import local_model
+from dpzo.recipes.methods import SMALL_ENCODER, local_model
 from dpzo.tasks import TASKS, Task
 from dpzo.tasks.layouts import frozen_map, k_shot_layouts
 
@@ -54,6 +53,7 @@ def settings(which: str) -> Iterator[Setting]:
     if which == "first-order":
         for rate, clip in itertools.product((0.5, 2.0, 8.0, 32.0), (0.1, 0.5)):
             yield "dp-sgd", {"training.learning_rate": rate, "privacy.clip_norm": clip}
+        yield "dp-sgd", {}
         for rate, clip in itertools.product((0.003, 0.01, 0.03, 0.1), (0.1, 0.5)):
             yield "dp-adam", {"training.learning_rate": rate, "privacy.clip_norm": clip}
         for rate in (0.003, 0.01, 0.03, 0.1, 0.3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 
 from dpzo.cli.experiment_screen import shown_figure
 from dpzo.config import dump_config, load_config, parse_config
+from dpzo.defaults import DEFAULTS
 from dpzo.errors import DpzoError
 from dpzo.recipes.base import Recipe
 from dpzo.recipes.conversions import loss_difference_clip
-from dpzo.recipes.methods import FIRST_ORDER, METHODS, find_method, method_names, with_method
+from dpzo.recipes.methods import METHODS, drift_rate, find_method, method_names, with_method
 from dpzo.recipes.registry import RECIPES, find_recipe
 
 WANTED = [
@@ -179,9 +181,23 @@ def test_methods_by_name(name: str) -> None:
     for part in ("head", "lora", "full"):
         config = with_method(base, spec, part)  # type: ignore[arg-type]
         assert (config.privacy.epsilon is None) != spec.noisy
-        first_order = spec.baseline in FIRST_ORDER
-        assert (config.training.learning_rate is not None) == first_order
+        rated = spec.baseline in ("dp-adam", "adamw")  # the others' follow from the plan
+        assert (config.training.learning_rate is not None) == rated
+        assert (config.privacy.clip_norm is not None) == (spec.baseline in ("dp-sgd", "dp-adam", "mezo"))
         assert config.privacy.num_directions == (1 if spec.num_directions is None else spec.num_directions)
+
+
+def test_dp_sgds_rate_keeps_the_drift_of_noise() -> None:
+    plan = find_recipe("dp-adamw-roberta-large-sst2-eps2").build().with_options(assignments=["privacy.clip_norm=0.5"])
+    solved = plan.plan()
+    rate = drift_rate("head", 770, solved)
+    moved = rate * solved.noise_multiplier * 0.5 / 64 * math.sqrt(solved.steps)
+    assert moved == pytest.approx(DEFAULTS["head"].drift)
+    noiseless = plan.with_options(assignments=["privacy.epsilon=null", "privacy.noise_multiplier=0.01"]).plan()
+    assert drift_rate("head", 770, noiseless) == pytest.approx(DEFAULTS["head"].longest / 0.5)
+    assert drift_rate("lora", 40_000, solved) == pytest.approx(
+        DEFAULTS["lora"].drift / DEFAULTS["head"].drift * rate / 2
+    )
 
 
 @pytest.mark.parametrize("name", ["dp-aggzo", "dp-aggzo-0", "dp-aggzo-K", "mezo-x", "DPZero", ""])

@@ -111,7 +111,7 @@ def compare(
     with ending_well(output, resumable=False, again=True):
         from dpzo.cli.checks import check_model
         from dpzo.compare.cells import Grid, check_grid
-        from dpzo.recipes.methods import SMALL_ENCODER
+        from dpzo.recipes.methods import SMALL_ENCODER, local_model
 
         grid = Grid(
             names=tuple(names),
@@ -130,7 +130,6 @@ def compare(
         from dpzo.cli.experiment_screen import show_comparison
         from dpzo.cli.screen import teller
         from dpzo.compare.comparing import compare as run_grid
-        from dpzo.recipes.running import local_model
 
         grid = replace(grid, model=local_model(grid.model))
         check_model(grid.model)

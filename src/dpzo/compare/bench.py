@@ -21,7 +21,7 @@ from dpzo.lm import ADAPTERS, FeatureObjective, Shapes, make_objective, peek_arc
 from dpzo.lm.quiet import silent_libraries
 from dpzo.privacy import PrivacyPlan
 from dpzo.recipes.base import Experiment
-from dpzo.recipes.running import held_out, make_baseline
+from dpzo.recipes.running import as_trained, held_out, make_baseline
 from dpzo.report.card import build_card
 from dpzo.scoring import judge
 from dpzo.tasks import Records, find_task
@@ -83,7 +83,7 @@ class Bench:
         split = held_out(task, self.data_dir, config.data.layout)
         tested = self._read(split, config)
         seen = self._seen(split, tested, parts)
-        filled = parts.subject.config.model_dump(mode="json")
+        filled = as_trained(parts.subject.config, card).model_dump(mode="json")
         filled["model"]["name"] = model_shown(config.model.name)
         card["base_model"] = {**card["base_model"], "name": model_shown(config.model.name)}
         return {

@@ -17,9 +17,11 @@ from dpzo.errors import DpzoError
 from dpzo.journal import write_durably
 from dpzo.recipes.base import Experiment, Recipe, with_assignments
 from dpzo.recipes.methods import (
+    SMALL_ENCODER,
     BaselineName,
     default_steps,
     find_method,
+    local_model,
     method_names,
     require_served,
     unknown,
@@ -219,7 +221,9 @@ def model_identity(name: str, revision: str | None) -> str:
 
 
 def model_shown(name: str) -> str:
-    """A model's name for tables: a folder's own name, not where it lies."""
+    """A model's name for tables: a folder's own name, not where it lies; the packaged encoder's by the hub."""
+    if name == local_model(SMALL_ENCODER):
+        return SMALL_ENCODER
     return Path(name).name if Path(name).expanduser().is_dir() else name
 
 

@@ -39,12 +39,14 @@ def draw(entries: Sequence[Entry], path: Path) -> None:
 
 
 def _panel(panel: Any, entries: Sequence[Entry], methods: Sequence[str]) -> None:
+    from matplotlib import colormaps
+
     scale = 1.0 if entries[0].metric in LOWER_IS_BETTER else 100.0
     levels = sorted({entry.epsilon for entry in entries if entry.epsilon is not None})
     for number, method in enumerate(methods):
         own = [entry for entry in entries if entry.method == method]
         noisy = [entry for entry in own if entry.epsilon is not None]
-        style: dict[str, Any] = {"color": f"C{number % 10}", "label": method}
+        style: dict[str, Any] = {"color": colormaps["tab20"](number % 20), "label": method}
         if noisy:
             panel.errorbar(
                 # Beside each other, or the bars hide one another.
@@ -62,6 +64,7 @@ def _panel(panel: Any, entries: Sequence[Entry], methods: Sequence[str]) -> None
                 panel.axhline(scale * entry.mean, linestyle="--", linewidth=1, **style)
     if levels:
         panel.set_xscale("log")
+        panel.set_xlim(levels[0] / 1.6, levels[-1] * 1.6)
         panel.set_xticks(levels, [f"{level:g}" for level in levels])
         panel.minorticks_off()
     panel.set_xlabel("ε")

