@@ -4,6 +4,7 @@ from dpzo.baselines.cards import baseline_card
 from dpzo.baselines.differentiable import DifferentiableObjective, Pass
 from dpzo.baselines.first_order import AdamW, DpGradient
 from dpzo.baselines.gradients import clipped_sums
+from dpzo.baselines.lmo import LmoGradient
 from dpzo.baselines.method import Method, Outcome
 from dpzo.baselines.nonprivate import NonprivateZerothOrder, ZeroShot, train_without_privacy
 from dpzo.baselines.vector_noise import VectorNoise
@@ -12,6 +13,7 @@ __all__ = [
     "AdamW",
     "DifferentiableObjective",
     "DpGradient",
+    "LmoGradient",
     "Method",
     "NonprivateZerothOrder",
     "Outcome",

@@ -8,10 +8,11 @@ kind: `float-noise`, `none` (no noise, or noise from a test double) or `zero-sho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from dpzo.environment import environment
-from dpzo.privacy import PrivacyPlan
+from dpzo.privacy.events import NeighboringRelation
+from dpzo.privacy.sampling import Sampler
 from dpzo.report.card import RELATIONS, held_records
 
 Level = Literal["float-noise", "none", "zero-shot"]
@@ -35,19 +36,59 @@ NOT_COVERED = (
 )
 
 
+class Named(Protocol):
+    """A mechanism, as far as a card goes."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+
+class Accounted(Protocol):
+    """What a card reads of a plan: `PrivacyPlan`, or one for noise that has no exact sampler."""
+
+    @property
+    def num_examples(self) -> int: ...
+    @property
+    def clip_norm(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def delta(self) -> float: ...
+    @property
+    def mechanism(self) -> Named: ...
+    @property
+    def sampler(self) -> Sampler: ...
+    @property
+    def relation(self) -> NeighboringRelation: ...
+    @property
+    def epsilon(self) -> float: ...
+    @property
+    def accountant(self) -> str: ...
+    @property
+    def expected_batch_size(self) -> float: ...
+    @property
+    def noise_multiplier(self) -> float: ...
+    @property
+    def noise_scale(self) -> float: ...
+
+
 def baseline_card(
     method: str,
     settings: Mapping[str, Any],
-    plan: PrivacyPlan,
+    plan: Accounted,
     header: Mapping[str, Any],
     *,
     level: Level,
     lacks: tuple[str, ...],
     clip: str = "nothing is clipped",
+    draws: str = "normals",
 ) -> dict[str, Any]:
     """The card as plain data. Public: from the plan, the method's settings and the header's public facts alone.
 
-    `clip`: what is clipped, in words. `lacks`: what of dpzo's promises the method does not keep.
+    `clip`: what is clipped, in words; `draws`: what noise is made of. `lacks`: what of dpzo's promises the method does
+    not keep.
     """
     private = level == "float-noise"
     return {
@@ -71,7 +112,7 @@ def baseline_card(
             "noise_multiplier": plan.noise_multiplier if private else 0.0,
             "noise_scale": plan.noise_scale if private else 0.0,
             "lattice_unit": None,
-            "sampler": "floating-point normals from operating-system entropy" if private else "no secret noise",
+            "sampler": f"floating-point {draws} from operating-system entropy" if private else "no secret noise",
         },
         "sampling": {
             "name": plan.sampler.name,
@@ -100,7 +141,7 @@ def baseline_card(
     }
 
 
-def _claim(method: str, plan: PrivacyPlan, level: Level) -> str:
+def _claim(method: str, plan: Accounted, level: Level) -> str:
     if level == "zero-shot":
         return f"{method}: no training; no record was read, so there is nothing to protect and nothing to claim."
     if level == "none":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from dpzo.baselines.tail import Tail
 from dpzo.errors import DpzoError
 from dpzo.lm.quiet import silent_libraries
 from dpzo.privacy import Gaussian, PrivacyPlan, Randomness, SecretRandom
+from dpzo.privacy.accounting.mixture_plan import MixturePlan
 from dpzo.train import Job
 from dpzo.zo import SCHEDULES, Objective, TrainableParameters
 
@@ -63,20 +65,7 @@ class DpGradient:
     def run(self, job: Job, objective: Objective, num_units: int, /) -> Outcome:
         """Train in place; see the class."""
         plan = vector_plan(job.plan, self.clip_norm)
-        secret = SecretRandom() if self.nonprivate_randomness is None else self.nonprivate_randomness
-        source = differentiable(objective, self.microbatch_size)
-        parameters = job.parameters
-        require_float32(parameters)
-        optimiser = _optimiser(self.rule, parameters, self.learning_rate, momentum=self.momentum)
-        with (
-            clipped_sums(parameters, source, plan.clip_norm, self.clipping) as clipped_sum,
-            _stepping(job, optimiser, self.schedule, self.warmup_steps, self.average) as move,
-        ):
-            for step in range(plan.steps):
-                released = clipped_sum(plan.sampler.draw(num_units, secret))
-                for whole in released:
-                    add_noise(whole.view(-1), plan.noise_scale, secret)
-                move(step, [whole / plan.expected_batch_size for whole in released])
+        descend(self, job, objective, num_units, plan, partial(_add_gaussian, plan.noise_scale))
         return Outcome(
             baseline_card(
                 self.name,
@@ -129,6 +118,40 @@ class AdamW:
         return Outcome(
             baseline_card(self.name, settings_of(self), plan, job.header, level="none", lacks=NO_PRIVACY_LACKS)
         )
+
+
+def descend(
+    method: DpGradient,
+    job: Job,
+    objective: Objective,
+    num_units: int,
+    plan: PrivacyPlan | MixturePlan,
+    add: Callable[[Tensor, Randomness], None],
+    order: int = 2,
+) -> None:
+    """θ ← U(θ, (Σ_{i ∈ B_t} clip(g_i) + noise)/(qN)) for `plan.steps` steps, in place.
+
+    `add` puts noise on a flat tensor. Rows are clipped to `plan.clip_norm` in the norm of `order`. Raises what
+    `DpGradient` raises.
+    """
+    secret = SecretRandom() if method.nonprivate_randomness is None else method.nonprivate_randomness
+    source = differentiable(objective, method.microbatch_size)
+    parameters = job.parameters
+    require_float32(parameters)
+    optimiser = _optimiser(method.rule, parameters, method.learning_rate, momentum=method.momentum)
+    with (
+        clipped_sums(parameters, source, plan.clip_norm, method.clipping, order) as clipped_sum,
+        _stepping(job, optimiser, method.schedule, method.warmup_steps, method.average) as move,
+    ):
+        for step in range(plan.steps):
+            released = clipped_sum(plan.sampler.draw(num_units, secret))
+            for whole in released:
+                add(whole.view(-1), secret)
+            move(step, [whole / plan.expected_batch_size for whole in released])
+
+
+def _add_gaussian(std: float, flat: Tensor, randomness: Randomness) -> None:
+    add_noise(flat, std, randomness)
 
 
 def vector_plan(plan: PrivacyPlan, clip_norm: float) -> PrivacyPlan:

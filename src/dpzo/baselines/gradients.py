@@ -1,6 +1,6 @@
 """Sums of clipped per-unit gradients, with Opacus's hooks or its ghost norms; the clipping is our own.
 
-    G = Σ_i g_i · min(1, C/‖g_i‖₂),   g_i = ∇ℓ_i over all trainable elements jointly
+    G = Σ_i g_i · min(1, C/‖g_i‖),   g_i = ∇ℓ_i over all trainable elements jointly, ‖·‖ the L2 norm (or L1)
 
 A unit whose gradient is not finite counts 0: Opacus's own optimiser would let one NaN through to the sum. What a unit
 adds is bounded by C in real arithmetic; in fp32 it may be longer by a few parts in 10⁷ (with ghost norms by more, as
@@ -49,12 +49,13 @@ def trainable_by_autograd(parameters: TrainableParameters) -> Iterator[None]:
 
 @contextmanager
 def clipped_sums(
-    parameters: TrainableParameters, source: Source, clip_norm: float, clipping: Clipping = "hooks"
+    parameters: TrainableParameters, source: Source, clip_norm: float, clipping: Clipping = "hooks", order: int = 2
 ) -> Iterator[ClippedSum]:
     """Within the block: units (B,) → Σ of their clipped gradients, one fp32 tensor a parameter, in header order.
 
     - `hooks` hold every unit's gradient, about twice `microbatch_size` · d numbers; they serve tied weights, several
       records a unit and several rows a record. `ghost` holds none and runs backward twice; it serves none of these.
+    - `order` 1 clips in L1, which needs the gradients themselves, so hooks.
     - No unit gives zeros. Micro-batches bound the memory, never the batch.
     - Two units of the first batch are done again by autograd alone, and a module where Opacus finds other norms (a
       weight used outside its layer, a layer whose batch is not the rows) is refused.
@@ -63,6 +64,8 @@ def clipped_sums(
     """
     if clipping not in ("hooks", "ghost"):
         raise DpzoError(f"clipping: {clipping!r} is unknown; choose hooks or ghost")
+    if clipping == "ghost" and order != 2:
+        raise DpzoError("clipping ghost: gives L2 norms only; use hooks to clip in L1")
     prompt = virtual_prompt(parameters.module)
     if prompt is not None and not prompt.is_prefix:
         raise DpzoError("--trainable prompt: is looked up once for a whole batch, so Opacus has no gradient by record")
@@ -73,7 +76,7 @@ def clipped_sums(
     with trainable_by_autograd(parameters):
         with _served():
             hooks = wrap(parameters.module, batch_first=True, loss_reduction="sum")
-        tape = _Tape(parameters, source, hooks)
+        tape = _Tape(parameters, source, hooks, order)
         engine = _Hooks(tape) if clipping == "hooks" else _Ghost(tape)
         try:
             with _layers_in_training(tape):
@@ -120,6 +123,7 @@ class _Tape:
     parameters: TrainableParameters
     source: Source
     hooks: Any
+    order: int
     rows: int = 1
     compared: bool = False
 
@@ -177,7 +181,7 @@ class _Engine(Protocol):
     """Gradients of a group of units that fits in memory: first their norms, then a weighted sum."""
 
     def norms(self, group: Indices) -> Tensor:
-        """‖g_i‖₂, (G,) float64; NaN or ±inf where a gradient is not finite."""
+        """‖g_i‖, (G,) float64; NaN or ±inf where a gradient is not finite."""
         ...
 
     def weighted_sum(self, group: Indices, factors: Tensor, finite: Tensor) -> list[Tensor]:
@@ -216,8 +220,8 @@ def _norm_by_autograd(tape: _Tape, unit: Indices) -> float:
         for record, weight in zip(records, weights, strict=True):
             for part in tape.source.objective.passes(np.array([record]), 1):
                 (tape.run(part).sum() * weight).backward()
-    squares = [float(p.grad.double().square().sum()) for p in tape.parameters if p.grad is not None]
-    return float(np.sqrt(sum(squares)))
+    powers = [float(p.grad.double().abs().pow(tape.order).sum()) for p in tape.parameters if p.grad is not None]
+    return float(sum(powers) ** (1.0 / tape.order))
 
 
 def _named_rows(samples: Tensor | None, name: str, rows: int) -> Tensor:
@@ -254,8 +258,9 @@ class _Hooks:
                 by_record = real.view(part.count, part.rows_per_record, *parameter.shape).sum(dim=1)
                 whole.index_add_(0, torch.from_numpy(places[own]).to(whole.device), by_record)
         tape.clear()
-        lengths = [torch.linalg.vector_norm(whole.flatten(1), dim=1, dtype=torch.float64).cpu() for whole in self.held]
-        joint: Tensor = torch.linalg.vector_norm(torch.stack(lengths), dim=0)
+        order = tape.order
+        lengths = [torch.linalg.vector_norm(g.flatten(1), order, dim=1, dtype=torch.float64).cpu() for g in self.held]
+        joint: Tensor = torch.linalg.vector_norm(torch.stack(lengths), order, dim=0)
         return joint
 
     def weighted_sum(self, group: Indices, factors: Tensor, finite: Tensor) -> list[Tensor]:
