@@ -128,8 +128,6 @@ def with_method(config: RunConfig, spec: MethodSpec, part: Part) -> RunConfig:
         privacy |= {"epsilon": None, "noise_multiplier": ALMOST_NO_NOISE}
     if spec.baseline == "mezo":  # nothing is clipped, so rates are derived from what slopes are like unclipped
         privacy["clip_norm"] = DEFAULTS[part].unclipped * math.sqrt(privacy["num_directions"])
-    if spec.baseline == "mezo":  # nothing clips there: the rate must be one for whole slopes
-        privacy["clip_norm"] = DEFAULTS[part].unclipped * math.sqrt(privacy["num_directions"])
     return with_rates(with_values(config, privacy=privacy, training=dict(spec.training)), spec.baseline, part)
 
 
