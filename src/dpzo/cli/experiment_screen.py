@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpzo.cli.screen import print_json, print_line, rounded_up
 from dpzo.config import dump_config
+from dpzo.privacy.accounting.mixture_plan import MixturePlan
 from dpzo.recipes.base import Experiment, Published, Recipe
 from dpzo.recipes.registry import RECIPES
 
@@ -97,7 +98,7 @@ def _account(recipe: Recipe, built: Experiment) -> dict[str, Any] | None:
     """ε of the config's plan, and of the published noise under the same sampling; None for what claims nothing."""
     if not recipe.claims:
         return None
-    plan, known = built.plan(), recipe.noise_as_published()
+    plan, known = built.account(), recipe.noise_as_published()
     return {
         "epsilon": plan.epsilon,
         "delta": plan.delta,
@@ -105,6 +106,7 @@ def _account(recipe: Recipe, built: Experiment) -> dict[str, Any] | None:
         "relation": plan.relation.value,
         "accountant": plan.accountant,
         "exact": built.baseline is None,
+        "noise": plan.facts() if isinstance(plan, MixturePlan) else None,
         "published_noise": None
         if known is None
         else {"noise_multiplier": known.noise_multiplier, "epsilon": known.epsilon},
@@ -125,6 +127,8 @@ def _comments(recipe: Recipe, built: Experiment, account: dict[str, Any] | None)
             f"ε by our accountant: {rounded_up(account['epsilon'], 4)} at δ = {account['delta']:g}, noise multiplier "
             f"{account['noise_multiplier']:.4g}, {account['relation']}, {account['accountant']}{exact}"
         )
+        if account["noise"] is not None:
+            yield _of_mixture(account["noise"])
         published = account["published_noise"]
         if published is not None:
             yield (
@@ -135,6 +139,21 @@ def _comments(recipe: Recipe, built: Experiment, account: dict[str, Any] | None)
         yield f"small scale: {changed}"
     for caveat in recipe.caveats:
         yield f"caveat: {caveat}"
+
+
+def _of_mixture(noise: dict[str, Any]) -> str:
+    """What the published noise is worth on vectors, in one line."""
+    label, spread = noise["label"], noise["spread_rows"]
+    parts = [f"noise {noise['drawn']}, {noise['stretch']:.4g} × the published scale"]
+    if abs(noise["stretch"] - 1.0) < 1e-9:
+        parts.append(
+            f"one release, ε = {label['epsilon']:g} by its label, has a proved ε of {rounded_up(label['proved'], 3)} "
+            f"at δ = {label['delta']:g}"
+        )
+    if spread is not None:
+        parts.append(f"gradients spread over ever more elements cost {spread:.4g} under any accountant")
+    parts.append(f"Gaussian noise of that deviation gives ε = {rounded_up(noise['gaussian_of_same_deviation'], 4)}")
+    return "; ".join(parts)
 
 
 def shown_figure(published: Published) -> str:

@@ -105,8 +105,9 @@ def compare(
 ) -> None:
     """Run methods under one sampler, accountant, model and score; write table.md, table.json and figure.png.
 
-    Methods: dp-zo, dpzero, dp-aggzo-K, laplace, dpgd-0th, dp-sgd, dp-adam, mezo, mezo-K, adamw, zero-shot; or a
-    recipe. Stopped, it goes on by the same command.
+    Methods: dp-zo, dpzero, dp-aggzo-K, laplace, dpgd-0th, dp-sgd, dp-adam, lmo-sgd, lmo-adam (with -l2, with a
+    published set as in lmo-sgd-l2-0.7), mezo, mezo-K, adamw, zero-shot; or a recipe. Stopped, it goes on by the same
+    command.
     """
     with ending_well(output, resumable=False, again=True):
         from dpzo.cli.checks import check_model

@@ -21,6 +21,7 @@ from dpzo.lm import ADAPTERS, FeatureObjective, Shapes, make_objective, peek_arc
 from dpzo.lm.quiet import silent_libraries
 from dpzo.privacy import PrivacyPlan
 from dpzo.recipes.base import Experiment
+from dpzo.recipes.methods import FIRST_ORDER
 from dpzo.recipes.running import as_trained, held_out, make_baseline
 from dpzo.report.card import build_card
 from dpzo.scoring import judge
@@ -153,7 +154,7 @@ def evaluations(cell: Cell, parts: Assembled) -> dict[str, float]:
     often = plan.steps * plan.sampler.sampling_prob
     if cell.baseline == "zero-shot":
         return {"forward": 0.0, "backward": 0.0}
-    if cell.baseline in ("dp-sgd", "dp-adam", "adamw"):
+    if cell.baseline in FIRST_ORDER:
         return {"forward": 0.0, "backward": often}
     directions = 1 if cell.baseline == "dpgd-0th" else plan.num_directions
     central = parts.subject.config.training.estimator == "central" or cell.baseline is not None

@@ -11,9 +11,11 @@ from dpzo.config import RunConfig, load_config, parse_config, with_values
 from dpzo.defaults import Part, fill_defaults
 from dpzo.errors import DpzoError
 from dpzo.privacy import PrivacyPlan
+from dpzo.privacy.accounting.mixture_plan import MixturePlan, solve_mixture_plan
 from dpzo.privacy.plan import relation_named
 from dpzo.recipes.methods import (
     ALMOST_NO_NOISE,
+    LMO,
     SMALL_CAUSAL,
     SMALL_ENCODER,
     WITHOUT_NOISE,
@@ -31,6 +33,7 @@ SCALES: tuple[Scale, ...] = ("paper", "small")
 TANG = "Tang et al., DP-ZO, TMLR 2025"
 ZHANG = "Zhang et al., DPZero, ICML 2024"
 BAO = "Bao et al., DP-AggZO, USENIX Security 2025"
+YANG = "Yang et al., LMO-DP, arXiv 2405.18776"
 TUNING = "none here: values of the paper, which chose them on its own data and did not count that"
 
 ADAPTER_NAMES = frozenset({"lora", "prefix", "prompt", "ia3"})
@@ -87,24 +90,43 @@ class Experiment:
         return _num_examples(self.config)
 
     def plan(self) -> PrivacyPlan:
-        """The plan that a run would have, its noise solved for; open fields as the defaults fill them. No model."""
+        """The plan that a run would have, its noise solved for; open fields as the defaults fill them. No model.
+
+        For mixture noise on a vector that is the plan of Gaussian noise of the same standard deviation, which the job
+        is built on; what such a run spends is `account`.
+        """
+        settings = self._settings()
+        if self.baseline in LMO:
+            noise = self.account().noise_multiplier
+            settings |= {"epsilon": None, "noise_multiplier": noise, "mechanism": "gaussian"}
+        return _solved(settings.pop("num_directions"), settings.pop("clip_norm"), **settings)
+
+    def account(self) -> PrivacyPlan | MixturePlan:
+        """What says the ε of a run: its plan, or for mixture noise on a vector the plan of that."""
+        if self.baseline is None or self.baseline not in LMO:
+            return self.plan()
+        settings = self._settings()
+        del settings["num_directions"]
+        return _mixture(route=LMO[self.baseline][1], **settings)
+
+    def _settings(self) -> dict[str, Any]:
         number = self.num_examples()
         filled = fill_defaults(self.config, _part(self.config), number).privacy
         assert filled.steps is not None
         assert filled.expected_batch_size is not None
         assert filled.num_directions is not None
-        return _solved(
-            filled.num_directions,
-            1.0 if filled.clip_norm is None else filled.clip_norm,
-            num_examples=number,
-            expected_batch_size=filled.expected_batch_size,
-            steps=filled.steps,
-            delta=filled.delta,
-            epsilon=filled.epsilon,
-            noise_multiplier=filled.noise_multiplier,
-            mechanism=filled.mechanism,
-            relation=relation_named(filled.relation),
-        )
+        return {
+            "num_directions": filled.num_directions,
+            "clip_norm": 1.0 if filled.clip_norm is None else filled.clip_norm,
+            "num_examples": number,
+            "expected_batch_size": filled.expected_batch_size,
+            "steps": filled.steps,
+            "delta": filled.delta,
+            "epsilon": filled.epsilon,
+            "noise_multiplier": filled.noise_multiplier,
+            "mechanism": filled.mechanism,
+            "relation": relation_named(filled.relation),
+        }
 
 
 @dataclass(frozen=True)
@@ -139,6 +161,7 @@ class Recipe:
 
         `small` keeps what makes the method (K, directions, mechanism, kind of clip, relation, δ, ε, full batch or
         sampled, estimator, baseline) and gives model, part, length, T, B, C, φ and η to the defaults of a small model.
+        Of LMO noise it keeps the published scale and not the published ε, which that noise does not have.
         """
         if scale not in SCALES:
             raise DpzoError(f"--scale must be one of {', '.join(SCALES)}")
@@ -163,6 +186,7 @@ def _solved(num_directions: int, clip_norm: float, **settings: Any) -> PrivacyPl
 
 
 _solved_once = lru_cache(maxsize=256)(solve_plan)
+_mixture = lru_cache(maxsize=256)(solve_mixture_plan)
 
 
 def with_assignments(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
@@ -199,9 +223,14 @@ def _small(recipe: Recipe, model: str | None) -> Experiment:
     assert paper.privacy.num_directions is not None
     length = SMALL_LENGTHS[task.kind]
     full_batch = paper.privacy.expected_batch_size == paper.privacy.num_examples
+    as_published = recipe.baseline in LMO
     privacy: dict[str, Any] = {
-        "epsilon": recipe.epsilon,
-        "noise_multiplier": None if recipe.claims else ALMOST_NO_NOISE,
+        "epsilon": None if as_published else recipe.epsilon,
+        "noise_multiplier": paper.privacy.noise_multiplier
+        if as_published
+        else None
+        if recipe.claims
+        else ALMOST_NO_NOISE,
         "delta": paper.privacy.delta,
         "num_examples": None,
         "steps": default_steps(part, recipe.baseline, paper.privacy.num_directions),

@@ -11,16 +11,27 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from dpzo.config import RunConfig, with_values
 from dpzo.defaults import DEFAULTS, Part
 from dpzo.errors import DpzoError
 from dpzo.privacy import PrivacyPlan
+from dpzo.privacy.accounting.mixture_plan import mixture_names, mixture_noise
 
-BaselineName = Literal["dpgd-0th", "dp-sgd", "dp-adam", "mezo", "adamw", "zero-shot"]
+LmoName = Literal["lmo-sgd", "lmo-adam", "lmo-sgd-l2", "lmo-adam-l2"]
+BaselineName = Literal["dpgd-0th", "dp-sgd", "dp-adam", "mezo", "adamw", "zero-shot"] | LmoName
 
-WITHOUT_DIRECTIONS: frozenset[str] = frozenset({"dp-sgd", "dp-adam", "adamw", "zero-shot"})
+LMO: Mapping[str, tuple[Literal["sgd", "adam"], Literal["l1", "l2"]]] = {
+    "lmo-sgd": ("sgd", "l1"),
+    "lmo-adam": ("adam", "l1"),
+    "lmo-sgd-l2": ("sgd", "l2"),
+    "lmo-adam-l2": ("adam", "l2"),
+}
+"""Gradients with a published mixture as noise: the rule, and the norm that clips (L2 as in the paper)."""
+LMO_SET = "0.3"
+
+WITHOUT_DIRECTIONS: frozenset[str] = frozenset({"dp-sgd", "dp-adam", "adamw", "zero-shot", *LMO})
 WITHOUT_NOISE: frozenset[str] = frozenset({"mezo", "adamw", "zero-shot"})
 VECTOR_NOISE: frozenset[str] = frozenset({"dpgd-0th", "dp-sgd", "dp-adam"})
 
@@ -52,6 +63,7 @@ FIRST_ORDER: Mapping[str, Mapping[Part, Rates]] = {
     "dp-adam": {"head": Rates(0.03, 0.5), "lora": Rates(3e-3, 0.5), "full": Rates(3e-4, 0.5)},
     "adamw": {"head": Rates(0.01), "lora": Rates(1e-3), "full": Rates(1e-4)},
 }
+FIRST_ORDER = {**FIRST_ORDER, **{name: FIRST_ORDER[f"dp-{rule}"] for name, (rule, _) in LMO.items()}}
 FIRST_ORDER_AVERAGE = 0.5
 """The head's are the best of the pilot's grid, in the mean over ε and both of its tasks, averaging the last half of the
 iterates (for dp-sgd the clip is, and the rate by the plan does as well); those of the other parts are not piloted."""
@@ -96,13 +108,15 @@ METHODS: Mapping[str, MethodSpec] = {
         MethodSpec("zero-shot", "no training", "zero-shot", False),
     )
 }
-"""Methods with a fixed name; `dp-aggzo-K` and `mezo`, `mezo-K` are made for any K."""
+"""Methods with a fixed name; `dp-aggzo-K` and `mezo`, `mezo-K` are made for any K, `lmo-…` for any published set."""
 
 
 def find_method(name: str) -> MethodSpec | None:
     """The method of that name, or None."""
     if name in METHODS:
         return METHODS[name]
+    if name.startswith("lmo-"):
+        return _lmo_method(name)
     match = re.fullmatch(r"(dp-aggzo|mezo)(?:-([1-9][0-9]{0,5}))?", name)
     if match is None or (match[1] == "dp-aggzo" and match[2] is None):
         return None
@@ -113,9 +127,22 @@ def find_method(name: str) -> MethodSpec | None:
     return MethodSpec(name, f"{directions} directions clipped jointly", None, True, directions, {}, gaussian)
 
 
+def _lmo_method(name: str) -> MethodSpec | None:
+    """lmo-RULE or lmo-RULE-l2, then a published set: lmo-sgd-l2-0.7-as-coded. The set gives the shape, ε the scale."""
+    match = re.fullmatch(r"(lmo-(?:sgd|adam)(?:-l2)?)(?:-(.+))?", name)
+    if match is None:
+        return None
+    mechanism = f"lmo-{LMO_SET if match[2] is None else match[2]}"
+    if mechanism not in mixture_names():
+        return None
+    rule, route = LMO[match[1]]
+    summary = f"gradients clipped in {route.upper()}, {rule.upper()}, noise {mechanism}"
+    return MethodSpec(name, summary, cast(BaselineName, match[1]), privacy={"mechanism": mechanism})
+
+
 def method_names() -> tuple[str, ...]:
-    """What may be typed, K standing for a number."""
-    return (*METHODS, "dp-aggzo-K", "mezo", "mezo-K")
+    """What may be typed, K standing for a number and SET for a published set of LMO noise."""
+    return (*METHODS, "dp-aggzo-K", "mezo", "mezo-K", *LMO, *(f"{name}-SET" for name in LMO))
 
 
 def with_method(config: RunConfig, spec: MethodSpec, part: Part) -> RunConfig:
@@ -152,6 +179,8 @@ def default_steps(part: Part, baseline: BaselineName | None, num_directions: int
 
 def require_served(baseline: BaselineName | None, config: RunConfig) -> None:
     """Refuse noise that a baseline cannot add: a vector of all elements is clipped in L2. DpzoError in one line."""
+    if baseline in LMO:
+        mixture_noise(config.privacy.mechanism)  # says which there are
     if baseline in VECTOR_NOISE and config.privacy.mechanism != "gaussian":
         raise DpzoError(
             f"--set privacy.mechanism: {config.privacy.mechanism} does not serve {baseline}, whose vectors are clipped "

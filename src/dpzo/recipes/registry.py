@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dpzo.recipes import dp_aggzo, dp_zo, dpzero, first_order
+from dpzo.recipes import dp_aggzo, dp_zo, dpzero, first_order, lmo
 from dpzo.recipes.base import Recipe
 from dpzo.recipes.methods import unknown
 
 RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe for recipe in (*dp_zo.RECIPES, *dpzero.RECIPES, *dp_aggzo.RECIPES, *first_order.RECIPES)
+    recipe.name: recipe
+    for recipe in (*dp_zo.RECIPES, *dpzero.RECIPES, *dp_aggzo.RECIPES, *first_order.RECIPES, *lmo.RECIPES)
 }
 
 

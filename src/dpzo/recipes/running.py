@@ -11,7 +11,8 @@ from typing import Any
 
 from dpzo import runs
 from dpzo.assembly import Assembled, assemble, objective, resolve_num_examples, task_of
-from dpzo.baselines import AdamW, DpGradient, Method, NonprivateZerothOrder, VectorNoise, ZeroShot
+from dpzo.baselines import AdamW, DpGradient, LmoGradient, Method, NonprivateZerothOrder, VectorNoise, ZeroShot
+from dpzo.baselines.first_order import Rule
 from dpzo.config import RunConfig, dump_config, with_values
 from dpzo.defaults import Part
 from dpzo.folder import make_folder, require_new
@@ -19,7 +20,7 @@ from dpzo.journal import write_durably
 from dpzo.lm import ADAPTERS, save
 from dpzo.lm.quiet import silent_libraries
 from dpzo.recipes.base import Experiment
-from dpzo.recipes.methods import BaselineName, drift_rate, local_model
+from dpzo.recipes.methods import LMO, BaselineName, drift_rate, local_model
 from dpzo.scoring import score
 from dpzo.tasks import Task
 
@@ -58,12 +59,13 @@ def _run_baseline(
 ) -> Finished:
     assert experiment.baseline is not None
     require_new(output)
-    task = task_of(config)
+    task, lmo = task_of(config), experiment.baseline in LMO
     tell("reading the records")
     records = task.load(data_dir, "train", config.data.layout)
     number, origin = resolve_num_examples(config, task, data_dir, lambda: records.num_units)
     tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
-    parts = assemble(config, num_examples=number, num_examples_source=origin)
+    plan = replace(experiment, config=with_values(config, privacy={"num_examples": number})).plan() if lmo else None
+    parts = assemble(config, num_examples=number, num_examples_source=origin, plan=plan)
     method = make_baseline(experiment.baseline, parts, config)
     tell(f"training by {method.name}")
     with silent_libraries():
@@ -86,8 +88,8 @@ def make_baseline(name: BaselineName, parts: Assembled, asked: RunConfig) -> Met
     """The baseline that reads the assembled config: rate, clip, schedule, warm-up and averaging are its own.
 
     `asked` is the config before defaults were filled: where it leaves the rate of DPGD-0th open, that of one scalar
-    direction is divided by √d, as each of the d coordinates then gets noise of √d times the slope's; that of DP-SGD is
-    `methods.drift_rate`.
+    direction is divided by √d, as each of the d coordinates then gets noise of √d times the slope's; that of DP-SGD,
+    with Gaussian or LMO noise, is `methods.drift_rate`.
     """
     config, training = parts.subject.config, parts.subject.config.training
     rate, average = training.learning_rate, training.average
@@ -110,13 +112,14 @@ def make_baseline(name: BaselineName, parts: Assembled, asked: RunConfig) -> Met
             common["learning_rate"] = rate / math.sqrt(parts.job.parameters.dimension)
         return VectorNoise(**common)
     assert config.privacy.clip_norm is not None
-    if name == "dp-sgd":
+    rule: Rule = LMO[name][0] if name in LMO else "sgd" if name == "dp-sgd" else "adam"
+    if rule == "sgd":
         if asked.training.learning_rate is None:
             plan = replace(parts.job.plan, num_directions=1, clip_norm=config.privacy.clip_norm)
             common["learning_rate"] = drift_rate(part_named(config), parts.job.parameters.dimension, plan)
-        momentum = training.momentum if training.update == "momentum" else 0.0
-        return DpGradient("sgd", clip_norm=config.privacy.clip_norm, momentum=momentum, **common)
-    return DpGradient("adam", clip_norm=config.privacy.clip_norm, **common)
+        common["momentum"] = training.momentum if training.update == "momentum" else 0.0
+    descent = DpGradient(rule, clip_norm=config.privacy.clip_norm, **common)
+    return LmoGradient(descent, config.privacy.mechanism, LMO[name][1]) if name in LMO else descent
 
 
 def as_trained(config: RunConfig, card: dict[str, Any]) -> RunConfig:

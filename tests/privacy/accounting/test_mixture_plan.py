@@ -82,7 +82,7 @@ def test_a_full_batch_claims_no_sampling() -> None:
     [
         ({"route": "l2_scalar"}, "do not have the scalar's epsilon"),
         ({"route": "equivalent_gaussian"}, "bounds nothing after composition"),
-        ({"mechanism": "laplace"}, "--mechanism laplace: no published set of that name; use one of lmo-0.15"),
+        ({"mechanism": "laplace"}, "--mechanism laplace: no published set of LMO noise; use one of lmo-0.15"),
         ({"mechanism": "lmo-0.3-coded"}, "--mechanism lmo-0.3-coded"),
         ({"delta": 0.0}, "--delta"),
         ({"steps": 0}, "--steps"),

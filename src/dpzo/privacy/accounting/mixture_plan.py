@@ -68,19 +68,22 @@ class MixtureNoise:
         return _law(self.label, self.as_coded)[0].scaled(self.stretch)
 
 
+def mixture_names() -> tuple[str, ...]:
+    """Every name that `mixture_noise` knows."""
+    return tuple(PREFIX + label.replace(" ", "-") + suffix for label in PUBLISHED for suffix in ("", AS_CODED))
+
+
 def mixture_noise(mechanism: str, noise_multiplier: float | None = None) -> MixtureNoise:
     """The noise that `mechanism` names (lmo-LABEL, or lmo-LABEL-as-coded), as published if no multiplier is given.
 
     >>> mixture_noise("lmo-0.3").name, round(mixture_noise("lmo-0.3").noise_multiplier, 3)
     ('lmo-0.3', 7.124)
     """
+    if mechanism not in mixture_names():
+        known = ", ".join(name for name in mixture_names() if not name.endswith(AS_CODED))
+        raise DpzoError(f"--mechanism {mechanism}: no published set of LMO noise; use one of {known}")
     as_coded = mechanism.endswith(AS_CODED)
     label = mechanism.removeprefix(PREFIX).removesuffix(AS_CODED).replace("-", " ")
-    if not mechanism.startswith(PREFIX) or label not in PUBLISHED:
-        known = ", ".join(PREFIX + each.replace(" ", "-") for each in PUBLISHED)
-        raise DpzoError(
-            f"--mechanism {mechanism}: no published set of that name; use one of {known}, or with {AS_CODED}"
-        )
     own = _law(label, as_coded)[1]
     return MixtureNoise(label, as_coded, own if noise_multiplier is None else noise_multiplier)
 
