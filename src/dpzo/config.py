@@ -90,7 +90,7 @@ class PrivacyConfig(_Group):
     steps: Count | None = None
     num_directions: Count | None = None
     clip_norm: Positive | None = None
-    mechanism: str = "gaussian"
+    mechanism: str = Field("gaussian", description="gaussian, laplace, or auto: the best noise that a search finds")
     relation: str = "zero_out"
     tuning: str = Field("not declared", description="how hyper-parameters were chosen, in your own words")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dpzo.config import RunConfig, with_values
-from dpzo.privacy import PrivacyPlan
+from dpzo.privacy import MECHANISMS, PrivacyPlan
 
 Part = Literal["head", "lora", "full"]
 
@@ -66,7 +66,8 @@ def fill_defaults(config: RunConfig, part: Part, num_examples: int) -> RunConfig
     if given.expected_batch_size is None:
         privacy["expected_batch_size"] = max(1, min(chosen.expected_batch_size, num_examples // 4))
     if given.clip_norm is None:
-        root = num_directions if given.mechanism == "laplace" else math.sqrt(num_directions)
+        summed = given.mechanism in MECHANISMS and MECHANISMS[given.mechanism].order == 1
+        root = num_directions if summed else math.sqrt(num_directions)
         privacy["clip_norm"] = chosen.slope * root
     if config.training.smoothing is None:
         exact = config.model.dtype == "float32" and config.model.quantization == "none"
@@ -95,7 +96,7 @@ def default_learning_rate(part: Part, dimension: int, plan: PrivacyPlan, rule: s
     if rule == "adam":
         return chosen.drift * shrink / math.sqrt(plan.steps)
     directions, batch = plan.num_directions, plan.expected_batch_size
-    slope = plan.clip_norm / (directions if plan.mechanism.name == "laplace" else math.sqrt(directions))
+    slope = plan.clip_norm / (directions if plan.mechanism.order == 1 else math.sqrt(directions))
     noise_std = plan.noise_multiplier * plan.clip_norm
     walk = math.sqrt(plan.steps * (noise_std**2 + batch * slope**2 * (1 + directions / dimension)))
     return shrink * min(chosen.drift * batch * math.sqrt(directions) / walk, chosen.longest / slope)

@@ -34,6 +34,7 @@ from dpzo.lm.quiet import silent_libraries
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
 from dpzo.scoring import score
+from dpzo.solve import AUTO, auto_note
 from dpzo.tasks import Records, Task
 from dpzo.train import RandomnessAt, Stopped
 from dpzo.zo import Objective
@@ -138,6 +139,8 @@ def train(
         has_guarantee=nonprivate_randomness is None,
         count=count,
     )
+    if config.privacy.mechanism == AUTO:
+        tell(auto_note(parts.job.plan))
     tell("preparing the records for the model")
     private = objective(records, parts.subject)
     return carry_out(

@@ -6,8 +6,20 @@ Outside the audit core on purpose: whatever is chosen here, the plan it ends in 
 from __future__ import annotations
 
 from dpzo.errors import DpzoError
-from dpzo.privacy import MECHANISMS, FullBatch, NeighboringRelation, PoissonSampling, PrivacyPlan, accounting
+from dpzo.privacy import (
+    MECHANISMS,
+    FullBatch,
+    Mechanism,
+    NeighboringRelation,
+    PoissonSampling,
+    PrivacyPlan,
+    Tabled,
+    accounting,
+)
 from dpzo.privacy.mechanisms import UNIT_STD
+
+AUTO = "auto"
+"""The mechanism that a search chooses; a plan never holds this word, but what was found."""
 
 
 def solve_plan(
@@ -26,8 +38,9 @@ def solve_plan(
     """The plan for `epsilon` (the noise is solved for) or for `noise_multiplier`; give exactly one of them.
 
     The solved noise is the smallest, to 0.1 % in ε, whose ε does not exceed the one asked for. An expected batch of all
-    units means every unit in every step, without a claim of sampling. Raises DpzoError on anything out of range,
-    unsupported, or out of reach.
+    units means every unit in every step, without a claim of sampling. `mechanism`: gaussian, laplace, or auto, the
+    noise of least variance that `privacy.search` certifies where a table is proved (one direction, not replace_one),
+    and Gaussian elsewhere. Raises DpzoError on anything out of range, unsupported, or out of reach.
 
     >>> plan = solve_plan(num_examples=50, expected_batch_size=50, steps=4, delta=0, epsilon=2, mechanism="laplace")
     >>> plan.mechanism.scale  # b/C = T/ε for a full batch under pure ε
@@ -39,18 +52,51 @@ def solve_plan(
         raise DpzoError("--num-examples must be a whole number of at least 1")
     if not 0 < expected_batch_size <= num_examples:
         raise DpzoError("--expected-batch-size must lie between 0 and --num-examples")
-    if mechanism not in MECHANISMS:
-        raise DpzoError(f"--mechanism must be one of {', '.join(sorted(MECHANISMS))}")
+    if mechanism not in (*MECHANISMS, AUTO):
+        raise DpzoError(f"--mechanism must be one of {', '.join(sorted((*MECHANISMS, AUTO)))}")
+    if mechanism == AUTO and epsilon is None:
+        raise DpzoError("--mechanism auto searches the noise for an ε: give --epsilon and not --noise-multiplier")
     full = expected_batch_size == num_examples
     sampler = FullBatch() if full else PoissonSampling(expected_batch_size / num_examples)
 
+    def plan_with(noise: Mechanism) -> PrivacyPlan:
+        return PrivacyPlan(num_examples, sampler, noise, clip_norm, steps, num_directions, delta, relation)
+
+    searched, mechanism = mechanism == AUTO, "gaussian" if mechanism == AUTO else mechanism
+
     def plan_at(scale: float) -> PrivacyPlan:
-        return PrivacyPlan(
-            num_examples, sampler, MECHANISMS[mechanism](scale), clip_norm, steps, num_directions, delta, relation
-        )
+        return plan_with(MECHANISMS[mechanism](scale))
 
     if noise_multiplier is not None:
         return plan_at(noise_multiplier / UNIT_STD[mechanism])
     assert epsilon is not None
     plan_at(1.0)  # refuses what is out of range or unsupported before any search
+    if searched and not _not_searched(num_directions, relation):
+        from dpzo.privacy.search import search
+
+        for keep in (True, False):  # a kept result that is not within ε was changed on disk
+            found = search(epsilon, delta, sampler.sampling_prob, steps, keep=keep)
+            if found.noise is None:
+                break
+            plan = plan_with(Tabled(found.noise))
+            if plan.epsilon <= epsilon:
+                return plan
     return plan_at(accounting.calibrate.noise(lambda scale: plan_at(scale).event, epsilon, delta, relation))
+
+
+def auto_note(plan: PrivacyPlan) -> str:
+    """What --mechanism auto came to, in one line."""
+    if isinstance(plan.mechanism, Tabled):
+        return f"--mechanism auto: {plan.mechanism.noise.origin} (dpzo noise compares the families)"
+    return "--mechanism auto: gaussian; " + (
+        _not_searched(plan.num_directions, plan.relation) or "no noise of 1 % less variance was found"
+    )
+
+
+def _not_searched(num_directions: int, relation: NeighboringRelation) -> str:
+    """Why no table is looked for; empty where one is."""
+    if num_directions > 1:
+        return "for rows of several directions no other noise is proved with its own ε (--num-directions 1 searches)"
+    if relation is NeighboringRelation.REPLACE_ONE:
+        return "under replace_one no other noise is searched"
+    return ""

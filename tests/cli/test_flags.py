@@ -65,7 +65,19 @@ def test_the_flags_are_the_frozen_ones() -> None:
 
 def test_the_commands_are_the_frozen_ones() -> None:
     named = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert named == ["plan", "train", "resume", "replay", "evaluate", "generate", "tasks", "compare", "demo", "env"]
+    assert named == [
+        "plan",
+        "train",
+        "resume",
+        "replay",
+        "evaluate",
+        "generate",
+        "tasks",
+        "noise",
+        "compare",
+        "demo",
+        "env",
+    ]
     assert [group.name for group in app.registered_groups] == ["recipe"]
     (recipe,) = app.registered_groups
     assert [command.name for command in recipe.typer_instance.registered_commands] == ["list", "show", "run"]

@@ -9,6 +9,7 @@ import typer
 
 from dpzo.cli.endings import ending_well
 from dpzo.cli.experiments import compare, recipes
+from dpzo.cli.noise import noise
 from dpzo.errors import DpzoError
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Epsilon = Annotated[float | None, typer.Option(help="Privacy budget ε to solve the noise for.")]
 NoiseMultiplier = Annotated[float | None, typer.Option(help="Noise std ÷ clip norm, in place of --epsilon.")]
 Relation = Annotated[str | None, typer.Option(help="zero_out (default), add_or_remove_one or replace_one.")]
-MechanismName = Annotated[str | None, typer.Option(help="gaussian (default) or laplace.")]
+MechanismName = Annotated[str | None, typer.Option(help="gaussian (default), laplace, or auto: a search.")]
 ClipNorm = Annotated[float | None, typer.Option(help="Bound on one unit's row of slopes.")]
 Steps = Annotated[int | None, typer.Option(help="Releases T.")]
 Batch = Annotated[float | None, typer.Option(help="q·N, the public normaliser.")]
@@ -48,7 +49,7 @@ def plan(
 ) -> None:
     """Solve a privacy plan: ε → noise, or noise → ε. Reads no data and no model."""
     from dpzo.privacy.plan import relation_named
-    from dpzo.solve import solve_plan
+    from dpzo.solve import AUTO, auto_note, solve_plan
 
     solved = solve_plan(
         num_examples=num_examples,
@@ -62,9 +63,11 @@ def plan(
         mechanism="gaussian" if mechanism is None else mechanism,
         relation=relation_named("zero_out" if relation is None else relation),
     )
-    from dpzo.cli.screen import show_plan, warn_delta
+    from dpzo.cli.screen import show_plan, teller, warn_delta
 
     warn_delta(solved)
+    if mechanism == AUTO:
+        teller(quiet=as_json)(auto_note(solved))
     show_plan(solved.summary(), as_json)
 
 
@@ -269,6 +272,7 @@ def tasks(
         show_task(name, as_json)
 
 
+app.command(short_help="Search the noise of least variance for an ε.")(noise)
 app.command(short_help="Run methods side by side; one table and figure.")(compare)
 app.add_typer(recipes, name="recipe", help="Published experiments by name.")
 

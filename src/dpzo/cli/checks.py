@@ -10,7 +10,7 @@ from dpzo.count import check_private_count
 from dpzo.errors import DpzoError
 from dpzo.folder import require_new
 from dpzo.privacy.plan import relation_named
-from dpzo.solve import solve_plan
+from dpzo.solve import AUTO, solve_plan
 from dpzo.tasks import find_task
 
 # A hub that has not answered by then will not make anyone happy; without a check of our own its library tries five
@@ -63,6 +63,7 @@ def _check_plan(config: RunConfig) -> None:
     if num_examples is None:
         return
     batch = privacy.expected_batch_size
+    searched = privacy.mechanism == AUTO and privacy.noise_multiplier is None  # the noise comes later
     solve_plan(
         num_examples=num_examples,
         expected_batch_size=max(1, num_examples // 4) if batch is None else batch,
@@ -71,7 +72,7 @@ def _check_plan(config: RunConfig) -> None:
         noise_multiplier=1.0 if privacy.noise_multiplier is None else privacy.noise_multiplier,
         clip_norm=1.0 if privacy.clip_norm is None else privacy.clip_norm,
         num_directions=1 if privacy.num_directions is None else privacy.num_directions,
-        mechanism=privacy.mechanism,
+        mechanism="gaussian" if searched else privacy.mechanism,
         relation=relation,
     )
 

@@ -57,6 +57,8 @@ def show_plan(fields: Mapping[str, Any], as_json: bool) -> None:
         return
     for name in _PLAN_ROWS:
         value = fields[name]
+        if name == "mechanism" and "noise" in fields:
+            value = f"{value}: {fields['noise']['origin']}"
         said = rounded_up(value, 6) if name == "epsilon" else f"{value:.6g}" if isinstance(value, float) else value
         print_line(f"{name:<20} {said}")
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from dpzo.count import PrivateCount
 from dpzo.journal import Transcript, write_durably
-from dpzo.privacy import PrivacyPlan
+from dpzo.privacy import PrivacyPlan, Tabled
 from dpzo.privacy.events import NeighboringRelation
 
 CARD_JSON = "privacy_card.json"
@@ -71,7 +71,7 @@ def build_card(transcript: Transcript) -> dict[str, Any]:
             "noise_multiplier": plan.noise_multiplier,
             "noise_scale": plan.noise_scale,
             "lattice_unit": header["lattice_unit"],
-            "sampler": f"exact continuous noise from {_entropy(header)}, floored to the lattice",
+            "sampler": _sampler(header, plan),
         },
         "sampling": {
             "name": plan.sampler.name,
@@ -105,6 +105,17 @@ _NO_GUARANTEE = "No guarantee: at least one assumption below fails, so this run 
 
 def _entropy(header: Mapping[str, Any]) -> str:
     return "operating-system entropy" if header["secret_randomness"] is True else "a test double, which is no secret"
+
+
+def _sampler(header: Mapping[str, Any], plan: PrivacyPlan) -> str:
+    """What the noise is and where it comes from."""
+    if isinstance(plan.mechanism, Tabled):
+        noise = plan.mechanism.noise
+        return (
+            f"{noise.origin}: integers of noise table {noise.fingerprint[:12]}, drawn exactly from {_entropy(header)}; "
+            "the scale is the standard deviation"
+        )
+    return f"exact continuous noise from {_entropy(header)}, floored to the lattice"
 
 
 _SPANS = {"central": 2.0, "forward": 1.0}

@@ -1,0 +1,51 @@
+"""`dpzo noise`: which noise costs least at an ε, beside the Gaussian."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+
+
+def noise(
+    epsilon: Annotated[float, typer.Option(help="Privacy budget ε.")],
+    delta: Annotated[float, typer.Option(help="δ of all releases together, above 0.")],
+    sampling_prob: Annotated[float, typer.Option(help="q, the chance of a unit to be in a batch; 1: every step.")],
+    steps: Annotated[int, typer.Option(help="Releases T.")],
+    objective: Annotated[
+        str, typer.Option(help="What is kept small: variance, absolute, or usefulness:γ (γ in clip norms).")
+    ] = "variance",
+    as_json: Json = False,
+) -> None:
+    """Search the noise of least variance for one number a step: families, a free form, each with a certified ε.
+
+    Reads no data: the search costs no privacy. Results are kept in the user's cache, by what was asked.
+    """
+    from dpzo.cli.screen import print_json, print_line, rounded_up
+    from dpzo.privacy.search import search
+
+    found = search(epsilon, delta, sampling_prob, steps, objective)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    ranked = sorted(found.families.items(), key=lambda item: item[1].ratio)
+    own = objective != "variance"
+    print_line(f"{'noise':<20}" + (f"{'cost ratio':>12}" if own else "") + f"{'variance ratio':>16}{'variance':>12}"
+               f"{'ε certified':>14}  parameters")  # fmt: skip
+    for name, row in ranked:
+        ratio = f"{row.ratio:>12.4f}" if own else ""
+        print_line(
+            f"{name:<20}{ratio}{row.variance_ratio:>16.4f}{row.variance:>12.6g}"
+            f"{rounded_up(row.epsilon_certified, 6):>14}  {_said(row.parameters)}"
+        )
+    for name, reason in found.refused.items():
+        print_line(f"{name:<20}-: {reason}")
+    print_line(found.gain)
+
+
+def _said(parameters: Mapping[str, Any]) -> str:
+    plain = {name: f"{value:.5g}" if isinstance(value, float) else str(value) for name, value in parameters.items()}
+    return ", ".join(f"{name} {value}" for name, value in plain.items())
