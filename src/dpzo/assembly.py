@@ -54,6 +54,7 @@ from dpzo.zo import (
     TrainableParameters,
     build_update,
     direction_scheme,
+    evaluations,
     shifted,
     update_facts,
 )
@@ -284,7 +285,7 @@ def assemble(
     if not replayed:
         synthetic = synthetic_objective(loaded, shape, shapes)
         settle_shift(parameters, synthetic, shapes.microbatch_size)
-        seconds = _seconds_per_step(synthetic, job)
+        seconds = _seconds_per_step(synthetic, job, evaluations(training.estimator, plan.num_directions))
     memory = planned_memory(loaded, shape, shapes.microbatch_size)
     memory += kept_memory(loaded, shape, shapes, plan.expected_batch_size, num_examples)
     forecast = Forecast(seconds, memory)
@@ -324,7 +325,7 @@ def _isolated(loaded: LoadedModel, shape: RowShape, training: TrainingConfig, qu
         ) from None
 
 
-def _seconds_per_step(synthetic: TokenObjective | FeatureObjective, job: Job) -> float:
+def _seconds_per_step(synthetic: TokenObjective | FeatureObjective, job: Job, evaluations: int) -> float:
     """Seconds of a step at the expected batch size, from two timed evaluations of one pass over synthetic records.
 
     Of a step's evaluations the first alone runs the frozen layers, where their output is shared.
@@ -342,7 +343,7 @@ def _seconds_per_step(synthetic: TokenObjective | FeatureObjective, job: Job) ->
     synthetic.forget()
     first, further = timed(), timed()
     passes = math.ceil(job.plan.expected_batch_size / size)
-    return passes * (first + (2 * job.plan.num_directions - 1) * further)
+    return passes * (first + (evaluations - 1) * further)
 
 
 def resolve_num_examples(

@@ -27,6 +27,7 @@ from dpzo.report.card import build_card
 from dpzo.scoring import judge
 from dpzo.tasks import Records, find_task
 from dpzo.zo import Objective
+from dpzo.zo import evaluations as step_evaluations
 
 EPSILON_SLACK = 2e-3
 """A card's ε may lie this share below the one that was asked for, and not above: the solver's tolerance."""
@@ -157,8 +158,8 @@ def evaluations(cell: Cell, parts: Assembled) -> dict[str, float]:
     if cell.baseline in FIRST_ORDER:
         return {"forward": 0.0, "backward": often}
     directions = 1 if cell.baseline == "dpgd-0th" else plan.num_directions
-    central = parts.subject.config.training.estimator == "central" or cell.baseline is not None
-    return {"forward": often * (2 * directions if central else directions + 1), "backward": 0.0}
+    estimator = parts.subject.config.training.estimator if cell.baseline is None else "central"
+    return {"forward": often * step_evaluations(estimator, directions), "backward": 0.0}
 
 
 def _train_privately(parts: Assembled, private: Objective, num_units: int) -> dict[str, Any]:

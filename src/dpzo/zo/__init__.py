@@ -10,7 +10,7 @@ from dpzo.zo.directions import (
     public_normal,
     public_uniform,
 )
-from dpzo.zo.estimators import ESTIMATORS, Estimator, Objective, central_difference, forward_difference
+from dpzo.zo.estimators import ESTIMATORS, Estimator, Objective, central_difference, evaluations, forward_difference
 from dpzo.zo.moments import Adam, Momentum
 from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.rules import UPDATES, RuleSettings, build_update, update_facts
@@ -52,6 +52,7 @@ __all__ = [
     "central_difference",
     "check_shift",
     "direction_scheme",
+    "evaluations",
     "forward_difference",
     "load_basis",
     "public_basis",

@@ -113,3 +113,12 @@ def _losses(objective: Objective, units: Units) -> NDArray[np.float64]:
 
 
 ESTIMATORS: dict[str, Estimator] = {"central": central_difference, "forward": forward_difference}
+
+
+def evaluations(estimator: str, num_directions: int) -> int:
+    """Evaluations of each unit's loss in a step of K directions: 2K for `central`, K + 1 for `forward`.
+
+    >>> evaluations("central", 16), evaluations("forward", 16)
+    (32, 17)
+    """
+    return num_directions + 1 if estimator == "forward" else 2 * num_directions
