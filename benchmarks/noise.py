@@ -125,6 +125,7 @@ def runs(data_dir: Path, seeds: int) -> list[dict[str, Any]]:
     """Test accuracy of private heads by Gaussian and by searched noise, paired over direction seeds."""
     from dpzo import train
     from dpzo.assembly import assemble, objective, resolve_num_examples, task_of
+    from dpzo.baselines import train_without_privacy
     from dpzo.cli.demo import demo_model
     from dpzo.config import parse_config
     from dpzo.defaults import default_learning_rate
@@ -151,12 +152,12 @@ def runs(data_dir: Path, seeds: int) -> list[dict[str, Any]]:
     job, start = parts.job, parts.job.parameters.state()
     rows = []
     for epsilon, delta, steps in RUNS:
-        scores: dict[str, list[float]] = {"gaussian": [], "auto": []}
+        scores: dict[str, list[float]] = {"none": [], "gaussian": [], "auto": []}
         stds, names = {}, {}
         for mechanism in scores:
             plan = solve_plan(
                 num_examples=number, expected_batch_size=number, steps=steps, delta=delta, epsilon=epsilon,
-                clip_norm=job.plan.clip_norm, mechanism=mechanism,
+                clip_norm=job.plan.clip_norm, mechanism="gaussian" if mechanism == "none" else mechanism,
             )  # fmt: skip
             stds[mechanism] = plan.noise_multiplier
             names[mechanism] = str(plan.mechanism)
@@ -170,8 +171,11 @@ def runs(data_dir: Path, seeds: int) -> list[dict[str, Any]]:
                 header = {**job.header, **journal_header(plan, True, {})}
                 one = replace(job, plan=plan, scheme=scheme, update=update, header=header)
                 job.parameters.load(start)
-                with tempfile.TemporaryDirectory() as folder:
-                    train.fit(one, private, records.num_units, Path(folder))
+                if mechanism == "none":
+                    train_without_privacy(one, private, records.num_units, clipped=True)
+                else:
+                    with tempfile.TemporaryDirectory() as folder:
+                        train.fit(one, private, records.num_units, Path(folder))
                 value = metric()["value"]
                 assert isinstance(value, float)
                 scores[mechanism].append(value)
@@ -184,6 +188,7 @@ def runs(data_dir: Path, seeds: int) -> list[dict[str, Any]]:
             "seeds": seeds,
             "noise": names["auto"],
             "variance_ratio": (stds["auto"] / stds["gaussian"]) ** 2,
+            "without_noise": float(np.mean(scores["none"])),
             "gaussian": float(np.mean(scores["gaussian"])),
             "auto": float(np.mean(scores["auto"])),
             "difference": float(gap.mean()),

@@ -145,10 +145,12 @@ def tabulated(shape: Shape, origin: str) -> LatticeNoise:
         geometric = int(np.argmin(kept[::-1])) if not kept.all() else len(kept)
         # Whole periods: elsewhere the end could fall within a step, flat but for rounding.
         end -= max(0, min(geometric, end - period - 1)) // period * period
+    # Where the law is flat up to its tail, rounding to integers must not lift the tail: it is lowered by 1e-12.
+    weights = np.concatenate([masses[: end - period], masses[end - period : end] * (1.0 - 1e-12)])
     block = math.ceil(RESOLUTION / shape.shift) | 1
     with localcontext(Context(prec=DIGITS)):
         return tabulate(
-            Side([Decimal(mass) for mass in masses[:end].tolist()], Decimal(ratio), period), shape.shift, block, origin
+            Side([Decimal(mass) for mass in weights.tolist()], Decimal(ratio), period), shape.shift, block, origin
         )
 
 
