@@ -19,7 +19,7 @@ def test_the_demo_tells_its_whole_story(
     assert "240 made-up support messages" in said
     assert "test accuracy: before" in said
     assert "after, at ε = 2" in said
-    assert "without privacy" in said
+    assert "the same steps without noise" in said
     assert "Privacy card" in said
     assert "replayed from base model and journal alone: equal, bit for bit" in said
     assert {path.name for path in (tmp_path / "kept").iterdir()} >= {"data", "run", "replayed"}
