@@ -25,7 +25,7 @@ EPSILON, DELTA = 2.0, 1e-5
 
 
 def run_demo(output: Path | None) -> None:
-    """Accuracy before, after at ε = 2, and after the same steps without noise; the card; a replay from the journal alone."""
+    """Accuracy before, at ε = 2, and after the same steps without noise; the card; a replay from the journal alone."""
     model = demo_model()
     folder = Path(tempfile.mkdtemp(prefix="dpzo-demo-")) if output is None else output
     if output is not None and output.exists():
