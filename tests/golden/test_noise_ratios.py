@@ -1,7 +1,7 @@
 """Variance of calibrated noises relative to the calibrated Gaussian: the reference table, one family at a time.
 
-Where a noise is pinned by its pure ε (Laplace at T = 10: b = T/ε) the exact figure is held and not the table's, whose grid
-rounded it up.
+Where a noise is pinned by its pure ε (Laplace at T = 10: b = T/ε) the exact figure is held and not the table's, which a
+grid rounded up.
 """
 
 from __future__ import annotations
