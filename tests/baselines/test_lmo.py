@@ -107,7 +107,7 @@ def test_noise_lands_on_every_element_and_is_fresh(size: int) -> None:
     first, second = torch.full((size,), 5.0), torch.full((size,), 5.0)
     add_mixture(first, law, 2.0, SecretRandom())
     add_mixture(second, law, 2.0, SecretRandom())
-    assert (first != second).all()
+    assert size == 0 or float((first != second).double().mean()) > 0.999  # two floats of many may meet by chance
     if size > 1:
         # Not by the deviation: of a law with such tails it is itself too random.
         near = float(((first - 5.0).abs() <= 2.0).double().mean())
