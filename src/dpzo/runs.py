@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -163,9 +163,7 @@ def carry_out(
         require_new(output)
     make_folder(output)
     write_durably(output / CONFIG, dump_config(parts.subject.config).encode())
-    # An ε beside a run that has no guarantee would be read as one: its plan says so in the same breath.
-    plan = {**parts.job.plan.summary(), "guarantee": _promises(parts), "epsilon_with_count": _epsilon(parts)}
-    write_durably(output / PLAN, (json.dumps(plan, indent=2) + "\n").encode())
+    write_durably(output / PLAN, (json.dumps(plan_facts(parts.job.plan, parts.job.header), indent=2) + "\n").encode())
     model = Path(parts.subject.config.model.name)
     local = {"data": source.to_dict(), "base": str(model.resolve()) if model.is_dir() else None}
     write_durably(output / LOCAL, yaml.safe_dump(local).encode())
@@ -226,12 +224,10 @@ def replay(run: Path, output: Path, *, base: str | None = None, watch: Watcher =
     """Rebuild a run's model from its base model and journal alone and save it to `output`. No data, no noise."""
     transcript = read(run)
     require_new(output)
-    evaluation = transcript.header["evaluation"]
-    shapes = Shapes(evaluation["microbatch_size"], evaluation["head_block"], torch.get_num_threads())
-    parts = _reassemble(transcript, base, shapes)
+    parts = for_replay(transcript, base)
     trainer.replay(parts.job, transcript, observe=watch(_progress(parts)))
     make_folder(output)
-    _save_model(parts, output)
+    save_model(parts, output)
     rebuilt = _trained_fingerprint(output / MODEL)
     finished = run / MODEL / FINISHED
     return Replayed(rebuilt, _trained_fingerprint(run / MODEL) == rebuilt if finished.is_file() else None)
@@ -293,11 +289,18 @@ FINISHED = "trained.json"
 
 
 def _finish(parts: Assembled, output: Path) -> dict[str, Any]:
-    _save_model(parts, output)
+    save_model(parts, output)
     return write_card(output, read(output))
 
 
-def _save_model(parts: Assembled, output: Path) -> None:
+def for_replay(transcript: Transcript, base: str | None) -> Assembled:
+    """The parts of a run at θ_0, to rebuild it: nothing is evaluated. `base` replaces the header's base model."""
+    evaluation = transcript.header["evaluation"]
+    shapes = Shapes(evaluation["microbatch_size"], evaluation["head_block"], torch.get_num_threads())
+    return _reassemble(transcript, base, shapes)
+
+
+def save_model(parts: Assembled, output: Path) -> None:
     """model/ as plain save_pretrained, plus the fingerprint of the trained parameters for replay to compare."""
     folder = output / MODEL
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -337,10 +340,18 @@ def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomnes
     return count
 
 
-def _epsilon(parts: Assembled) -> float:
+def plan_facts(plan: PrivacyPlan, header: Mapping[str, Any]) -> dict[str, Any]:
+    """What plan.json holds: a function of the journal's header, whose plan is `plan`.
+
+    An ε beside a run that has no guarantee would be read as one, so the guarantee stands in the same breath.
+    """
+    return {**plan.summary(), "guarantee": _promises(header), "epsilon_with_count": _epsilon(plan, header)}
+
+
+def _epsilon(plan: PrivacyPlan, header: Mapping[str, Any]) -> float:
     """ε of the whole run: the plan's, and what a private count has cost."""
-    count = parts.job.header.get("count")
-    return parts.job.plan.epsilon + (0.0 if count is None else PrivateCount.from_dict(count).epsilon)
+    count = header.get("count")
+    return plan.epsilon + (0.0 if count is None else PrivateCount.from_dict(count).epsilon)
 
 
 def _read_records(
@@ -355,15 +366,14 @@ def _read_records(
     )
 
 
-def _promises(parts: Assembled) -> bool:
+def _promises(header: Mapping[str, Any]) -> bool:
     """Whether the plan's ε may be claimed, as far as a run knows before it starts."""
-    header = parts.job.header
     return bool(header["secret_randomness"]) and header["num_examples_source"] != "from-file"
 
 
 def _progress(parts: Assembled) -> Progress:
-    forecast = parts.forecast
-    return Progress(parts.job.plan, _epsilon(parts), _promises(parts), forecast.seconds_per_step, forecast.memory_bytes)
+    plan, header, forecast = parts.job.plan, parts.job.header, parts.forecast
+    return Progress(plan, _epsilon(plan, header), _promises(header), forecast.seconds_per_step, forecast.memory_bytes)
 
 
 def _local(folder: Path) -> tuple[DataSource, str | None]:
