@@ -210,7 +210,7 @@ WORD = MARK + "secret"
         ("\0\xff" + WORD).encode("latin-1"),
         WORD.encode().hex().encode(),
         *(base64.b64encode(b"x" * pad + WORD.encode()) for pad in range(6)),
-        gzip.compress(WORD.encode()),
+        gzip.compress(WORD.encode(), mtime=0),
         f"N={NUM_RECORDS}".encode(),
         f'{{"units": {NUM_UNITS}}}'.encode(),
         b"1,361 records",

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpzo.errors import DpzoError
-from dpzo.zo.directions import KINDS, Backend, DirectionScheme, StepDirections, public_normal, public_uniform
+from dpzo.zo.directions import KINDS, Backend, DirectionScheme, StepDirections
+from dpzo.zo.initial import public_normal, public_uniform
 from dpzo.zo.kernels import reference, spec
 
 BACKENDS: list[Backend] = ["numba", "reference"]
@@ -245,11 +246,11 @@ def test_misuse_is_refused() -> None:
 
 def test_kernels_compile_where_no_folder_can_hold_a_cache() -> None:
     """A function without a source file has nowhere to be cached, like an installation that is read-only throughout."""
-    from dpzo.zo.kernels import cpu
+    from dpzo.zo.kernels import blocks_cpu
 
     namespace: dict[str, Callable[[int], int]] = {}
     exec("def twice(x):\n    return 2 * x", namespace)
-    assert cpu._jit(namespace["twice"])(4) == 8
+    assert blocks_cpu.jit(namespace["twice"])(4) == 8
 
 
 def test_threads_may_generate_at_the_same_time() -> None:

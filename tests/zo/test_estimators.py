@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dpzo.zo import ESTIMATORS, DirectionScheme, TrainableParameters, forward_difference
-from dpzo.zo.directions import public_normal
+from dpzo.zo.initial import public_normal
 
 SIZES = (5, 12, 3)
 DIMENSION = sum(SIZES)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dpzo.errors import DpzoError
-from dpzo.zo.directions import DirectionScheme, StepDirections, public_normal
+from dpzo.zo.directions import DirectionScheme, StepDirections
+from dpzo.zo.initial import public_normal
 from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.shift import check_shift, shifted
 

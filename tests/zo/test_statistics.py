@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from dpzo.zo.directions import KINDS, DirectionScheme, public_normal, public_uniform
+from dpzo.zo.directions import KINDS, DirectionScheme
+from dpzo.zo.initial import public_normal, public_uniform
 
 DRAWS = 2_000_000
 

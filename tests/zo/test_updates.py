@@ -16,8 +16,9 @@ from torch import nn
 
 from dpzo.errors import DpzoError
 from dpzo.zo import TailAverage, updates
-from dpzo.zo.directions import DirectionScheme, StepDirections, public_normal
+from dpzo.zo.directions import DirectionScheme, StepDirections
 from dpzo.zo.estimators import central_difference
+from dpzo.zo.initial import public_normal
 from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.schedules import SCHEDULES, Constant, Cosine, Linear, cos_pi
 from dpzo.zo.shift import shifted

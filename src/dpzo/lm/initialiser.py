@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from dpzo.lm.trainable import Initialiser
-from dpzo.zo.directions import public_uniform
+from dpzo.zo.initial import public_uniform
 
 
 def seeded_initialiser(seed: int) -> Initialiser:

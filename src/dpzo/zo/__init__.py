@@ -7,10 +7,9 @@ from dpzo.zo.directions import (
     DirectionScheme,
     StepDirections,
     Structure,
-    public_normal,
-    public_uniform,
 )
 from dpzo.zo.estimators import ESTIMATORS, Estimator, Objective, central_difference, evaluations, forward_difference
+from dpzo.zo.initial import public_normal, public_uniform
 from dpzo.zo.moments import Adam, Momentum
 from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.rules import UPDATES, RuleSettings, build_update, update_facts

@@ -6,7 +6,6 @@ directions were made, or on any generator's state. `kernels.spec` fixes the bits
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,8 +29,6 @@ __all__ = [
     "Kind",
     "StepDirections",
     "Structure",
-    "public_normal",
-    "public_uniform",
 ]
 
 Backend = Literal["numba", "reference"]
@@ -79,7 +76,7 @@ class Structure(Protocol):
         """out_j ← u_{k, start + j}; `out` is flat, contiguous, fp32, within the parameter."""
 
 
-def _kernels(backend: Backend, device: torch.device) -> Kernels:
+def kernels_for(backend: Backend, device: torch.device) -> Kernels:
     """The kernels asked for; numba serves CPU tensors only, elsewhere the reference gives the same bits."""
     if backend == "numba" and device.type == "cpu":
         from dpzo.zo.kernels import cpu  # numba takes half a second to import
@@ -90,7 +87,8 @@ def _kernels(backend: Backend, device: torch.device) -> Kernels:
     raise DpzoError(f"backend: {backend!r} is unknown; choose numba or reference")
 
 
-def _check_seed(seed: int) -> None:
+def check_seed(seed: int) -> None:
+    """Raises DpzoError outside 0 … 2⁶⁴ − 1."""
     if not 0 <= seed < 1 << 64:
         raise DpzoError(f"seed: {seed} is outside 0 … 2^64 − 1; choose a seed in that range")
 
@@ -133,7 +131,7 @@ class DirectionScheme:
     shapes: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        _check_seed(self.seed)
+        check_seed(self.seed)
         if self.kind not in KINDS:
             raise DpzoError(f"directions: {self.kind!r} is unknown; choose one of {', '.join(KINDS)}")
         if not 1 <= self.num_directions <= spec.MAX_DIRECTIONS:
@@ -219,7 +217,7 @@ class StepDirections:
 
     def draw(self, role: str, k: int, parameter: int, out: Tensor, start: int = 0) -> None:
         """out_j ← element start + j of the kind's law in the stream of `role`: what structures are made of."""
-        _kernels(self.backend, out.device).fill(self.stream(k, parameter, role), 1.0, out, start)
+        kernels_for(self.backend, out.device).fill(self.stream(k, parameter, role), 1.0, out, start)
 
     def scale_factor(self, k: int) -> float:
         """√d / ‖g_k‖ rounded to fp32 for `sphere`, with g_k the Gaussian direction over all parameters jointly; else 1.
@@ -232,7 +230,7 @@ class StepDirections:
         if not KINDS[self.scheme.kind].on_sphere or self.scheme.structure is not None:
             return 1.0  # a structure applies whatever scale there is
         if k not in self._factors:
-            kernels = _kernels(self.backend, torch.device("cpu"))
+            kernels = kernels_for(self.backend, torch.device("cpu"))
             parts = enumerate(self.scheme.sizes)
             total = sum(kernels.square_sum(self.stream(k, parameter), 0, size) for parameter, size in parts)
             self._factors[k] = sphere_factor(self.scheme.dimension, total)
@@ -248,7 +246,7 @@ class StepDirections:
 
     def fill_kind(self, k: int, parameter: int, out: Tensor, start: int = 0) -> None:
         """out_j ← z_{k, start + j} of the kind alone, whatever the structure."""
-        _kernels(self.backend, out.device).fill(self.stream(k, parameter), self.scale_factor(k), out, start)
+        kernels_for(self.backend, out.device).fill(self.stream(k, parameter), self.scale_factor(k), out, start)
 
     def add(self, k: int, parameter: int, base: Tensor, scale: float, out: Tensor, start: int = 0) -> None:
         """out_j ← fl(base_j + fl(scale·z_{k, start + j})), `scale` rounded to fp32 first; two rounded operations."""
@@ -260,7 +258,7 @@ class StepDirections:
             self._add_structured(self.scheme.structure, k, parameter, base, scale, out, start)
             return
         stream, factor = self.stream(k, parameter), self.scale_factor(k)
-        _kernels(self.backend, out.device).add(stream, factor, base, scale, out, start)
+        kernels_for(self.backend, out.device).add(stream, factor, base, scale, out, start)
 
     def accumulate(self, k: int, parameter: int, coefficient: float, acc: Tensor, start: int = 0) -> None:
         """acc_j ← fl(acc_j + fl(coefficient·z_{k, start + j}))."""
@@ -269,16 +267,13 @@ class StepDirections:
     def combine(self, parameter: int, coefficients: Sequence[float], out: Tensor, start: int = 0) -> None:
         """out_j ← Σ_k fl(c_k·z_{k, start + j}) in fp32, sequentially for k = 0 … K − 1 from zero."""
         self._check(parameter, out, start)
-        if len(coefficients) != self.num_directions:
-            raise ValueError(f"{len(coefficients)} coefficients for {self.num_directions} directions")
+        streams, factors, _ = self._terms(parameter, coefficients)
         out.zero_()
         if self.scheme.structure is not None:
             for k, coefficient in enumerate(coefficients):
                 self._add_structured(self.scheme.structure, k, parameter, out, coefficient, out, start)
             return
-        streams = [self.stream(k, parameter) for k in range(self.num_directions)]
-        factors = [self.scale_factor(k) for k in range(self.num_directions)]
-        _kernels(self.backend, out.device).accumulate(streams, factors, coefficients, out, start)
+        kernels_for(self.backend, out.device).accumulate(streams, factors, coefficients, out, start)
 
     def _add_structured(
         self, structure: Structure, k: int, parameter: int, base: Tensor, scale: float, out: Tensor, start: int
@@ -295,8 +290,12 @@ class StepDirections:
     def shift(self, k: int, parameter: int, base: Tensor, scale: float, out: Tensor) -> None:
         """out_j ← rn(fl(base_j + fl(scale·z_kj))) over a whole parameter: fp32, then to nearest even in `out`'s dtype.
 
-        `base` and `out` are flat, of one dtype: fp32, bf16 or fp16. A block at a time, so nothing of θ's size is made.
+        `base` and `out` are flat, of one dtype: fp32, bf16 or fp16. Nothing of θ's size is made.
         """
+        if self.scheme.structure is None:
+            stream, factor = self.stream(k, parameter), self.scale_factor(k)
+            kernels_for(self.backend, out.device).add(stream, factor, base, scale, out, 0)
+            return
         if base.dtype == torch.float32:
             self.add(k, parameter, base, scale, out)
             return
@@ -304,6 +303,40 @@ class StepDirections:
             wide = base[start : start + _BLOCK].float()
             self.add(k, parameter, wide, scale, wide, start)
             out[start : start + _BLOCK].copy_(wide)
+
+    def shift_rows(self, k: int, parameter: int, base: Tensor, scale: float, rows: Tensor) -> Tensor:
+        """Rows `rows` (R,) of what `shift` would make of the whole matrix `base` (V, W), to the bit; shape (R, W)."""
+        out = base.new_empty((len(rows), base.shape[1]))
+        if self.scheme.structure is None:
+            stream, factor = self.stream(k, parameter), self.scale_factor(k)
+            kernels_for(self.backend, out.device).add_rows(stream, factor, base, scale, rows, out)
+            return out
+        for own, row in zip(out, rows.tolist(), strict=True):
+            wide = base[row].float()
+            self.add(k, parameter, wide, scale, wide, row * base.shape[1])
+            own.copy_(wide)
+        return out
+
+    def step_into(self, parameter: int, coefficients: Sequence[float], theta: Tensor) -> None:
+        """θ_j ← fl(θ_j + g_j) over a whole fp32 parameter, g as `combine` makes it: one pass over memory if it can."""
+        self._check(parameter, theta, 0)
+        if self.scheme.structure is None:
+            kernels_for(self.backend, theta.device).step(*self._terms(parameter, coefficients), theta, 0)
+            return
+        gradient = torch.empty(min(theta.numel(), _BLOCK), dtype=torch.float32, device=theta.device)
+        for start in range(0, theta.numel(), _BLOCK):
+            part = theta[start : start + _BLOCK]
+            self.combine(parameter, coefficients, gradient[: part.numel()], start)
+            part.add_(gradient[: part.numel()])
+
+    def _terms(
+        self, parameter: int, coefficients: Sequence[float]
+    ) -> tuple[list[Stream], list[float], Sequence[float]]:
+        """Streams, factors and coefficients of a sum over k."""
+        if len(coefficients) != self.num_directions:
+            raise ValueError(f"{len(coefficients)} coefficients for {self.num_directions} directions")
+        count = range(self.num_directions)
+        return [self.stream(k, parameter) for k in count], [self.scale_factor(k) for k in count], coefficients
 
     def round_into(self, parameter: int, wide: Tensor, out: Tensor, start: int = 0) -> None:
         """out_j ← wide_j, rounded stochastically by public bits of (seed, step, parameter, start + j).
@@ -345,46 +378,3 @@ def sphere_factor(dimension: int, square_sum: int) -> float:
         return 0.0
     root = math.sqrt(Fraction(dimension << spec.FIXED_POINT_BITS, square_sum))
     return float(torch.tensor(root, dtype=torch.float32))
-
-
-def public_uniform(seed: int, name: str | int, size: int, low: float, high: float) -> Tensor:
-    """A flat fp32 tensor of `size` public uniforms in [low, high], to initialise the new parameter `name`.
-
-    Formula: fl(low + fl(fl32(high − low)·u)) with u = (⌊w / 2⁹⌋ + ½)·2⁻²³ ∈ (0, 1). A pure function of its arguments,
-    bitwise equal everywhere, and independent of every direction. Raises DpzoError for a seed outside 0 … 2⁶⁴ − 1.
-    """
-    stream = _initial_stream(seed, name, "init_uniform")
-    out = torch.empty(size, dtype=torch.float32)
-    width, base = torch.tensor(high - low, dtype=torch.float32), torch.tensor(low, dtype=torch.float32)
-    chunk = 1 << 18
-    for at in range(0, size, chunk):
-        words = reference.uniform_words(stream, at, min(chunk, size - at), torch.device("cpu"))
-        unit = ((words >> 9).to(torch.float32) + 0.5) * 2.0**-23
-        out[at : at + chunk] = base + width * unit
-    return out
-
-
-def public_normal(seed: int, name: str | int, size: int, std: float, backend: Backend = "numba") -> Tensor:
-    """A flat fp32 tensor of `size` public normals of deviation `std`, to initialise the new parameter `name`.
-
-    Formula: fl(std·g). A pure function of its arguments, bitwise equal everywhere, and independent of every direction.
-    Raises DpzoError for a seed outside 0 … 2⁶⁴ − 1.
-    """
-    out = torch.empty(size, dtype=torch.float32)
-    _kernels(backend, out.device).fill(_initial_stream(seed, name, "init_normal"), std, out, 0)
-    return out
-
-
-def _initial_stream(seed: int, name: str | int, purpose: str) -> Stream:
-    """A stream addressed by 76 bits of a hash: a name and the index of the same spelling are different addresses."""
-    _check_seed(seed)
-    label = f"index:{name}" if isinstance(name, int) else f"name:{name}"
-    digest = int.from_bytes(hashlib.sha256(label.encode()).digest(), "little")
-    return Stream(
-        law=spec.NORMALS,
-        key0=seed & 0xFFFFFFFF,
-        key1=seed >> 32,
-        parameter=digest & (spec.MAX_PARAMETERS - 1),
-        c2=(digest >> 20) & 0xFFFFFFFF,
-        c3=((digest >> 52) & 0xFFFFFF) | spec.PURPOSES[purpose] << 24,
-    )

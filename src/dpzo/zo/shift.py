@@ -15,9 +15,42 @@ from typing import Any, Literal
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from dpzo.zo.directions import DirectionScheme, StepDirections
 from dpzo.zo.parameters import TrainableParameters
+
+
+class _Gathered(TorchFunctionMode):
+    """While an embedding layer runs: only the rows that it looks up are shifted, not its whole table."""
+
+    def __init__(self, shift: _Shift, index: int) -> None:
+        super().__init__()
+        self._shift, self._index, self._is_whole = shift, index, False
+
+    def open(self) -> None:
+        """Start of the layer's call."""
+        self.__enter__()  # type: ignore[no-untyped-call]
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        options = options or {}
+        reads = [place for place, value in enumerate(arguments) if self._shift.is_parameter(value, self._index)]
+        if function is functional.embedding and reads == [1]:
+            chosen, places = torch.unique(arguments[0], return_inverse=True)
+            return functional.embedding(places, self._shift.rows(self._index, chosen))
+        if reads and function.__name__ != "__get__" and not self._is_whole:  # not a lookup, nor a glance at its shape
+            self._is_whole = True
+            self._shift.enter(self._index)
+        return function(*arguments, **options)
+
+    def close(self) -> None:
+        """End of the layer's call."""
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if self._is_whole:
+            self._shift.leave(self._index)
 
 
 class _Shift:
@@ -30,6 +63,7 @@ class _Shift:
         self._live: dict[int, tuple[Tensor, Tensor]] = {}
         self._users: dict[int, int] = {}
         self._running: list[nn.Module] = []
+        self._gathered: list[_Gathered] = []
         self.visited: set[int] = set()
 
     def owned(self, module: nn.Module) -> list[int]:
@@ -37,6 +71,15 @@ class _Shift:
         recurse = isinstance(module, nn.MultiheadAttention)  # it reads its output layer's weight without calling it
         own = (p for p in module.parameters(recurse=recurse) if id(p) in self._index)
         return [self._index[id(p)] for p in own]
+
+    def is_parameter(self, tensor: Any, index: int) -> bool:
+        """Whether `tensor` is trainable parameter `index` itself."""
+        return tensor is self._parameters[index]
+
+    def rows(self, index: int, chosen: Tensor) -> Tensor:
+        """Rows `chosen` of the shifted matrix."""
+        theta = self._parameters[index].data
+        return self._directions.shift_rows(self._k, index, theta, self._scale, chosen)
 
     def enter(self, index: int) -> None:
         self.visited.add(index)
@@ -69,8 +112,20 @@ class _Shift:
             for index in self.owned(module):
                 self.leave(index)
 
+    def before_lookup(self, module: nn.Module, _arguments: Any) -> None:
+        (index,) = self.owned(module)
+        self.visited.add(index)
+        self._gathered.append(_Gathered(self, index))
+        self._gathered[-1].open()
+
+    def after_lookup(self, _module: nn.Module, _arguments: Any, _output: Any) -> None:
+        if self._gathered:
+            self._gathered.pop().close()
+
     def restore(self) -> None:
         """Point everything back, whatever has happened."""
+        while self._gathered:
+            self._gathered.pop().close()
         for index in list(self._live):
             self._users[index] = 1
             self.leave(index)
@@ -90,8 +145,9 @@ def shifted(
 
     - θ's memory, version counter and parameter objects are the same before, during (memory) and after, also when the
       block or a layer raises. Nothing is ever subtracted back.
-    - `all` holds one copy of the trainable part. `layer` holds the parameters of the layers that are running; it serves
-      a parameter only while a module that owns it directly is being called: see `check_shift`.
+    - `all` holds one copy of the trainable part. `layer` holds the parameters of the layers that are running, and of an
+      embedding's table only the rows looked up; it serves a parameter only while a module that owns it directly is
+      being called: see `check_shift`.
     - Both give the same bits. A weight tied between modules gets one z.
 
     Raises RuntimeError when blocks over the same parameters are nested: their shifts would add up unnoticed.
@@ -105,14 +161,23 @@ def shifted(
                 shift.enter(index)
         else:
             for module in parameters.module.modules():
-                if shift.owned(module):
+                if owned := shift.owned(module):
+                    looks_up = _is_lookup(module, len(owned))
+                    before, after = (
+                        (shift.before_lookup, shift.after_lookup) if looks_up else (shift.before, shift.after)
+                    )
                     hooks = (
-                        module.register_forward_pre_hook(shift.before, prepend=True),
-                        module.register_forward_hook(shift.after, always_call=True),
+                        module.register_forward_pre_hook(before, prepend=True),
+                        module.register_forward_hook(after, always_call=True),
                     )
                     for hook in hooks:
                         stack.callback(hook.remove)
         yield shift.visited
+
+
+def _is_lookup(module: nn.Module, owned: int) -> bool:
+    """Whether a layer only looks rows up in one table and never writes to it (`max_norm` rescales rows in place)."""
+    return isinstance(module, nn.Embedding) and owned == 1 and module.max_norm is None and module.weight.dim() == 2
 
 
 @dataclass(frozen=True)

@@ -57,14 +57,20 @@ def blocks(parameters: TrainableParameters) -> Iterator[tuple[int, int, Tensor]]
 
 
 def combined(
-    parameters: TrainableParameters, directions: StepDirections, coefficients: Sequence[float]
+    parameters: TrainableParameters,
+    directions: StepDirections,
+    coefficients: Sequence[float],
+    sixteen_bit: bool = False,
 ) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """`blocks`, each with g_j = Σ_k fl(c_k·z_kj), sequentially for k = 0 … K − 1 from 0, in fp32.
 
-    The last tensor is scratch that the caller may change; the next block overwrites it.
+    The last tensor is scratch that the caller may change; the next block overwrites it. With `sixteen_bit` only the
+    blocks of parameters that are not fp32.
     """
     scratch: dict[torch.device, Tensor] = {}
     for index, start, theta in blocks(parameters):
+        if sixteen_bit and theta.dtype == torch.float32:
+            continue
         if theta.device not in scratch:
             scratch[theta.device] = torch.empty(_BLOCK, dtype=torch.float32, device=theta.device)
         gradient = scratch[theta.device][: theta.numel()]
@@ -169,7 +175,10 @@ class Sgd:
         coefficients = self.coefficients(values, step)
         names = parameters.names
         with torch.no_grad():
-            for index, start, theta, gradient in combined(parameters, directions, coefficients):
+            for index, dtype in enumerate(parameters.dtypes):
+                if dtype == "float32":
+                    directions.step_into(index, coefficients, parameters.flat(index))
+            for index, start, theta, gradient in combined(parameters, directions, coefficients, sixteen_bit=True):
                 move(theta, gradient, directions, index, start, master_of(state, names[index], start, theta))
 
     def finish(self, parameters: TrainableParameters, state: Mapping[str, Tensor]) -> None:

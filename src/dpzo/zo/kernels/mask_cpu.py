@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpzo.zo.kernels.cpu import _jit, _philox_chunk
+from dpzo.zo.kernels.blocks_cpu import jit, philox
 from dpzo.zo.kernels.spec import Stream
 
 _BLOCKS = 128
 _PER_BLOCK = 4
 
 
-@_jit
+@jit
 def _keep(
     key0: np.uint64,
     key1: np.uint64,
@@ -32,7 +32,7 @@ def _keep(
     skip = start - block * _PER_BLOCK
     while at < count:
         blocks = min(_BLOCKS, (skip + count - at + _PER_BLOCK - 1) // _PER_BLOCK)
-        _philox_chunk(key0, key1, parameter, c2, c3, np.uint64(block), blocks, words[0], words[1], words[2], words[3])
+        philox(key0, key1, parameter, c2, c3, np.uint64(block), blocks, words)
         take = min(blocks * _PER_BLOCK - skip, count - at)
         for i in range(take):
             place = skip + i

@@ -143,12 +143,19 @@ def fill(stream: Stream, factor: float, out: Tensor, start: int) -> None:
 
 
 def add(stream: Stream, factor: float, base: Tensor, scale: float, out: Tensor, start: int) -> None:
-    """out_j ← fl(base_j + fl(scale·z_j)); see `Kernels.add`."""
+    """out_j ← rn(fl(base_j + fl(scale·z_j))); see `Kernels.add`."""
     factor32 = torch.tensor(factor, dtype=torch.float32, device=out.device)
     scale32 = torch.tensor(scale, dtype=torch.float32, device=out.device)
     for at, elements in _chunks(stream, start, out.numel(), out.device):
         product = (elements * factor32) * scale32
-        out[at : at + elements.numel()] = base[at : at + elements.numel()] + product
+        out[at : at + elements.numel()] = base[at : at + elements.numel()].float() + product
+
+
+def add_rows(stream: Stream, factor: float, base: Tensor, scale: float, rows: Tensor, out: Tensor) -> None:
+    """out_i ← row rows_i of a shifted matrix; see `Kernels.add_rows`."""
+    width = base.shape[1]
+    for i, row in enumerate(rows.tolist()):
+        add(stream, factor, base[row], scale, out[i], row * width)
 
 
 def accumulate(
@@ -157,6 +164,18 @@ def accumulate(
     """acc_j ← fl(acc_j + fl(coefficient_k·z_kj)), sequential in k; see `Kernels.accumulate`."""
     for stream, factor, coefficient in zip(streams, factors, coefficients, strict=True):
         add(stream, factor, acc, coefficient, acc, start)
+
+
+def step(
+    streams: Sequence[Stream], factors: Sequence[float], coefficients: Sequence[float], theta: Tensor, start: int
+) -> None:
+    """theta_j ← fl(theta_j + g_j); see `Kernels.step`."""
+    size = _CHUNK_BLOCKS * spec.ELEMENTS_PER_BLOCK[spec.NORMALS]
+    for at in range(0, theta.numel(), size):
+        part = theta[at : at + size]
+        total = torch.zeros_like(part)
+        accumulate(streams, factors, coefficients, total, start + at)
+        part.add_(total)
 
 
 def square_sum(stream: Stream, start: int, count: int) -> int:

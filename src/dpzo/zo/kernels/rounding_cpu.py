@@ -9,18 +9,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpzo.zo.kernels.cpu import _jit, _philox_chunk
+from dpzo.zo.kernels.blocks_cpu import jit, philox
 from dpzo.zo.kernels.rounding import BF16_LARGEST, FP16_LARGEST, FP16_SMALLEST_NORMAL, INFINITE
 from dpzo.zo.kernels.spec import Stream
+from dpzo.zo.kernels.threads import split
 
 _BLOCKS = 128
+_LEAST = 1 << 15  # elements for which a thread of its own pays
 _PER_BLOCK = 8  # elements of 16 bits in a block of 128
 _INFINITE, _BF16, _FP16 = np.uint32(INFINITE), np.uint32(BF16_LARGEST), np.uint32(FP16_LARGEST)
 _NORMAL = np.uint32(FP16_SMALLEST_NORMAL)
 _2P40 = np.float32(2.0**40)
 
 
-@_jit
+@jit
 def _to_bf16(bits: np.uint32, random: np.uint32) -> np.uint16:
     size = np.uint32(bits & np.uint32(0x7FFFFFFF))
     if size >= _INFINITE:
@@ -31,7 +33,7 @@ def _to_bf16(bits: np.uint32, random: np.uint32) -> np.uint16:
     return np.uint16(np.uint32(moved | np.uint32(bits & np.uint32(0x80000000))) >> np.uint32(16))
 
 
-@_jit
+@jit
 def _to_fp16(value: np.float32, bits: np.uint32, random: np.uint32) -> np.uint16:
     size = np.uint32(bits & np.uint32(0x7FFFFFFF))
     sign = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
@@ -47,7 +49,7 @@ def _to_fp16(value: np.float32, bits: np.uint32, random: np.uint32) -> np.uint16
     return np.uint16(sign | np.uint32(np.uint32(moved - np.uint32(112 << 23)) >> np.uint32(13)))
 
 
-@_jit
+@jit
 def _round(
     key0: np.uint64,
     key1: np.uint64,
@@ -66,7 +68,7 @@ def _round(
     skip = start - block * _PER_BLOCK
     while at < count:
         blocks = min(_BLOCKS, (skip + count - at + _PER_BLOCK - 1) // _PER_BLOCK)
-        _philox_chunk(key0, key1, parameter, c2, c3, np.uint64(block), blocks, words[0], words[1], words[2], words[3])
+        philox(key0, key1, parameter, c2, c3, np.uint64(block), blocks, words)
         take = min(blocks * _PER_BLOCK - skip, count - at)
         for i in range(take):
             place = skip + i
@@ -81,14 +83,13 @@ def _round(
 
 def round_into(stream: Stream, wide: Tensor, out: Tensor, start: int) -> None:
     """out_j ← wide_j rounded by the bits of element start + j; see `rounding`."""
-    _round(
-        np.uint64(stream.key0),
-        np.uint64(stream.key1),
-        np.uint64(stream.parameter),
-        np.uint64(stream.c2),
-        np.uint64(stream.c3),
-        start,
-        out.dtype == torch.bfloat16,
-        cast(NDArray[np.float32], wide.detach().numpy()),
-        cast(NDArray[np.uint16], out.detach().view(torch.int16).numpy().view(np.uint16)),
-    )
+    words = (stream.key0, stream.key1, stream.parameter, stream.c2, stream.c3)
+    key0, key1, parameter, c2, c3 = (np.uint64(word) for word in words)
+    source = cast(NDArray[np.float32], wide.detach().numpy())
+    target = cast(NDArray[np.uint16], out.detach().view(torch.int16).numpy().view(np.uint16))
+    is_bf16 = out.dtype == torch.bfloat16
+
+    def part(begin: int, end: int) -> None:
+        _round(key0, key1, parameter, c2, c3, start + begin, is_bf16, source[begin:end], target[begin:end])
+
+    split(source.size, _LEAST, part)

@@ -111,15 +111,26 @@ class Stream:
 class Kernels(Protocol):
     """Elements start … start + len − 1 of a stream, times `factor`: z = fl(factor·element), fp32.
 
-    Tensors are flat, contiguous, fp32, on one device; `out` may not overlap `base` unless it is `base`. `scale`,
-    `factor` and coefficients are rounded to fp32 first. Any (start, length) gives the same elements as a whole pass.
+    Tensors are flat and contiguous on one device, and fp32 where nothing else is said; `out` may not overlap `base`
+    unless it is `base`. `scale`, `factor` and coefficients are rounded to fp32 first. Any (start, length) gives the
+    elements of a whole pass, and so does any number of threads.
     """
 
     def fill(self, stream: Stream, factor: float, out: Tensor, start: int) -> None:
         """out_j ← z_j."""
 
     def add(self, stream: Stream, factor: float, base: Tensor, scale: float, out: Tensor, start: int) -> None:
-        """out_j ← fl(base_j + fl(scale·z_j)): two rounded operations."""
+        """out_j ← fl(base_j + fl(scale·z_j)): two rounded operations.
+
+        `base` and `out` of one dtype, fp32, bf16 or fp16; a 16-bit sum is made in fp32 and rounded once more, to
+        nearest even.
+        """
+
+    def add_rows(self, stream: Stream, factor: float, base: Tensor, scale: float, rows: Tensor, out: Tensor) -> None:
+        """out_i ← row rows_i of what `add` would make of the whole matrix `base`, (V, W), from element 0 on.
+
+        `rows` int64 (R,), `out` (R, W) of base's dtype.
+        """
 
     def accumulate(
         self,
@@ -130,6 +141,16 @@ class Kernels(Protocol):
         start: int,
     ) -> None:
         """acc_j ← fl(acc_j + fl(coefficient_k·z_kj)) for k = 0, 1, … in this order; the streams share their law."""
+
+    def step(
+        self,
+        streams: Sequence[Stream],
+        factors: Sequence[float],
+        coefficients: Sequence[float],
+        theta: Tensor,
+        start: int,
+    ) -> None:
+        """theta_j ← fl(theta_j + g_j), g_j being what `accumulate` makes of 0: one pass over memory."""
 
     def square_sum(self, stream: Stream, start: int, count: int) -> int:
         """Σ_j ⌊fl(element_j²)·2²⁴⌋ over `count` elements, an exact integer (no factor)."""
