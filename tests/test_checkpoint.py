@@ -66,6 +66,20 @@ def test_a_checkpoint_gives_back_weights_and_the_state_of_the_update(linear: Mod
     assert stat.S_IMODE((stopped / CHECKPOINT).stat().st_mode) == 0o600
 
 
+def test_a_checkpoint_with_a_flipped_bit_is_disregarded(linear: ModuleType, stopped: Path) -> None:
+    """Its header is whole and the journal vouches for its step, yet these are not the weights of that step."""
+    path = stopped / CHECKPOINT
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for place in (start, (start + len(whole)) // 2, len(whole) - 1):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(bytes(changed))
+        assert load(linear, stopped)[0].step == 0
+    path.write_bytes(whole)
+    assert load(linear, stopped)[0].step == 10
+
+
 def _other_hash(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     metadata["hash"] = "0" * 64
 

@@ -353,10 +353,20 @@ def test_a_header_without_what_reading_needs_is_refused(tmp_path: Path, header: 
         read(folder)
 
 
+@pytest.mark.parametrize("value", [b"NaN", b"-Infinity", b"1e999"])
+def test_a_header_with_what_json_does_not_know_is_refused(tmp_path: Path, value: bytes) -> None:
+    folder = write(tmp_path / "run")
+    first, *rest = lines(folder)
+    put_lines(folder, [first.replace(b"0.125", value), *rest])
+    with pytest.raises(DpzoError, match="line 1 was changed"):
+        read(folder)
+
+
 @pytest.mark.parametrize(
     "content",
     [
         None,
+        b"[" * 100_000,
         b"",
         b"{",
         b"[]",

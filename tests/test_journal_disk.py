@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,52 @@ def test_a_process_is_refused_while_this_one_holds_the_run(tmp_path: Path) -> No
     journal.close(clean=True)
 
 
+def test_a_journal_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    """A process that dies while it creates a run leaves nothing that looks like one, and nothing in the way."""
+    for act in ("fsync", "_move_head", "replace"):
+        with pytest.MonkeyPatch.context() as patch:
+            place = {"fsync": os, "_move_head": Journal, "replace": Path}[act]
+            patch.setattr(place, act, _dies)
+            with pytest.raises(_Died):
+                Journal.create(tmp_path, HEADER)
+        with pytest.raises(DpzoError, match=r"no readable journal\.jsonl"):
+            read(tmp_path)
+    (tmp_path / f"{JOURNAL}.new").write_bytes(b"left by a process that was killed")
+    Journal.create(tmp_path, HEADER).close(clean=True)
+    assert read(tmp_path).num_steps == 0
+    assert not (tmp_path / f"{JOURNAL}.new").exists()
+
+
+class _Died(BaseException):
+    pass
+
+
+def _dies(*arguments: object, **options: object) -> None:
+    raise _Died
+
+
+def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
+    """Someone may look at any moment: what is found is a run, never one that was cut short."""
+    steps = 400
+    header = {**HEADER, "plan": {**HEADER["plan"], "steps": steps}}
+    journal = Journal.create(tmp_path, header)
+
+    def fill() -> None:
+        for step in range(steps):
+            journal.append(release(step))
+
+    writer = threading.Thread(target=fill)
+    writer.start()
+    seen = []
+    while writer.is_alive():
+        seen.append(read(tmp_path).num_steps)
+    writer.join()
+    journal.close(clean=True)
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 10
+    assert read(tmp_path).num_steps == steps
+
+
 def test_a_refused_journal_can_be_mended_and_taken_up_by_the_same_process(tmp_path: Path) -> None:
     folder = write(tmp_path / "run")
     whole = (folder / HEAD).read_bytes()
@@ -157,7 +204,8 @@ STEP = [
 
 def test_a_release_is_written_synced_and_then_the_head_moves(tmp_path: Path, recorder: Recorder) -> None:
     journal = Journal.create(tmp_path, HEADER)
-    assert recorder.acts == STEP
+    begun = ["write journal.jsonl.new", "sync journal.jsonl.new", *STEP[2:]]
+    assert recorder.acts == [*begun, "rename journal.jsonl.new to journal.jsonl", "sync folder"]
     for step in range(2):
         recorder.acts.clear()
         journal.append(release(step))

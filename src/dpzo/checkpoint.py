@@ -1,12 +1,15 @@
 """Checkpoints: the public state after some step, so that a resume replays hundreds of steps and not thousands.
 
 A checkpoint is post-processing of releases and therefore free. It is a convenience, never an authority: it counts only
-if its hash is the journal's at that step, and a missing, torn or foreign one costs a longer replay and nothing else.
+if its hash is the journal's at that step and its tensors are the ones that were saved; a missing, torn, damaged or
+foreign one costs a longer replay and nothing else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +38,11 @@ def save(
     """Replace the run's checkpoint by (θ, update state) after `step` steps; atomic and synced."""
     tensors = {f"parameter/{name}": tensor for name, tensor in parameters.state().items()}
     tensors |= {f"update/{name}": tensor.contiguous() for name, tensor in state.items()}
+    metadata = {"step": str(step), "hash": chain_hash, "content": _content(tensors)}
     path = folder / CHECKPOINT
     scratch = path.with_name(CHECKPOINT + ".new")
     try:
-        safetensors.torch.save_file(tensors, scratch, metadata={"step": str(step), "hash": chain_hash})
+        safetensors.torch.save_file(tensors, scratch, metadata=metadata)
         scratch.chmod(0o600)
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
@@ -56,14 +60,14 @@ def load(folder: Path, parameters: TrainableParameters, update: Update, transcri
         with safetensors.safe_open(folder / CHECKPOINT, framework="pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        step, chain_hash = int(metadata["step"]), metadata["hash"]
+        step, chain_hash, content = int(metadata["step"]), metadata["hash"], metadata["content"]
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
         return Restored(0, fresh)
     theta = {n.removeprefix("parameter/"): t for n, t in tensors.items() if n.startswith("parameter/")}
     state = {n.removeprefix("update/"): t for n, t in tensors.items() if n.startswith("update/")}
     known = parameters.state()
     fits = _shapes(theta) == _shapes(known) and _shapes(state) == _shapes(fresh)
-    if not fits or not _vouched(transcript, step, chain_hash):
+    if not fits or not _vouched(transcript, step, chain_hash) or _content(tensors) != content:
         return Restored(0, fresh)
     parameters.load(theta)
     return Restored(step, {name: tensor.to(fresh[name].device) for name, tensor in state.items()})
@@ -74,6 +78,16 @@ def _vouched(transcript: Transcript, step: int, chain_hash: str) -> bool:
     if step == 0:
         return False
     return any(entry.step == step - 1 and hashed == chain_hash for entry, hashed in transcript.entries())
+
+
+def _content(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bits: a flipped bit on the disk may not pass for a state of the run."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

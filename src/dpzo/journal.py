@@ -72,7 +72,33 @@ def read(folder: Path) -> Transcript:
     Raises DpzoError naming the first bad line: not JSON, wrong step, wrong hash, wrong shape, or fewer lines than the
     head recorded.
     """
-    path, head_path = folder / JOURNAL, folder / HEAD
+    for _ in range(_READS):
+        # Another process may be writing: what is judged is a journal beside a head that stood still meanwhile.
+        before = _head_bytes(folder / HEAD)
+        found = _scan(folder)
+        if _head_bytes(folder / HEAD) == before:
+            break
+    return _judged(found, _read_head(folder / HEAD, before))
+
+
+_READS = 50
+"""Looks at a run that is being written, before the last one is judged as it is."""
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    """A journal's lines, verified among themselves; `hashes`: the chain's last two (one for a header alone)."""
+
+    path: Path
+    header: Mapping[str, Any]
+    num_steps: int
+    hashes: tuple[str, ...]
+    torn: bool
+    size: int
+
+
+def _scan(folder: Path) -> _Scanned:
+    path = folder / JOURNAL
     try:
         file = path.open("rb")
     except OSError:
@@ -82,29 +108,38 @@ def read(folder: Path) -> Transcript:
         header = _parse(path, line, 1)
         if not line.endswith(b"\n") or header.get("format") != FORMAT or not isinstance(header.get("header"), dict):
             raise DpzoError(f"{path}: line 1 is not the header of a {FORMAT} journal")
-        hashed = _chain("", {"format": FORMAT, "header": header["header"]})
-        # Byte for byte, not only by value: another spelling of the same JSON may mean something else to another reader.
-        if line != _canonical({**header, "hash": hashed}) + b"\n" or header.keys() != {"format", "header", "hash"}:
+        try:
+            hashed = _chain("", {"format": FORMAT, "header": header["header"]})
+            # Byte for byte, not only by value: another spelling of the same JSON may mean something else to another
+            # reader.
+            whole = line == _canonical({**header, "hash": hashed}) + b"\n"
+        except (ValueError, RecursionError):  # NaN, which JSON does not know and Python reads
+            whole = False
+        if not whole or header.keys() != {"format", "header", "hash"}:
             raise DpzoError(f"{path}: line 1 was changed after it was written (its hash does not fit)")
         width = _width(path, header["header"])
-        hashes, num_steps, size, torn = [hashed], 0, len(line), False
+        num_steps, size, torn = 0, len(line), False
+        hashes: tuple[str, ...] = (hashed,)
         while line := file.readline():
             if not line.endswith(b"\n"):
                 torn = True
                 break
             hashed = _verify(path, line, num_steps, hashed, width)
-            hashes = [hashes[-1], hashed]
+            hashes = (hashes[-1], hashed)
             num_steps += 1
             size += len(line)
-    head = _read_head(head_path)
-    behind = num_steps - int(head["step"])
-    # The head moves after its line: it may be one line behind, never ahead, and never off the chain.
+    return _Scanned(path, header["header"], num_steps, hashes, torn, size)
+
+
+def _judged(found: _Scanned, head: Mapping[str, Any]) -> Transcript:
+    """The journal as its head vouches for it. The head moves after its line: it may be one behind, never ahead."""
+    behind = found.num_steps - int(head["step"])
     if behind < 0:
-        raise DpzoError(f"{path}: cut short after step {num_steps}; {HEAD} knows {head['step']} steps")
-    if behind > 1 or head["hash"] != (hashes[0] if behind == 1 else hashes[-1]):
-        raise DpzoError(f"{path}: does not belong to the {HEAD} beside it")
-    closed = bool(head["closed"]) and behind == 0 and not torn
-    return Transcript(path, header["header"], num_steps, hashed, closed, torn, size)
+        raise DpzoError(f"{found.path}: cut short after step {found.num_steps}; {HEAD} knows {head['step']} steps")
+    if behind > 1 or head["hash"] != (found.hashes[0] if behind == 1 else found.hashes[-1]):
+        raise DpzoError(f"{found.path}: does not belong to the {HEAD} beside it")
+    closed = bool(head["closed"]) and behind == 0 and not found.torn
+    return Transcript(found.path, found.header, found.num_steps, found.hashes[-1], closed, found.torn, found.size)
 
 
 class Journal:
@@ -119,23 +154,32 @@ class Journal:
 
     @classmethod
     def create(cls, folder: Path, header: Mapping[str, Any]) -> Journal:
-        """Start a journal in `folder` (which must hold none): header line and head are on disk when this returns."""
-        path = folder / JOURNAL
+        """Start a journal in `folder` (which must hold none): header line and head are on disk when this returns.
+
+        It gets its name last, so that a process that dies here leaves no half a run.
+        """
+        path, scratch = folder / JOURNAL, folder / f"{JOURNAL}.new"
         try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        except FileExistsError:
-            raise DpzoError(f"{folder}: already holds a run; use dpzo resume, or another --output") from None
+            file = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise _disk_error(path, error) from None
         _lock(file, folder)
         with _closed_on_failure(file):
             body = {"format": FORMAT, "header": dict(header)}
             hashed = _chain("", body)
             journal = cls(folder, file, 0, hashed, int(header["plan"]["num_directions"]))
             try:
+                if path.exists():
+                    raise DpzoError(f"{folder}: already holds a run; use dpzo resume, or another --output")
+                os.ftruncate(file, 0)
                 journal._write_line({**body, "hash": hashed})
                 journal._move_head(closed=False)
-            except DpzoError:
-                path.unlink(missing_ok=True)  # nothing was drawn yet: leave no half a run behind
-                raise
+                scratch.replace(path)
+                sync_folder(folder)
+            except OSError as error:
+                raise _disk_error(path, error) from None
+            finally:
+                scratch.unlink(missing_ok=True)
         return journal
 
     @classmethod
@@ -293,12 +337,19 @@ def _verify(path: Path, line: bytes, step: int, previous: str, width: int) -> st
     return hashed
 
 
-def _read_head(path: Path) -> dict[str, Any]:
+def _head_bytes(path: Path) -> bytes:
     try:
-        head = json.loads(path.read_bytes())
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _read_head(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        head = json.loads(content)
         if isinstance(head["step"], int) and isinstance(head["hash"], str) and isinstance(head["closed"], bool):
             return cast("dict[str, Any]", head)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise DpzoError(
         f"{path}: missing or damaged; without it a journal that was cut short cannot be told from a whole one"
