@@ -125,18 +125,11 @@ def load_model(
         fit_together(name, module, tokenizer)
         initialise(module, new_names, initialiser)
         base = _fingerprint(module, new_names, storage)
-        quantise(_base_of(module), storage)
-        adapter = next((known for known in ADAPTERS if known == trainable), None)
-        if adapter is not None:
-            settings = lora if lora is not None else LoraSettings()
-            module, names, made = add_adapter(adapter, module, chosen, new_names, initialiser, settings, virtual_tokens)
-            new_names = tuple(made)
-        else:
-            names = trainable_names(module, trainable, chosen, new_names)
-        if isinstance(module, EncoderClassifier):
-            new_names = (*new_names, "head.weight", "head.bias")
+        quantise(base_of(module), storage)
+        module, names, new_names = choose_part(
+            module, chosen, new_names, initialiser, trainable=trainable, lora=lora, virtual_tokens=virtual_tokens
+        )
         require_trainable(module, names)
-        _widen_heads(module, names, chosen, trainable)
     settle(module, device)
     return LoadedModel(
         module=module,
@@ -144,13 +137,39 @@ def load_model(
         kind=kind,
         architecture=chosen,
         trainable=trainable,
-        trainable_names=tuple(names),
+        trainable_names=names,
         new_names=new_names,
         base_name=name,
         base_fingerprint=base,
         num_labels=num_labels,
         storage=storage,
     )
+
+
+def choose_part(
+    module: nn.Module,
+    architecture: Architecture,
+    new_names: tuple[str, ...],
+    initialiser: Initialiser,
+    *,
+    trainable: str,
+    lora: LoraSettings | None,
+    virtual_tokens: int,
+) -> tuple[nn.Module, tuple[str, ...], tuple[str, ...]]:
+    """(module with its adapter, names of what is trained, names of what no checkpoint holds). Errors: `DpzoError`."""
+    adapter = next((known for known in ADAPTERS if known == trainable), None)
+    if adapter is not None:
+        settings = lora if lora is not None else LoraSettings()
+        module, names, made = add_adapter(
+            adapter, module, architecture, new_names, initialiser, settings, virtual_tokens
+        )
+        new_names = tuple(made)
+    else:
+        names = trainable_names(module, trainable, architecture, new_names)
+    if isinstance(module, EncoderClassifier):
+        new_names = (*new_names, "head.weight", "head.bias")
+    _widen_heads(module, names, architecture, trainable)
+    return module, tuple(names), new_names
 
 
 def peek_architecture(
@@ -182,8 +201,8 @@ def unwrap(module: nn.Module) -> nn.Module:
     return module.encoder if isinstance(module, EncoderClassifier) else module
 
 
-def _base_of(module: nn.Module) -> nn.Module:
-    """The module without its heads."""
+def base_of(module: nn.Module) -> nn.Module:
+    """The module without its heads: what a quantiser may touch."""
     model: Any = unwrap(module)
     result: nn.Module = getattr(model, "base_model", model)
     return result

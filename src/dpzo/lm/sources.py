@@ -22,27 +22,42 @@ from dpzo.lm.encoder import EncoderClassifier
 Kind = Literal["completion", "classification"]
 Architecture = Literal["causal", "masked", "sequence-classifier", "encoder"]
 
+LOADERS: dict[Architecture, Any] = {
+    "causal": AutoModelForCausalLM,
+    "masked": AutoModelForMaskedLM,
+    "sequence-classifier": AutoModelForSequenceClassification,
+    "encoder": AutoModel,
+}
+
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "vocab.model")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def find_source(name: str, revision: str | None) -> dict[str, Any]:
-    """Arguments common to every loader: where from, and what is never allowed."""
+def find_source(name: str, revision: str | None, *, with_weights: bool = True) -> dict[str, Any]:
+    """Arguments common to every loader: where from, and what is never allowed.
+
+    Without weights a folder that holds a configuration will do.
+    """
     common: dict[str, Any] = {"trust_remote_code": False}
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise DpzoError(f"--model {name}: the folder holds no config.json; give a folder made by save_pretrained")
-        if not any(path.glob("*.safetensors")):
+        if with_weights and not any(path.glob("*.safetensors")):
             pickled = any(any(path.glob(pattern)) for pattern in _PICKLED)
             mend = "its weights are pickled, which may run code: convert them" if pickled else "save the model"
             raise DpzoError(f"--model {name}: the folder holds no *.safetensors file; {mend} with safetensors")
-        if not any((path / file).is_file() for file in _TOKENIZER_FILES):
+        if with_weights and not has_tokenizer(path):
             raise DpzoError(f"--model {name}: the folder holds no tokenizer (tokenizer.json); save one into it")
         return common | {"pretrained_model_name_or_path": str(path), "local_files_only": True}
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
         raise DpzoError(f"--model {name}: no such folder; give a folder or a hub name such as organisation/model")
     return common | {"pretrained_model_name_or_path": name, "revision": revision}
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder holds a tokenizer in one of its usual forms."""
+    return any((folder / file).is_file() for file in _TOKENIZER_FILES)
 
 
 def _unloadable(name: str, part: str, error: Exception) -> DpzoError:
@@ -107,12 +122,7 @@ def load_weights(
     options: Mapping[str, Any],
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The module, loaded with `options` (dtype, quantiser), and the names of what the checkpoint does not hold."""
-    loader = {
-        "causal": AutoModelForCausalLM,
-        "masked": AutoModelForMaskedLM,
-        "sequence-classifier": AutoModelForSequenceClassification,
-        "encoder": AutoModel,
-    }[architecture]
+    loader = LOADERS[architecture]
     wanted: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **options}
     if architecture == "sequence-classifier":
         wanted |= {"num_labels": num_labels, "ignore_mismatched_sizes": True}

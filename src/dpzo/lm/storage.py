@@ -80,12 +80,38 @@ def quantise(module: nn.Module, storage: Storage) -> None:
 
         eight = Int8WeightOnlyConfig(version=2)
         for layer in [layer for layer in module.modules() if type(layer) is nn.Linear]:
-            group = next((g for g in _GROUPS if layer.in_features % g == 0), None)
-            if storage.quantization == "int4" and group is not None and layer.out_features % _INT4_ROWS == 0:
+            group = _int4_group(layer)
+            if storage.quantization == "int4" and group is not None:
                 _take_bfloat16(layer)
                 quantize_(layer, _int4(group, layer.weight.device), filter_fn=_always)
             else:
                 quantize_(layer, eight, filter_fn=_always)
+
+
+def _int4_group(layer: nn.Linear) -> int | None:
+    """Inputs that share a scale in an int4 layer of this shape; None where int4 does not fit and int8 serves."""
+    if layer.out_features % _INT4_ROWS:
+        return None
+    return next((group for group in _GROUPS if layer.in_features % group == 0), None)
+
+
+def packed_weights(module: nn.Module, storage: Storage) -> dict[int, int]:
+    """`id` of each weight that `quantise` would replace → the bytes it takes then, codes and scales; from shapes."""
+    if storage.quantization == "none":
+        return {}
+    found: dict[int, int] = {}
+    for layer in module.modules():
+        if not isinstance(layer, nn.Linear):
+            continue
+        outputs, elements, group = layer.out_features, layer.weight.numel(), _int4_group(layer)
+        if storage.quantization == "bnb-nf4":
+            size = elements // 2 + 4 * (elements // 64)
+        elif storage.quantization == "int4" and group is not None:
+            size = elements // 2 + 4 * (elements // group)  # bf16 scale and zero
+        else:
+            size = elements + (4 if storage.quantization == "bnb-int8" else 5) * outputs  # scale, and zero
+        found[id(layer.weight)] = size
+    return found
 
 
 def _take_bfloat16(layer: nn.Linear) -> None:

@@ -73,6 +73,11 @@ def require_trainable(module: nn.Module, names: Iterable[str]) -> None:
     parameters = dict(module.named_parameters())
     for name in names:
         if is_quantised(parameters[name]):
-            raise DpzoError(
-                f"--trainable: {name} is quantised, and quantised weights stay as they are; train lora, prefix or head"
-            )
+            raise quantised_is_frozen(name)
+
+
+def quantised_is_frozen(name: str) -> DpzoError:
+    """Why a quantised parameter cannot be trained, and the mend."""
+    return DpzoError(
+        f"--trainable: {name} is quantised, and quantised weights stay as they are; train lora, prefix or head"
+    )

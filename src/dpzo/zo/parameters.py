@@ -104,8 +104,7 @@ class TrainableParameters:
         if self.materialise != "auto":
             return self.materialise
         total = sum(p.numel() for p in self.module.parameters())
-        small = 4 * self.dimension < _SMALL_BYTES or _SMALL_SHARE * self.dimension < total
-        return "all" if small else "layer"
+        return "all" if held_whole(self.dimension, total) else "layer"
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the trainable part, by first name."""
@@ -121,3 +120,8 @@ class TrainableParameters:
         with torch.no_grad():
             for name, p in self._named.items():
                 p.copy_(state[name])
+
+
+def held_whole(dimension: int, elements: int) -> bool:
+    """Whether `auto` holds all shifted weights at once: the trainable part is small, or small beside the module."""
+    return 4 * dimension < _SMALL_BYTES or _SMALL_SHARE * dimension < elements
