@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from dpzo.zo.kernels.blocks_cpu import (
 )
 from dpzo.zo.kernels.half_cpu import narrow, widen
 from dpzo.zo.kernels.spec import NORMALS, Stream
-from dpzo.zo.kernels.threads import split
+from dpzo.zo.kernels.team import FIRST, LENGTH, Job, bits, bounds, floats, memory, number, pointer, region, split
 
 _2P24 = np.float32(2.0**24)
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -192,55 +192,93 @@ def _square_sum(law: int, stream: Address, start: int, count: int) -> int:
     return int(total)
 
 
-def _flat(tensor: Tensor) -> Floats:
-    """The tensor's own memory as a NumPy array: no copy, no version bump."""
-    return cast(Floats, tensor.detach().numpy())
+# A job's own numbers, from FIRST on: the stream, then what is done with its elements.
+_LAW, _STREAM, _START, _FACTOR, _SCALE = FIRST, FIRST + 1, FIRST + 7, FIRST + 8, FIRST + 9
+_BASE, _OUT, _FLAG, _TERMS, _C3 = FIRST + 10, FIRST + 11, FIRST + 12, FIRST + 13, FIRST + 14
+_FACTORS, _COEFFICIENTS = FIRST + 15, FIRST + 16
+
+
+@jit
+def _address_in(job: Job) -> Address:
+    origin, key0, key1 = np.uint64(job[_STREAM]), np.uint64(job[_STREAM + 1]), np.uint64(job[_STREAM + 2])
+    parameter, c2, c3 = np.uint64(job[_STREAM + 3]), np.uint64(job[_STREAM + 4]), np.uint64(job[_STREAM + 5])
+    return origin, key0, key1, parameter, c2, c3
+
+
+@region
+def _fill_region(data: Any) -> None:
+    job = memory(data, (LENGTH,), np.int64)
+    begin, end = bounds(job)
+    out = memory(pointer(job[_OUT] + 4 * begin), (end - begin,), np.float32)
+    _fill(job[_LAW], _address_in(job), job[_START] + begin, number(job[_FACTOR]), out)
+
+
+@region
+def _add_region(data: Any) -> None:
+    job = memory(data, (LENGTH,), np.int64)
+    begin, end = bounds(job)
+    base = memory(pointer(job[_BASE] + 4 * begin), (end - begin,), np.float32)
+    out = memory(pointer(job[_OUT] + 4 * begin), (end - begin,), np.float32)
+    start, factor, scale = job[_START] + begin, number(job[_FACTOR]), number(job[_SCALE])
+    _add(job[_LAW], _address_in(job), start, factor, base, scale, out)
+
+
+@region
+def _add_half_region(data: Any) -> None:
+    job = memory(data, (LENGTH,), np.int64)
+    begin, end = bounds(job)
+    base = memory(pointer(job[_BASE] + 2 * begin), (end - begin,), np.uint16)
+    out = memory(pointer(job[_OUT] + 2 * begin), (end - begin,), np.uint16)
+    start, factor, scale = job[_START] + begin, number(job[_FACTOR]), number(job[_SCALE])
+    _add_half(job[_LAW], _address_in(job), start, factor, base, scale, out, job[_FLAG] != 0)
+
+
+@region
+def _accumulate_region(data: Any) -> None:
+    job = memory(data, (LENGTH,), np.int64)
+    begin, end = bounds(job)
+    terms = job[_TERMS]
+    c3 = memory(pointer(job[_C3]), (terms,), np.uint64)
+    factors = memory(pointer(job[_FACTORS]), (terms,), np.float32)
+    coefficients = memory(pointer(job[_COEFFICIENTS]), (terms,), np.float32)
+    acc = memory(pointer(job[_OUT] + 4 * begin), (end - begin,), np.float32)
+    is_step = job[_FLAG] != 0
+    _accumulate(job[_LAW], _address_in(job), c3, job[_START] + begin, factors, coefficients, acc, is_step)
 
 
 def _halves(tensor: Tensor) -> Halves:
-    return cast(Halves, tensor.detach().view(torch.int16).numpy().view(np.uint16))
+    return tensor.detach().view(torch.int16).numpy().view(np.uint16)
 
 
 def _address(stream: Stream) -> Address:
     """As kernels take it."""
-    words = (stream.origin, stream.key0, stream.key1, stream.parameter, stream.c2, stream.c3)
-    return cast(Address, tuple(np.uint64(word) for word in words))
+    origin, key0, key1, parameter, c2, c3 = (np.uint64(word) for word in _words(stream))
+    return origin, key0, key1, parameter, c2, c3
+
+
+def _words(stream: Stream) -> list[int]:
+    return [stream.origin, stream.key0, stream.key1, stream.parameter, stream.c2, stream.c3]
 
 
 def _least(law: int, directions: int = 1) -> int:
-    """Elements that one thread should do before another one pays: some 100 µs of work."""
-    return max(1 << 12, ((1 << 17) if law == NORMALS else (1 << 18)) // directions)
+    """Elements that one thread should do before another one pays: some 20 µs of work."""
+    return max(1 << 12, ((1 << 14) if law == NORMALS else (1 << 16)) // directions)
 
 
 def fill(stream: Stream, factor: float, out: Tensor, start: int) -> None:
     """out_j ← z_j; see `Kernels.fill`."""
-    address, flat, factor32 = _address(stream), _flat(out), np.float32(factor)
-
-    def part(begin: int, end: int) -> None:
-        _fill(stream.law, address, start + begin, factor32, flat[begin:end])
-
-    split(flat.size, _least(stream.law), part)
+    job = [stream.law, *_words(stream), start, bits(factor), 0, 0, out.data_ptr()]
+    split(_fill_region, job, out.numel(), _least(stream.law))
 
 
 def add(stream: Stream, factor: float, base: Tensor, scale: float, out: Tensor, start: int) -> None:
     """out_j ← rn(fl(base_j + fl(scale·z_j))); see `Kernels.add`."""
-    law, address, factor32, scale32 = stream.law, _address(stream), np.float32(factor), np.float32(scale)
     if base.data_ptr() == out.data_ptr() and out.dtype == torch.float32:
         _summed([stream], [factor], [scale], out, start, is_step=False)
         return
-    if out.dtype == torch.float32:
-        source, target = _flat(base), _flat(out)
-
-        def part(begin: int, end: int) -> None:
-            _add(law, address, start + begin, factor32, source[begin:end], scale32, target[begin:end])
-    else:
-        half_source, half_target, is_bf16 = _halves(base), _halves(out), out.dtype == torch.bfloat16
-
-        def part(begin: int, end: int) -> None:
-            own, its = half_source[begin:end], half_target[begin:end]
-            _add_half(law, address, start + begin, factor32, own, scale32, its, is_bf16)
-
-    split(out.numel(), _least(law), part)
+    job = [stream.law, *_words(stream), start, bits(factor), bits(scale), base.data_ptr(), out.data_ptr()]
+    kernel = _add_region if out.dtype == torch.float32 else _add_half_region
+    split(kernel, [*job, int(out.dtype == torch.bfloat16)], out.numel(), _least(stream.law))
 
 
 def add_rows(stream: Stream, factor: float, base: Tensor, scale: float, rows: Tensor, out: Tensor) -> None:
@@ -248,7 +286,7 @@ def add_rows(stream: Stream, factor: float, base: Tensor, scale: float, rows: Te
     law, address, chosen = stream.law, _address(stream), rows.numpy()
     factor32, scale32 = np.float32(factor), np.float32(scale)
     if base.dtype == torch.float32:
-        _add_rows(law, address, factor32, _flat(base), scale32, chosen, _flat(out))
+        _add_rows(law, address, factor32, floats(base), scale32, chosen, floats(out))
     else:
         is_bf16 = base.dtype == torch.bfloat16
         _add_half_rows(law, address, factor32, _halves(base), scale32, chosen, _halves(out), is_bf16)
@@ -262,14 +300,12 @@ def _summed(
     start: int,
     is_step: bool,
 ) -> None:
-    law, address, flat = streams[0].law, _address(streams[0]), _flat(acc)
+    law, terms = streams[0].law, len(streams)
     c3 = np.array([stream.c3 for stream in streams], dtype=np.uint64)
     factors32, coefficients32 = np.array(factors, dtype=np.float32), np.array(coefficients, dtype=np.float32)
-
-    def part(begin: int, end: int) -> None:
-        _accumulate(law, address, c3, start + begin, factors32, coefficients32, flat[begin:end], is_step)
-
-    split(flat.size, _least(law, len(streams)), part)
+    kept = [c3.ctypes.data, factors32.ctypes.data, coefficients32.ctypes.data]
+    job = [law, *_words(streams[0]), start, 0, 0, 0, acc.data_ptr(), int(is_step), terms, *kept]
+    split(_accumulate_region, job, acc.numel(), _least(law, terms))
 
 
 def accumulate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ from torch import Tensor
 from dpzo.zo.kernels.blocks_cpu import jit, philox
 from dpzo.zo.kernels.rounding import BF16_LARGEST, FP16_LARGEST, FP16_SMALLEST_NORMAL, INFINITE
 from dpzo.zo.kernels.spec import Stream
-from dpzo.zo.kernels.threads import split
+from dpzo.zo.kernels.team import FIRST, LENGTH, bounds, memory, pointer, region, split
 
 _BLOCKS = 128
-_LEAST = 1 << 15  # elements for which a thread of its own pays
+_LEAST = 1 << 13  # elements for which a thread of its own pays
 _PER_BLOCK = 8  # elements of 16 bits in a block of 128
 _INFINITE, _BF16, _FP16 = np.uint32(INFINITE), np.uint32(BF16_LARGEST), np.uint32(FP16_LARGEST)
 _NORMAL = np.uint32(FP16_SMALLEST_NORMAL)
@@ -81,15 +81,19 @@ def _round(
         block, skip, at = block + blocks, 0, at + take
 
 
+@region
+def _round_region(data: Any) -> None:
+    job = memory(data, (LENGTH,), np.int64)
+    begin, end = bounds(job)
+    wide = memory(pointer(job[FIRST + 7] + 4 * begin), (end - begin,), np.float32)
+    out = memory(pointer(job[FIRST + 8] + 2 * begin), (end - begin,), np.uint16)
+    key0, key1, parameter = np.uint64(job[FIRST]), np.uint64(job[FIRST + 1]), np.uint64(job[FIRST + 2])
+    c2, c3, start = np.uint64(job[FIRST + 3]), np.uint64(job[FIRST + 4]), job[FIRST + 5] + begin
+    _round(key0, key1, parameter, c2, c3, start, job[FIRST + 6] != 0, wide, out)
+
+
 def round_into(stream: Stream, wide: Tensor, out: Tensor, start: int) -> None:
     """out_j ← wide_j rounded by the bits of element start + j; see `rounding`."""
-    words = (stream.key0, stream.key1, stream.parameter, stream.c2, stream.c3)
-    key0, key1, parameter, c2, c3 = (np.uint64(word) for word in words)
-    source = cast(NDArray[np.float32], wide.detach().numpy())
-    target = cast(NDArray[np.uint16], out.detach().view(torch.int16).numpy().view(np.uint16))
-    is_bf16 = out.dtype == torch.bfloat16
-
-    def part(begin: int, end: int) -> None:
-        _round(key0, key1, parameter, c2, c3, start + begin, is_bf16, source[begin:end], target[begin:end])
-
-    split(source.size, _LEAST, part)
+    words = [stream.key0, stream.key1, stream.parameter, stream.c2, stream.c3]
+    job = [*words, start, int(out.dtype == torch.bfloat16), wide.data_ptr(), out.data_ptr()]
+    split(_round_region, job, wide.numel(), _LEAST)

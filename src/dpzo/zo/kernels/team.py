@@ -1,0 +1,170 @@
+"""A kernel over a range of elements, on the threads that torch itself computes with.
+
+Torch's OpenMP workers spin for a while after every operation. A pool of our own would wake up beside them and fight for
+the same cores (a step of small batches took half as long again), so a kernel enters torch's own team: through
+`GOMP_parallel`, which GNU's and LLVM's OpenMP both export. Where no such library is loaded, a plain thread pool serves.
+Elements are addressed, so any split gives the same bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from dpzo.zo.kernels.blocks_cpu import Floats, jit
+
+Region = Callable[[Any], None]
+"""A compiled function of a job's address; every thread of the team runs it."""
+Job = NDArray[np.int64]
+
+_ALIGNMENT = 4096
+_OWN_NUMBER, _TEAM_SIZE, _COUNT, _BEGIN, _END = range(5)
+FIRST = 5
+"""Where a region's own numbers begin in its job."""
+LENGTH = 24
+
+
+def region(function: Region) -> Any:
+    """Compile a region; its one argument is the job's address."""
+    options: dict[str, Any] = {"nopython": True, "error_model": "numpy"}
+    try:
+        return numba.cfunc("void(voidptr)", cache=True, **options)(function)
+    except RuntimeError:
+        return numba.cfunc("void(voidptr)", **options)(function)
+
+
+def _pointer(_context: Any, _address: Any) -> Any:
+    """An int64 as the address it is."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
+
+
+pointer: Any = intrinsic(_pointer)
+
+
+def _ask(_context: Any, _address: Any) -> Any:
+    """What the C function `int f(void)` at an address returns."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(ir.IntType(32), [])
+        return builder.call(builder.inttoptr(arguments[0], function.as_pointer()), [])
+
+    return types.int32(types.int64), generate
+
+
+_asked: Any = intrinsic(_ask)
+
+
+memory: Any = getattr(numba, "carray")  # noqa: B009 - numba does not export it by name
+"""An array over memory that something else owns."""
+
+
+@jit
+def bounds(job: Job) -> tuple[int, int]:
+    """(begin, end) of the elements that the calling thread works on."""
+    if job[_OWN_NUMBER] == 0:
+        return job[_BEGIN], job[_END]
+    own, team = _asked(job[_OWN_NUMBER]), _asked(job[_TEAM_SIZE])
+    count = job[_COUNT]
+    begin = count * own // team // _ALIGNMENT * _ALIGNMENT
+    end = count if own == team - 1 else count * (own + 1) // team // _ALIGNMENT * _ALIGNMENT
+    return begin, end
+
+
+@jit
+def number(bits: int) -> np.float32:
+    """The fp32 number of these 32 bits."""
+    return np.uint32(bits).view(np.float32)
+
+
+def bits(value: float) -> int:
+    """The bits of fl32(value), for a job."""
+    with np.errstate(over="ignore", under="ignore"):
+        return int(np.float32(value).view(np.uint32))
+
+
+def floats(tensor: torch.Tensor) -> Floats:
+    """A tensor's own memory as a NumPy array: no copy, no version bump."""
+    return cast(Floats, tensor.detach().numpy())
+
+
+@cache
+def _openmp() -> Any:
+    """The OpenMP library that torch runs on, None where there is none to enter."""
+    try:
+        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if ".so" in line}
+    except OSError:
+        return None
+    names = ("libgomp", "libiomp5", "libomp")
+    found = [path for path in mapped if Path(path).name.startswith(names)]
+    home = str(Path(torch.__file__).parent.parent)
+    for path in sorted(found, key=lambda path: (not path.startswith(home), path)):
+        library = ctypes.CDLL(path)
+        if hasattr(library, "GOMP_parallel"):
+            library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            library.GOMP_parallel.restype = None
+            return library
+    return None
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget() -> None:
+    """A forked child has the pool's object and none of its threads."""
+    global _pool
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def split(compiled: Any, arguments: list[int], count: int, least: int) -> None:
+    """Run a region on elements 0 … count − 1, a part a thread, none under `least` elements.
+
+    `arguments` are its job from FIRST on: integers, and addresses of memory that the caller keeps alive. `least` is
+    what one thread should do before a second one pays.
+    """
+    global _pool
+    job = np.zeros(LENGTH, np.int64)
+    job[FIRST : FIRST + len(arguments)] = np.array(arguments, dtype=np.uint64).view(np.int64)
+    job[_COUNT], job[_END] = count, count
+    parts = max(1, min(torch.get_num_threads(), count // least))
+    if parts == 1:
+        compiled.ctypes(job.ctypes.data)
+        return
+    library = _openmp()
+    if library is not None:
+        for place, name in ((_OWN_NUMBER, "omp_get_thread_num"), (_TEAM_SIZE, "omp_get_num_threads")):
+            job[place] = ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
+        library.GOMP_parallel(compiled.address, job.ctypes.data, parts, 0)
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="dpzo-kernels")
+    edges = [count * part // parts // _ALIGNMENT * _ALIGNMENT for part in range(parts)] + [count]
+    jobs = []
+    for part in range(parts):
+        own = job.copy()
+        own[_BEGIN], own[_END] = edges[part], edges[part + 1]
+        jobs.append(own)
+    waiting = [_pool.submit(compiled.ctypes, own.ctypes.data) for own in jobs[1:]]
+    compiled.ctypes(jobs[0].ctypes.data)
+    for future in waiting:
+        future.result()
