@@ -26,7 +26,9 @@ from dpzo.lm import (
     Shapes,
     Storage,
     TokenObjective,
+    Work,
     check_measure,
+    evaluation_memory,
     isolated_shapes,
     kept_memory,
     load_model,
@@ -34,6 +36,7 @@ from dpzo.lm import (
     planned_memory,
     seeded_initialiser,
     settle_shift,
+    settle_variants,
     synthetic_objective,
     template_pieces,
 )
@@ -56,6 +59,7 @@ from dpzo.zo import (
     direction_scheme,
     evaluations,
     shifted,
+    stacked,
     update_facts,
 )
 
@@ -155,13 +159,15 @@ def assemble(
     plan: PrivacyPlan | None = None,
     shapes: Shapes | None = None,
     count: PrivateCount | None = None,
+    variants: int | None = None,
 ) -> Assembled:
     """Load the base model, fill the defaults, solve the plan, check isolation on synthetic tokens; build the job.
 
     `base` replaces the config's model name or folder (the fingerprint in the header still decides whether it is the
     same model). A journal's own `plan` is taken as it is, not solved anew. With `shapes` given nothing is evaluated,
-    neither to check isolation nor to forecast: that is for a replay. `count` is where a private `num_examples` comes
-    from. Nothing private is read. Raises DpzoError for whatever the user can mend.
+    neither to check isolation nor to forecast: that is for a replay. `variants`: those of a journal, for a resume.
+    `count` is where a private `num_examples` comes from. Nothing private is read. Raises DpzoError for whatever the
+    user can mend.
     """
     task = task_of(config)
     if config.data.max_length is None:
@@ -235,6 +241,9 @@ def assemble(
     replayed = shapes is not None
     if shapes is None:
         shapes = _isolated(loaded, shape, training, config.model.quantization)
+        settle_shift(parameters, synthetic_objective(loaded, shape, shapes), shapes.microbatch_size)
+        work, asked = _work(plan, training, shapes), training.variants if variants is None else variants
+        shapes = settle_variants(loaded, shape, shapes, parameters, scheme, work, asked, strict=variants is None)
     public = {
         "config": config.model_dump(mode="json"),
         "base": {
@@ -267,6 +276,7 @@ def assemble(
             "head_block": shapes.head_block,
             "isolation": "passed",
             "prefix": {"layers": shapes.prefix_layers, "keep": shapes.keep},
+            "variants": shapes.variants,
         },
         "nonprivate_uses": [],
         "environment": environment(),
@@ -284,9 +294,9 @@ def assemble(
     seconds = 0.0
     if not replayed:
         synthetic = synthetic_objective(loaded, shape, shapes)
-        settle_shift(parameters, synthetic, shapes.microbatch_size)
         seconds = _seconds_per_step(synthetic, job, evaluations(training.estimator, plan.num_directions))
     memory = planned_memory(loaded, shape, shapes.microbatch_size)
+    memory += (shapes.variants - 1) * evaluation_memory(loaded, shape, shapes)
     memory += kept_memory(loaded, shape, shapes, plan.expected_batch_size, num_examples)
     forecast = Forecast(seconds, memory)
     return Assembled(Subject(config, task, loaded, shapes), job, forecast)
@@ -325,25 +335,37 @@ def _isolated(loaded: LoadedModel, shape: RowShape, training: TrainingConfig, qu
         ) from None
 
 
+def _work(plan: PrivacyPlan, training: TrainingConfig, shapes: Shapes) -> Work:
+    assert training.smoothing is not None
+    passes = plan.steps * math.ceil(plan.expected_batch_size / shapes.rows)
+    return Work(evaluations(training.estimator, plan.num_directions), training.smoothing, passes)
+
+
 def _seconds_per_step(synthetic: TokenObjective | FeatureObjective, job: Job, evaluations: int) -> float:
     """Seconds of a step at the expected batch size, from two timed evaluations of one pass over synthetic records.
 
-    Of a step's evaluations the first alone runs the frozen layers, where their output is shared.
+    Of a step's evaluations the first alone runs the frozen layers, where their output is shared; `variants` of them
+    are one.
     """
     size = synthetic.microbatch_size
     units = np.arange(size, dtype=np.int64)
+    directions, together = job.scheme.at(0), synthetic.variants
 
     def timed() -> float:
         start = time.perf_counter()
-        with shifted(job.parameters, job.scheme.at(0), 0, job.smoothing):
-            synthetic.losses(units)
+        if together > 1:
+            with stacked(job.parameters, directions, [(0, job.smoothing)] * together) as weights:
+                synthetic.variant_losses(units, weights)
+        else:
+            with shifted(job.parameters, directions, 0, job.smoothing):
+                synthetic.losses(units)
         return time.perf_counter() - start
 
     timed()  # compiles the kernels
     synthetic.forget()
     first, further = timed(), timed()
     passes = math.ceil(job.plan.expected_batch_size / size)
-    return passes * (first + (evaluations - 1) * further)
+    return passes * (first + (math.ceil(evaluations / together) - 1) * further)
 
 
 def resolve_num_examples(

@@ -117,6 +117,9 @@ class TrainingConfig(_Group):
     prefix: Literal["batch", "run", "none"] = Field(
         "batch", description="how long the frozen lower layers' output is kept; run holds it on disk when large"
     )
+    variants: Literal["auto"] | Count = Field(
+        "auto", description="settings of the trainable part in one pass over the base; auto: what is measured fastest"
+    )
     master: Literal["none", "float32"] = Field("none", description="copies of 16-bit weights that take the steps")
     checkpoint_every: int = Field(500, ge=1, lt=1000)
 
@@ -196,6 +199,7 @@ WITHOUT_FLAG = frozenset(
         "training.shrinkage",
         "training.ema",
         "training.prefix",
+        "training.variants",
         "training.schedule",
         "training.warmup_steps",
         "training.average",

@@ -326,6 +326,7 @@ def _reassemble(transcript: Transcript, base: str | None, shapes: Shapes | None 
         base=base,
         plan=PrivacyPlan.from_dict(header["plan"]),
         shapes=shapes,
+        variants=header["evaluation"].get("variants", 1),
         count=None if header.get("count") is None else PrivateCount.from_dict(header["count"]),
     )
 

@@ -18,8 +18,9 @@ from dpzo.lm.encoding import encode_classes
 from dpzo.lm.initialiser import seeded_initialiser
 from dpzo.lm.isolation import RowShape
 from dpzo.lm.models import LoadedModel, load_model
-from dpzo.lm.objectives import FeatureObjective, Indices, Losses, TokenObjective, UnitObjective, group_units
+from dpzo.lm.objectives import FeatureObjective, Indices, Losses, TokenObjective
 from dpzo.lm.prepare import isolated_shapes, make_objective
+from dpzo.lm.units import UnitObjective, group_units
 
 Tiny = Callable[[str, str], Path]
 TEXTS = ["the film was a delight", "great", " ", "a dull story " * 40, "my order never came"]

@@ -9,13 +9,15 @@ from dpzo.lm.initialiser import seeded_initialiser
 from dpzo.lm.isolation import RowShape
 from dpzo.lm.masking import encode_masked, template_pieces
 from dpzo.lm.measures import MEASURES, Measure, check_measure
-from dpzo.lm.memory import kept_memory, planned_memory
+from dpzo.lm.memory import evaluation_memory, kept_memory, planned_memory
 from dpzo.lm.models import LoadedModel, load_model, peek_architecture
-from dpzo.lm.objectives import FeatureObjective, TokenObjective, UnitObjective, group_units
+from dpzo.lm.objectives import FeatureObjective, TokenObjective
 from dpzo.lm.prefix import Keep
 from dpzo.lm.prepare import Shapes, isolated_shapes, make_objective, settle_shift, synthetic_objective
 from dpzo.lm.saving import load_saved, save
 from dpzo.lm.storage import Storage
+from dpzo.lm.units import UnitObjective, group_units
+from dpzo.lm.variant_choice import Work, settle_variants
 
 __all__ = [
     "ADAPTERS",
@@ -32,11 +34,13 @@ __all__ = [
     "Storage",
     "TokenObjective",
     "UnitObjective",
+    "Work",
     "check_measure",
     "encode_classes",
     "encode_completions",
     "encode_masked",
     "encode_options",
+    "evaluation_memory",
     "fingerprint",
     "fingerprint_tensors",
     "group_units",
@@ -50,6 +54,7 @@ __all__ = [
     "save",
     "seeded_initialiser",
     "settle_shift",
+    "settle_variants",
     "synthetic_objective",
     "template_pieces",
 ]

@@ -15,22 +15,36 @@ from dpzo.lm.prepare import Shapes
 
 
 def planned_memory(loaded: LoadedModel, shape: RowShape, microbatch_size: int) -> int:
-    """Bytes of weights, of the largest shifted layer and of one micro-batch's activations: an estimate from shapes.
+    """Bytes of weights, of the largest shifted layer and of one micro-batch's activations: an estimate from shapes."""
+    parameters = dict(loaded.module.named_parameters())
+    weights = sum(t.numel() * t.element_size() for t in plain_tensors(parameters).values())
+    largest = max(parameters[name].numel() for name in loaded.trainable_names)
+    return weights + 4 * largest + _activations(loaded, shape, microbatch_size)
+
+
+def evaluation_memory(loaded: LoadedModel, shape: RowShape, shapes: Shapes) -> int:
+    """Bytes that each further setting of the trainable part takes when several go through one pass together."""
+    parameters = dict(loaded.module.named_parameters())
+    trained = sum(parameters[name].numel() for name in loaded.trainable_names)
+    if shapes.head_block is not None:
+        return 4 * trained + 12 * shapes.head_block * (1 if loaded.num_labels is None else loaded.num_labels)
+    return 4 * trained + _activations(loaded, shape, shapes.microbatch_size)
+
+
+def _activations(loaded: LoadedModel, shape: RowShape, microbatch_size: int) -> int:
+    """Bytes of a micro-batch's activations and logits.
 
     At a layer's peak its input, three projections, attention's output and the wide inner vector live, in fp32.
     """
-    module = loaded.module
-    parameters = dict(module.named_parameters())
-    weights = sum(t.numel() * t.element_size() for t in plain_tensors(parameters).values())
-    largest = max(parameters[name].numel() for name in loaded.trainable_names)
-    model: Any = unwrap(module)
+    model: Any = unwrap(loaded.module)
     hidden = int(getattr(model.config, "hidden_size", 0))
     wide = getattr(model.config, "intermediate_size", None)
     inner = wide if isinstance(wide, int) else 4 * hidden
     rows = microbatch_size * (shape.num_classes if shape.form == "options" else 1)
     activations = 4 * rows * shape.max_length * (6 * hidden + 2 * inner)
-    logits = 0 if shape.form in ("classes", "mask") else 8 * rows * (shape.max_answer_tokens + 1) * shape.vocabulary
-    return weights + 4 * largest + activations + logits
+    return activations + (
+        0 if shape.form in ("classes", "mask") else 8 * rows * (shape.max_answer_tokens + 1) * shape.vocabulary
+    )
 
 
 def kept_memory(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +20,9 @@ from dpzo.lm.losses import mean_answer_log_prob, mean_scored_log_prob
 from dpzo.lm.measures import Measure, answer_measure, check_measure, class_measure
 from dpzo.lm.prefix import FrozenPrefix, Keep, SharedPrefix
 from dpzo.lm.quiet import silent_libraries
+from dpzo.lm.variants import num_settings, over_variants
 from dpzo.lm.virtual import unwrapped, virtual_prompt
+from dpzo.zo.stack import Weights
 
 Losses = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -54,7 +55,8 @@ class TokenObjective:
     """Runs the module on token rows, in micro-batches of one shape.
 
     With `prefix_layers` the lowest layers, where nothing learns, run once for the records of a step or (`keep` = run)
-    once a record, and their output is shared by all evaluations: the same bits, in less time.
+    once a record, and their output is shared by all evaluations: the same bits, in less time. With `variants` above 1
+    an estimator hands over so many settings of the trainable part at a time, for one pass over a shared base.
 
     Guarantee: the loss of record i is a function of the weights and record i, bit for bit, on a shape that
     `isolation.check_isolation` has passed, for an unchanged thread count. An empty record's loss is 0 at every θ.
@@ -69,12 +71,14 @@ class TokenObjective:
         *,
         prefix_layers: int = 0,
         keep: Keep = "batch",
+        variants: int = 1,
     ) -> None:
         if microbatch_size < 1:
             raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")
         self.module = module
         self.encoded = encoded
         self.microbatch_size = microbatch_size
+        self.variants = variants
         self.measure = check_measure(measure, encoded.form)
         if encoded.scored is not None and measure != "loss":
             raise DpzoError(f"--objective {measure}: is not for chats; leave it out")
@@ -99,33 +103,52 @@ class TokenObjective:
         result[self.encoded.empty[np.asarray(records, dtype=np.int64)]] = 0.0
         return result
 
+    def variant_losses(self, records: Indices, weights: Weights) -> Losses:
+        """Loss of each record at each of V settings of the trainable part, shape (V, B); as `losses` up to rounding."""
+        result = np.zeros((num_settings(weights), len(records)), dtype=np.float64)
+        for batch, logits in self.run(records, weights):
+            for own, table in zip(result, logits, strict=True):
+                values = self.record_losses(batch, table)
+                own[batch.start : batch.start + batch.count] = values[: batch.count].double().cpu().numpy()
+        result[:, self.encoded.empty[np.asarray(records, dtype=np.int64)]] = 0.0
+        return result
+
     def predict(self, records: Indices) -> Indices:
         """Class or option of the highest score, shape (B,); −1 where the scores are not finite."""
         if self.encoded.form == "completion":
             raise DpzoError("a completion task has no classes to predict; compare its losses")
         result = np.full(len(records), -1, dtype=np.int64)
-        for batch, logits in self._run_whole(records):
+        for batch, logits in self._run_whole(records, self.logits):
             table = logits if self.encoded.form in ("classes", "mask") else self._answer_scores(batch, logits)
             result[batch.start : batch.start + batch.count] = _argmax(table)[: batch.count]
         return result
 
-    def run(self, records: Indices) -> Iterator[tuple[MicroBatch, Tensor]]:
-        """(micro-batch, logits) pairs; logits are (m, C), or (m · options, max_answer_tokens + 1, V)."""
+    def run(self, records: Indices, weights: Weights | None = None) -> Iterator[tuple[MicroBatch, Tensor]]:
+        """(micro-batch, logits) pairs; logits are (m, C), or (m · options, max_answer_tokens + 1, vocabulary).
+
+        With `weights`, V settings of the trainable part, they are those of each setting, a dimension of V before all.
+        """
+        logits = self.logits if weights is None else partial(self._variant_logits, weights)
         if self._shared is None:
-            yield from self._run_whole(records)
+            yield from self._run_whole(records, logits)
             return
         with silent_libraries(), torch.no_grad():
-            yield from self._shared.evaluate(records, self.logits)
+            yield from self._shared.evaluate(records, logits)
 
     def forget(self) -> None:
         """Drop what the frozen layers gave for the records asked for last; what is kept for the run stays."""
         if self._shared is not None:
             self._shared.forget()
 
-    def _run_whole(self, records: Indices) -> Iterator[tuple[MicroBatch, Tensor]]:
+    def _run_whole(
+        self, records: Indices, logits: Callable[[MicroBatch], Tensor]
+    ) -> Iterator[tuple[MicroBatch, Tensor]]:
         with silent_libraries(), torch.no_grad():
             for batch in microbatches(self.encoded, records, self.microbatch_size, self._device):
-                yield batch, self.logits(batch)
+                yield batch, logits(batch)
+
+    def _variant_logits(self, weights: Weights, batch: MicroBatch) -> Tensor:
+        return over_variants(self.module, partial(self.logits, batch), weights)
 
     @property
     def _device(self) -> torch.device:
@@ -176,7 +199,7 @@ class TokenObjective:
         with ExitStack() as hooks:
             output_layer = getattr(unwrapped(self.module), "get_output_embeddings", lambda: None)()
             if output_layer is not None:
-                hooks.callback(output_layer.register_forward_pre_hook(_in_one_piece).remove)
+                hooks.callback(output_layer.register_forward_pre_hook(partial(_last_columns, needed)).remove)
             logits: Tensor = model(**(inputs if prompt is None else prompt.before(inputs, self._accepted))).logits
         return logits[:, -needed:, :]
 
@@ -210,11 +233,14 @@ class FeatureObjective:
         empty: NDArray[np.bool_],
         microbatch_size: int,
         measure: Measure = "loss",
+        *,
+        variants: int = 1,
     ) -> None:
         if microbatch_size < 1:
             raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")
         self.module = module
         self.microbatch_size = microbatch_size
+        self.variants = variants
         self.measure = check_measure(measure, "classes")
         self.features = features
         self.targets = torch.from_numpy(np.array(targets, dtype=np.int64)).to(features.device)
@@ -233,6 +259,23 @@ class FeatureObjective:
                 place = slice(start * self.microbatch_size, (start + 1) * self.microbatch_size)
                 result[place] = values[: len(result[place])]
         result[self.empty[np.asarray(records, dtype=np.int64)]] = 0.0
+        return result
+
+    def variant_losses(self, records: Indices, weights: Weights) -> Losses:
+        """Loss of each record at each of V settings of the head, shape (V, B): one product a block for all of them."""
+        head = self.module.head
+        count, classes = num_settings(weights), head.out_features
+        matrix = weights.get("head.weight", head.weight.expand(count, -1, -1)).reshape(count * classes, -1)
+        offset = weights.get("head.bias", head.bias.expand(count, -1)).reshape(-1)
+        result = np.zeros((count, len(records)), dtype=np.float64)
+        with torch.no_grad():
+            for block, (features, targets) in enumerate(self._blocks(records)):
+                logits = nn.functional.linear(features, matrix, offset).reshape(-1, classes)  # a row's settings in turn
+                values = class_measure(self.measure, logits, targets.repeat_interleave(count)).cpu()
+                place = slice(block * self.microbatch_size, (block + 1) * self.microbatch_size)
+                table = values.reshape(-1, count).T.numpy()
+                result[:, place] = table[:, : result[:, place].shape[1]]
+        result[:, self.empty[np.asarray(records, dtype=np.int64)]] = 0.0
         return result
 
     def predict(self, records: Indices) -> Indices:
@@ -290,46 +333,14 @@ def compute_features(
     return features
 
 
-@dataclass(frozen=True, repr=False)
-class UnitObjective:
-    """Loss of a unit (a person): the mean over the records that are theirs, in float64, correctly rounded.
+def _last_columns(needed: int, _layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The columns whose logits are asked for, in one piece of memory.
 
-    ℓ_u = (1/n_u) Σ_{i ∈ u} ℓ_i. The sum is exact (`math.fsum`), so it depends neither on the order of the records
-    nor on where they stood in a batch. A unit without records has loss 0; one non-finite record makes its unit NaN.
+    A slice would be multiplied row by row, with the whole vocabulary read from memory for each; and `contiguous` does
+    not see the variants that lie between two rows.
     """
-
-    objective: Objective
-    unit_records: Sequence[Indices]  # records of unit u
-
-    def losses(self, records: Indices) -> Losses:
-        """Loss of each named *unit*, shape (B,)."""
-        members = [np.asarray(self.unit_records[int(unit)], dtype=np.int64) for unit in records]
-        if not members:
-            return np.zeros(0, dtype=np.float64)
-        values = self.objective.losses(np.concatenate(members))
-        result = np.zeros(len(members), dtype=np.float64)
-        start = 0
-        for place, own in enumerate(members):
-            part = values[start : start + len(own)]
-            start += len(own)
-            if len(own):
-                result[place] = math.fsum(part) / len(own) if np.isfinite(part).all() else math.nan
-        return result
-
-
-def group_units(unit_of_record: Indices, num_units: int) -> tuple[Indices, ...]:
-    """Records of each unit, ascending, from each record's unit number in 0 … num_units − 1."""
-    numbers = np.asarray(unit_of_record, dtype=np.int64)
-    if len(numbers) and (numbers.min() < 0 or numbers.max() >= num_units):
-        raise DpzoError("--num-examples: the file holds more units than declared; declare the number of units")
-    order = np.argsort(numbers, kind="stable")
-    bounds = np.searchsorted(numbers[order], np.arange(num_units + 1))
-    return tuple(order[bounds[unit] : bounds[unit + 1]] for unit in range(num_units))
-
-
-def _in_one_piece(_layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A slice of the columns would be multiplied row by row, with the whole vocabulary read from memory for each."""
-    return (arguments[0].contiguous(), *arguments[1:])
+    hidden: Tensor = arguments[0]
+    return (hidden[..., -needed:, :].clone(memory_format=torch.contiguous_format), *arguments[1:])
 
 
 def _argmax(scores: Tensor) -> Indices:

@@ -27,6 +27,7 @@ from dpzo.lm.prefix import FrozenPrefix, Keep, frozen_depth
 from dpzo.spool import ArraySpool
 from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.shift import check_shift
+from dpzo.zo.stack import Weights
 
 FEATURES_ABOVE = 1 << 29
 """Bytes of features that are held in memory; beyond, they lie in an unlinked, owner-only temporary file."""
@@ -44,6 +45,12 @@ class Shapes:
     num_threads: int  # the check holds for this many
     prefix_layers: int = 0  # lowest layers whose output all evaluations share; 0: nothing to share, or not wanted
     keep: Keep = "none"  # how long that output is kept
+    variants: int = 1  # settings of the trainable part that go through one pass together
+
+    @property
+    def rows(self) -> int:
+        """Records in one pass of an evaluation."""
+        return self.microbatch_size if self.head_block is None else self.head_block
 
 
 def keeps_features(loaded: LoadedModel) -> bool:
@@ -134,11 +141,13 @@ def make_objective(
             measure,
             prefix_layers=shapes.prefix_layers,
             keep=shapes.keep,
+            variants=shapes.variants,
         )
     module = loaded.module
     assert isinstance(module, EncoderClassifier)
     features = kept_features(module, encoded, shapes.microbatch_size)
-    return FeatureObjective(module, features, encoded.targets, encoded.empty, shapes.head_block, measure)
+    block, variants = shapes.head_block, shapes.variants
+    return FeatureObjective(module, features, encoded.targets, encoded.empty, block, measure, variants=variants)
 
 
 def kept_features(
@@ -160,33 +169,44 @@ def kept_features(
 
 def synthetic_objective(loaded: LoadedModel, shape: RowShape, shapes: Shapes) -> TokenObjective | FeatureObjective:
     """The production objective over one pass of public synthetic records, to be timed: never the user's data."""
+    module = loaded.module
     if shapes.head_block is None:
         rows, size = synthetic_rows(shape, shapes.microbatch_size), shapes.microbatch_size
-        return TokenObjective(loaded.module, rows, size, prefix_layers=shapes.prefix_layers, keep=shapes.keep)
-    return _synthetic_head(loaded, synthetic_rows(shape, shapes.head_block), shapes.head_block)
+        depth, variants = shapes.prefix_layers, shapes.variants
+        return TokenObjective(module, rows, size, prefix_layers=depth, keep=shapes.keep, variants=variants)
+    assert isinstance(module, EncoderClassifier)
+    return synthetic_head(module, head_rows(module, shapes.head_block), shapes.head_block, shapes.variants)
+
+
+def synthetic_head(module: EncoderClassifier, rows: Encoded, block: int, variants: int = 1) -> FeatureObjective:
+    """The production objective of a head over public random unit vectors, with the targets of `rows`."""
+    draw = torch.Generator().manual_seed(len(rows))
+    vectors = torch.rand((len(rows), module.head.in_features), generator=draw) - 0.5
+    features = torch.nn.functional.normalize(vectors, dim=-1).to(next(module.parameters()).device)
+    return FeatureObjective(module, features, rows.targets, rows.empty, block, variants=variants)
+
+
+def head_rows(module: EncoderClassifier, records: int) -> Encoded:
+    """Synthetic records for a head: their classes count, their tokens do not."""
+    shape = RowShape("classes", max_length=4, vocabulary=2, num_classes=module.head.out_features)
+    return synthetic_rows(shape, records)
 
 
 def _head_block(loaded: LoadedModel) -> int:
     """The first block size at which the head alone isolates records, tried on public random unit vectors."""
-    assert isinstance(loaded.module, EncoderClassifier)
-    shape = RowShape("classes", max_length=4, vocabulary=2, num_classes=loaded.module.head.out_features)
-    with lively(loaded.module, loaded.trainable_names):
-        return choose_microbatch(lambda rows, size: _synthetic_head(loaded, rows, size), shape, candidates=HEAD_BLOCKS)
-
-
-def _synthetic_head(loaded: LoadedModel, rows: Encoded, block: int) -> FeatureObjective:
-    assert isinstance(loaded.module, EncoderClassifier)
-    draw = torch.Generator().manual_seed(len(rows))
-    vectors = torch.rand((len(rows), loaded.module.head.in_features), generator=draw) - 0.5
-    features = torch.nn.functional.normalize(vectors, dim=-1).to(loaded.device)
-    return FeatureObjective(loaded.module, features, rows.targets, rows.empty, block)
+    module = loaded.module
+    assert isinstance(module, EncoderClassifier)
+    shape = RowShape("classes", max_length=4, vocabulary=2, num_classes=module.head.out_features)
+    with lively(module, loaded.trainable_names):
+        return choose_microbatch(lambda rows, size: synthetic_head(module, rows, size), shape, candidates=HEAD_BLOCKS)
 
 
 class TokenProbe:
     """Stands in for an objective in the isolation check: its "loss" is a checksum over all bits that reach the loss.
 
     A change in the last bit of a logit is mostly rounded away in the loss of the day, and shows in that of another.
-    With `states_of` the bits that leave that many lowest layers count as well: they are what is kept for a run.
+    With `states_of` the bits that leave that many lowest layers count as well: they are what is kept for a run. With
+    `weights` those of a record at all the settings in it, which are evaluated together.
     """
 
     def __init__(
@@ -198,26 +218,36 @@ class TokenProbe:
         prefix_layers: int = 0,
         keep: Keep = "none",
         states_of: int = 0,
+        weights: Weights | None = None,
     ) -> None:
         self._objective = TokenObjective(module, encoded, microbatch_size, prefix_layers=prefix_layers, keep=keep)
         self._frozen = FrozenPrefix(module, states_of) if states_of else None
+        self._weights = weights
 
     def losses(self, records: Indices) -> Losses:
         """One 64-bit checksum a record, worn as a float: only its bits have a meaning."""
-        options = self._objective.encoded.options
         sums = np.zeros(len(records), dtype=np.int64)
-        for batch, logits in self._objective.run(records):
-            losses = self._objective.record_losses(batch, logits).double().cpu().numpy().view(np.int64)
-            table = logits.float().cpu().numpy()
+        for batch, logits in self._objective.run(records, self._weights):
             states = self._states(batch)
-            for place in range(batch.count):
-                total = int(losses[place])
-                for row in range(place * options, (place + 1) * options):
-                    scored = int(batch.answer_lengths[row])
-                    used = table[row] if table.ndim == 2 else table[row, table.shape[1] - 1 - scored : -1]
-                    total = 31 * total + int(_checksum(used.reshape(1, -1))[0]) + int(states[row])
-                sums[batch.start + place] = (total + 2**63) % 2**64 - 2**63
+            place = slice(batch.start, batch.start + batch.count)
+            for own in (logits,) if self._weights is None else logits:
+                sums[place] = 31 * sums[place] + self._sums(batch, own, states)[: batch.count]
         result: Losses = sums.view(np.float64)
+        return result
+
+    def _sums(self, batch: MicroBatch, logits: torch.Tensor, states: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Checksums of the micro-batch's records at one setting of the weights."""
+        options = self._objective.encoded.options
+        losses = self._objective.record_losses(batch, logits).double().cpu().numpy().view(np.int64)
+        table = logits.float().cpu().numpy()
+        result = np.zeros(len(losses), dtype=np.int64)
+        for place in range(batch.count):
+            total = int(losses[place])
+            for row in range(place * options, (place + 1) * options):
+                scored = int(batch.answer_lengths[row])
+                used = table[row] if table.ndim == 2 else table[row, table.shape[1] - 1 - scored : -1]
+                total = 31 * total + int(_checksum(used.reshape(1, -1))[0]) + int(states[row])
+            result[place] = (total + 2**63) % 2**64 - 2**63
         return result
 
     def _states(self, batch: MicroBatch) -> NDArray[np.int64]:

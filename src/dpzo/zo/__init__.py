@@ -8,7 +8,15 @@ from dpzo.zo.directions import (
     StepDirections,
     Structure,
 )
-from dpzo.zo.estimators import ESTIMATORS, Estimator, Objective, central_difference, evaluations, forward_difference
+from dpzo.zo.estimators import (
+    ESTIMATORS,
+    Estimator,
+    Objective,
+    VariantObjective,
+    central_difference,
+    evaluations,
+    forward_difference,
+)
 from dpzo.zo.initial import public_normal, public_uniform
 from dpzo.zo.moments import Adam, Momentum
 from dpzo.zo.parameters import TrainableParameters
@@ -16,6 +24,7 @@ from dpzo.zo.rules import UPDATES, RuleSettings, build_update, update_facts
 from dpzo.zo.schedules import SCHEDULES, Schedule
 from dpzo.zo.shaping import Shrinkage, SignRelease
 from dpzo.zo.shift import check_shift, shifted
+from dpzo.zo.stack import Weights, stacked
 from dpzo.zo.structures import LowRank, PublicBasis, RandomMask, direction_scheme, load_basis, public_basis
 from dpzo.zo.updates import Sgd, State, Update
 
@@ -47,6 +56,8 @@ __all__ = [
     "TailMean",
     "TrainableParameters",
     "Update",
+    "VariantObjective",
+    "Weights",
     "build_update",
     "central_difference",
     "check_shift",
@@ -58,5 +69,6 @@ __all__ = [
     "public_normal",
     "public_uniform",
     "shifted",
+    "stacked",
     "update_facts",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from dpzo.zo.directions import StepDirections
 from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.shift import shifted
+from dpzo.zo.stack import Shift, Weights, stacked
 
 Units = NDArray[np.int64]
 Projections = NDArray[np.float64]
@@ -20,6 +22,24 @@ class Objective(Protocol):
 
     def losses(self, units: Units, /) -> NDArray[np.floating[Any]]:
         """(B,) float32 or float64 losses of `units` at the module's present weights; NaN and ±inf are allowed."""
+
+
+@runtime_checkable
+class VariantObjective(Protocol):
+    """An objective that may also evaluate several settings of the trainable part in one go; `losses` alone will do."""
+
+    @property
+    def variants(self) -> int:
+        """V: how many settings it is given at a time; 1 where it wants them one by one, through `losses`."""
+
+    def losses(self, units: Units, /) -> NDArray[np.floating[Any]]:
+        """As in `Objective`."""
+
+    def variant_losses(self, units: Units, weights: Weights, /) -> NDArray[np.floating[Any]]:
+        """(V, B) losses of `units` with the trainable part replaced by each of the V settings in `weights`.
+
+        Entry (v, i) depends on setting v and unit i alone, bit for bit, at the shape that V makes.
+        """
 
 
 class Estimator(Protocol):
@@ -56,17 +76,13 @@ def central_difference(
     """
     if not smoothing > 0:
         raise ValueError("smoothing must be positive")
-    rows = np.zeros((len(units), directions.num_directions))
     if len(units) == 0:
-        return rows
-    for k in range(directions.num_directions):
-        with shifted(parameters, directions, k, smoothing):
-            above = _losses(objective, units)
-        with shifted(parameters, directions, k, -smoothing):
-            below = _losses(objective, units)
-        with np.errstate(invalid="ignore", over="ignore"):
-            rows[:, k] = (above - below) / (2 * smoothing)
-    return rows
+        return np.zeros((0, directions.num_directions))
+    shifts = [(k, scale) for k in range(directions.num_directions) for scale in (smoothing, -smoothing)]
+    losses = _evaluate(objective, parameters, units, directions, shifts)
+    with np.errstate(invalid="ignore", over="ignore"):
+        slopes: Projections = (losses[0::2] - losses[1::2]) / (2 * smoothing)
+    return np.ascontiguousarray(slopes.T)
 
 
 def forward_difference(
@@ -93,16 +109,41 @@ def forward_difference(
     """
     if not smoothing > 0:
         raise ValueError("smoothing must be positive")
-    rows = np.zeros((len(units), directions.num_directions))
     if len(units) == 0:
-        return rows
-    here = _losses(objective, units)
-    for k in range(directions.num_directions):
-        with shifted(parameters, directions, k, smoothing):
-            above = _losses(objective, units)
-        with np.errstate(invalid="ignore", over="ignore"):
-            rows[:, k] = (above - here) / smoothing
-    return rows
+        return np.zeros((0, directions.num_directions))
+    shifts = [(0, 0.0), *((k, smoothing) for k in range(directions.num_directions))]
+    losses = _evaluate(objective, parameters, units, directions, shifts)
+    with np.errstate(invalid="ignore", over="ignore"):
+        slopes: Projections = (losses[1:] - losses[0]) / smoothing
+    return np.ascontiguousarray(slopes.T)
+
+
+def _evaluate(
+    objective: Objective,
+    parameters: TrainableParameters,
+    units: Units,
+    directions: StepDirections,
+    shifts: Sequence[Shift],
+) -> NDArray[np.float64]:
+    """(E, B) losses at each of E shifted weights, `objective.variants` of them at a time where it offers that."""
+    losses = np.zeros((len(shifts), len(units)))
+    at_once = objective.variants if isinstance(objective, VariantObjective) else 1
+    if isinstance(objective, VariantObjective) and at_once > 1:
+        for start in range(0, len(shifts), at_once):
+            chosen = shifts[start : start + at_once]
+            with stacked(parameters, directions, chosen, at_once) as weights:
+                found = np.asarray(objective.variant_losses(units, weights), dtype=np.float64)
+            if found.shape != (at_once, len(units)):
+                raise ValueError("the objective must return one loss a setting and unit")
+            losses[start : start + len(chosen)] = found[: len(chosen)]
+        return losses
+    for place, (k, scale) in enumerate(shifts):
+        if scale == 0:
+            losses[place] = _losses(objective, units)
+            continue
+        with shifted(parameters, directions, k, scale):
+            losses[place] = _losses(objective, units)
+    return losses
 
 
 def _losses(objective: Objective, units: Units) -> NDArray[np.float64]:
