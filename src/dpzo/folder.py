@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dpzo.errors import DpzoError
 from dpzo.journal import JOURNAL
+
+CONFIG, COUNT = "config.yaml", "count.json"
 
 
 def require_new(folder: Path) -> None:
@@ -24,3 +30,46 @@ def make_folder(folder: Path) -> None:
         folder.chmod(0o700)
     except OSError as error:
         raise DpzoError(f"--output {folder}: {error.strerror}") from None
+
+
+def require_begun(folder: Path) -> None:
+    """Say what became of a run that died before its journal was made: there is nothing to go on with."""
+    if (folder / JOURNAL).exists() or (not (folder / CONFIG).exists() and not (folder / COUNT).exists()):
+        return
+    if (folder / COUNT).exists():
+        spent = f"the ε of its {COUNT} is spent, and a new run, in a new folder, would count anew: add both up"
+    else:
+        spent = "nothing was spent: delete the folder and train anew"
+    raise DpzoError(f"{folder}: this run ended before its first step; {spent}")
+
+
+@contextmanager
+def claim_new(folder: Path) -> Iterator[None]:
+    """Create `folder` for the owner alone and claim it while the block runs. DpzoError unless it is new."""
+    require_new(folder)
+    make_folder(folder)
+    with claimed(folder):
+        require_new(folder)  # another process may have been quicker
+        yield
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """While the block runs no other process of ours works in `folder`, which must exist: two would mix their files.
+
+    A file system without such locks on folders leaves it at the journal's own. DpzoError where another process works.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise DpzoError(f"{folder}: {error.strerror}; give the folder that dpzo train wrote") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DpzoError(f"{folder}: another process is working on this run; wait for it or stop it") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from dpzo.config import PRIVATE, RunConfig, dump_config, parse_config
 from dpzo.count import PrivateCount, check_private_count, release_count
 from dpzo.data import parse_hub, read_records
 from dpzo.errors import DpzoError
-from dpzo.folder import make_folder, require_new
+from dpzo.folder import CONFIG, COUNT, claim_new, claimed, make_folder, require_begun, require_new
 from dpzo.journal import Transcript, read, write_durably
 from dpzo.lm import LoadedModel, Shapes, fingerprint_tensors, isolated_shapes, load_saved, save
 from dpzo.lm.generation import generate as continue_prompts
@@ -39,7 +40,7 @@ from dpzo.tasks import Records, Task
 from dpzo.train import RandomnessAt, Stopped
 from dpzo.zo import Objective
 
-CONFIG, PLAN, LOCAL, MODEL, COUNT = "config.yaml", "plan.json", "local.yaml", "model", "count.json"
+PLAN, LOCAL, MODEL = "plan.json", "local.yaml", "model"
 
 
 @dataclass(frozen=True)
@@ -123,29 +124,31 @@ def train(
     task = task_of(config)
     tell("reading the records")
     records = _read_records(config, task, source)
-    count = None
-    if config.privacy.num_examples == PRIVATE:
-        count = _count(config, records.num_units, output, nonprivate_randomness)
-    num_examples, origin = (
-        resolve_num_examples(config, task, source.folder, lambda: records.num_units)
-        if count is None
-        else (count.num_examples, "private-count")
-    )
-    tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
-    parts = assemble(
-        config,
-        num_examples=num_examples,
-        num_examples_source=origin,
-        has_guarantee=nonprivate_randomness is None,
-        count=count,
-    )
-    if config.privacy.mechanism == AUTO:
-        tell(auto_note(parts.job.plan))
-    tell("preparing the records for the model")
-    private = objective(records, parts.subject)
-    return carry_out(
-        parts, private, records.num_units, source, output, watch=watch, nonprivate_randomness=nonprivate_randomness
-    )
+    with ExitStack() as held:
+        count = None
+        if config.privacy.num_examples == PRIVATE:
+            held.enter_context(claim_new(output))
+            count = _count(config, records.num_units, output, nonprivate_randomness)
+        num_examples, origin = (
+            resolve_num_examples(config, task, source.folder, lambda: records.num_units)
+            if count is None
+            else (count.num_examples, "private-count")
+        )
+        tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
+        parts = assemble(
+            config,
+            num_examples=num_examples,
+            num_examples_source=origin,
+            has_guarantee=nonprivate_randomness is None,
+            count=count,
+        )
+        if config.privacy.mechanism == AUTO:
+            tell(auto_note(parts.job.plan))
+        tell("preparing the records for the model")
+        private = objective(records, parts.subject)
+        return carry_out(
+            parts, private, records.num_units, source, output, watch=watch, nonprivate_randomness=nonprivate_randomness
+        )
 
 
 def carry_out(
@@ -159,24 +162,31 @@ def carry_out(
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
     """The part of `train` after everything is prepared: fill the new folder `output`; returns the card."""
-    if parts.job.header.get("count") is None:  # else the folder was new when the count was written into it
-        require_new(output)
-    make_folder(output)
-    write_durably(output / CONFIG, dump_config(parts.subject.config).encode())
-    write_durably(output / PLAN, (json.dumps(plan_facts(parts.job.plan, parts.job.header), indent=2) + "\n").encode())
-    model = Path(parts.subject.config.model.name)
-    local = {"data": source.to_dict(), "base": str(model.resolve()) if model.is_dir() else None}
-    write_durably(output / LOCAL, yaml.safe_dump(local).encode())
+    counted = parts.job.header.get("count") is not None  # then the folder was claimed when the count was written there
+    with nullcontext() if counted else claim_new(output):
+        write_durably(output / CONFIG, dump_config(parts.subject.config).encode())
+        plan = plan_facts(parts.job.plan, parts.job.header)
+        write_durably(output / PLAN, (json.dumps(plan, indent=2) + "\n").encode())
+        model = Path(parts.subject.config.model.name)
+        local = {"data": source.to_dict(), "base": str(model.resolve()) if model.is_dir() else None}
+        write_durably(output / LOCAL, yaml.safe_dump(local).encode())
+        return _work(trainer.fit, parts, private, num_units, output, watch, nonprivate_randomness)
+
+
+def _work(
+    act: Callable[..., None],
+    parts: Assembled,
+    private: Objective,
+    num_units: int,
+    output: Path,
+    watch: Watcher,
+    nonprivate_randomness: RandomnessAt | None,
+) -> dict[str, Any]:
+    """Fit or resume, then save model and card; stopped on request, the card alone."""
+    observe = watch(_progress(parts))
     try:
         with silent_libraries():
-            trainer.fit(
-                parts.job,
-                private,
-                num_units,
-                output,
-                observe=watch(_progress(parts)),
-                nonprivate_randomness=nonprivate_randomness,
-            )
+            act(parts.job, private, num_units, output, observe=observe, nonprivate_randomness=nonprivate_randomness)
     except Stopped:
         write_card(output, read(output))
         raise
@@ -191,22 +201,16 @@ def resume(
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
     """Go on with the run in `output`, however it stopped; returns the card. Raises as `train` does."""
+    require_begun(output)
     transcript = read(output)
-    source, base = _local(output)
-    tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
-    parts = _reassemble(transcript, base)
-    trainer.require_same_run(parts.job.header, transcript)
-    records = _read_records(parts.subject.config, parts.subject.task, source)
-    with silent_libraries():
-        trainer.resume(
-            parts.job,
-            objective(records, parts.subject),
-            records.num_units,
-            output,
-            observe=watch(_progress(parts)),
-            nonprivate_randomness=nonprivate_randomness,
-        )
-    return _finish(parts, output)
+    with claimed(output):
+        source, base = _local(output)
+        tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
+        parts = _reassemble(transcript, base)
+        trainer.require_same_run(parts.job.header, transcript)
+        records = _read_records(parts.subject.config, parts.subject.task, source)
+        private = objective(records, parts.subject)
+        return _work(trainer.resume, parts, private, records.num_units, output, watch, nonprivate_randomness)
 
 
 @dataclass(frozen=True)
@@ -334,7 +338,6 @@ def _reassemble(transcript: Transcript, base: str | None, shapes: Shapes | None 
 def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomness: RandomnessAt | None) -> PrivateCount:
     """A private count, on disk before it is used: whatever goes wrong later, its ε is seen to be spent."""
     assert config.privacy.epsilon is not None
-    make_folder(output)
     share = config.privacy.count_share * config.privacy.epsilon
     count = release_count(num_units, share, nonprivate_randomness=nonprivate_randomness)
     write_durably(output / COUNT, (json.dumps(count.to_dict()) + "\n").encode())

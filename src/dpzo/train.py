@@ -42,7 +42,11 @@ class Job:
 
 
 class Stopped(Exception):
-    """The run was asked to stop and did so between two steps; nothing is lost and nothing is burnt."""
+    """The run was asked to stop, by the signal `number`, and did so between two steps: nothing is lost or burnt."""
+
+    def __init__(self, said: str, number: int = signal.SIGINT) -> None:
+        super().__init__(said)
+        self.number = number
 
 
 def journal_header(plan: PrivacyPlan, has_guarantee: bool, public: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def replay(job: Job, transcript: Transcript, *, observe: Observer = lambda relea
     """Rebuild θ_T from θ_0 and a journal, without data, model evaluations or noise. On return parameters hold θ_T."""
     require_same_run(job.header, transcript)
     start = checkpoint.Restored(0, job.update.init(job.parameters))
-    _replay_entries(job, transcript, start, observe, lambda: False)
+    _replay_entries(job, transcript, start, observe, lambda: 0)
     job.update.finish(job.parameters, start.tensors)
 
 
@@ -136,15 +140,15 @@ def _train(
     start: checkpoint.Restored,
     observe: Observer,
     nonprivate_randomness: RandomnessAt | None,
-    stop_requested: Callable[[], bool],
+    stop_requested: Callable[[], int],
 ) -> None:
     channel = PrivateChannel(job.plan, spent=journal.num_steps, nonprivate_randomness=nonprivate_randomness)
     state, saved = start.tensors, start.step
     with torch.no_grad():
         for step in range(journal.num_steps, job.plan.steps):
-            if stop_requested():
+            if number := stop_requested():
                 checkpoint.save(journal.folder, job.parameters, state, step, journal.last_hash)
-                raise Stopped(f"stopped after step {step} of {job.plan.steps}")
+                raise Stopped(f"stopped after step {step} of {job.plan.steps}", number)
             directions = job.scheme.at(step)
             units = channel.draw_batch(num_units)
             rows = job.estimator(objective, job.parameters, units, directions, job.smoothing)
@@ -164,12 +168,12 @@ def _replay_entries(
     transcript: Transcript,
     start: checkpoint.Restored,
     observe: Observer,
-    stop_requested: Callable[[], bool],
+    stop_requested: Callable[[], int],
 ) -> None:
     with torch.no_grad():
         for entry, _ in transcript.entries():
-            if stop_requested():
-                raise Stopped(f"stopped while taking up step {entry.step} of {job.plan.steps} again")
+            if number := stop_requested():
+                raise Stopped(f"stopped while taking up step {entry.step} of {job.plan.steps} again", number)
             if isinstance(entry, Release):
                 if entry.step >= start.step:
                     directions = job.scheme.at(entry.step)
@@ -194,17 +198,23 @@ def _closing(journal: Journal) -> Iterator[Journal]:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request that is honoured between two steps; a second one is immediate."""
-    requested = False
+def _stop_requests() -> Iterator[Callable[[], int]]:
+    """Turn the first Ctrl-C or SIGTERM into a request that is honoured between two steps; a second one is immediate.
+
+    What is yielded gives the number of the signal that asked, 0 while none has.
+    """
+    requested = 0
+    previous: dict[int, Any] = {}
 
     def request(number: int, frame: FrameType | None) -> None:
         nonlocal requested
         if requested:
+            before = previous[number]
+            if callable(before):
+                before(number, frame)
             raise KeyboardInterrupt
-        requested = True
+        requested = number
 
-    previous = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, request)
@@ -213,6 +223,6 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: requested
     finally:
-        for number, handler in previous.items():
+        for restored, handler in previous.items():
             # None: a handler that was not installed from Python, and that Python cannot put back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(restored, signal.SIG_DFL if handler is None else handler)

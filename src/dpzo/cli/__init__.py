@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 
+from dpzo.cli.signals import die_quietly_at_exit, stop_asked, stop_code, stop_signals
 from dpzo.errors import DpzoError
 
 __all__ = ["main"]
@@ -16,6 +17,12 @@ TRACEBACK_VARIABLE = "DPZO_NONPRIVATE_TRACEBACK"
 
 def main() -> None:
     """Run `dpzo`; exit 0 on success, 2 on a mistake the user can mend, 130 when stopped, 1 on a bug of ours."""
+    die_quietly_at_exit()
+    with stop_signals():
+        sys.exit(_run())
+
+
+def _run() -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without an ε shall not cost anyone a result
@@ -24,28 +31,33 @@ def main() -> None:
 
         code = app(standalone_mode=False, prog_name="dpzo")
         sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0
     except DpzoError as error:
+        if stop_asked():
+            return _stopped()
         _say(f"error: {error}")
-        sys.exit(2)
+        return 2
     except KeyboardInterrupt:
-        _say("stopped")
-        sys.exit(130)
+        return _stopped()
     except BrokenPipeError:
         # Whoever read our output has left. Python would complain about it once more at its own exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        return 141
     except Exception as error:
-        sys.exit(_other(error))
+        return _other(error)
+
+
+def _stopped() -> int:
+    _say("stopped")
+    return stop_code()
 
 
 def _other(error: Exception) -> int:
+    if stop_asked() or type(error).__name__ == "Abort" or _was_interrupted(error):
+        return _stopped()
     # Newer versions of typer carry a click of their own, so its errors are known by what they can do.
     if hasattr(error, "format_message"):
         return _usage(error)
-    if type(error).__name__ == "Abort" or _was_interrupted(error):
-        _say("stopped")
-        return 130
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         traceback.print_exc()
         return 1

@@ -1,4 +1,4 @@
-"""How a command that works on a run may end early: on Ctrl-C, or because the disk refuses."""
+"""How a command that works on a run may end early: on Ctrl-C or SIGTERM, or because the disk refuses."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import NoReturn
 
 import typer
 
+from dpzo.cli.signals import stop_asked, stop_code
 from dpzo.errors import DpzoError
-
-STOPPED = 130
 
 
 @contextmanager
 def ending_well(folder: Path | None, *, resumable: bool, again: bool = False) -> Iterator[None]:
-    """Turn a stop into one line that says how to go on and exit code 130; a disk that refuses into a DpzoError.
+    """Turn a stop into one line that says how to go on, and its exit code; a disk that refuses into a DpzoError.
 
     `folder` is where the command writes; `resumable` says that it holds a run, which `dpzo resume` can take up;
     `again`, that the command itself goes on when it is given once more. Enter it before the heavy imports: most early
@@ -30,7 +29,9 @@ def ending_well(folder: Path | None, *, resumable: bool, again: bool = False) ->
     except Exception as error:
         kind = type(error).__name__
         if kind == "Stopped":
-            _stop(str(error), folder, resumable, again)
+            _stop(str(error), folder, resumable, again, getattr(error, "number", None))
+        if stop_asked():  # a library has made an error of its own of the interrupt
+            _stop("stopped", folder, resumable, again)
         if folder is not None and (isinstance(error, OSError) or kind == "SafetensorError"):
             raise DpzoError(_refused(error, folder, resumable)) from None
         raise
@@ -50,14 +51,16 @@ def _begun(folder: Path) -> bool:
     return (folder / "journal.jsonl").exists()
 
 
-def _stop(said: str, folder: Path | None, resumable: bool, again: bool) -> NoReturn:
+def _stop(said: str, folder: Path | None, resumable: bool, again: bool, number: int | None = None) -> NoReturn:
     if again:
         how = "; what is finished is kept, and the same command goes on"
     elif folder is None or not resumable:
         how = ""
     elif _begun(folder):
         how = f"; dpzo resume {folder} goes on"
+    elif (folder / "count.json").exists():
+        how = f" before the first step; spent is the ε of the private count in {folder / 'count.json'}, and no more"
     else:
         how = " before the first step; nothing was spent"
     print(f"dpzo: {said}{how}", file=sys.stderr)
-    raise typer.Exit(STOPPED)
+    raise typer.Exit(stop_code(number))
