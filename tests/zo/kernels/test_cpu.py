@@ -1,0 +1,135 @@
+"""The CPU kernels against the oracle where tests of `DirectionScheme` do not reach: threads, halves, rows, one pass."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from dpzo.zo.kernels import cpu, reference, rounding, rounding_cpu, team
+from dpzo.zo.kernels.half_cpu import narrow, widen
+from dpzo.zo.kernels.spec import NORMALS, SIGNS, WALSH, Stream
+
+LAWS = (SIGNS, NORMALS, WALSH)
+SIZE = (1 << 18) + 4133  # enough for three threads of every kernel
+
+
+def stream(law: int, k: int = 5) -> Stream:
+    return Stream(law, 0x12345678, 0x9ABCDEF0, 77, 3, k | 7 << 24, origin=987654321)
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(torch.int32 if tensor.dtype == torch.float32 else torch.int16)
+
+
+def numbers(size: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    """Of all magnitudes, subnormal halves among them."""
+    draw = torch.Generator().manual_seed(seed)
+    return (torch.randn(size, generator=draw) * 10 ** (12 * torch.rand(size, generator=draw) - 9)).to(dtype)
+
+
+@pytest.fixture(params=["openmp", "pool"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Three threads, once torch's own and once a pool's."""
+    if request.param == "pool":
+        monkeypatch.setattr(team, "_openmp", lambda: None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("start", [0, 129])
+def test_threads_give_the_oracles_bits(law: int, start: int, threads: int) -> None:
+    own, theirs = torch.empty(SIZE), torch.empty(SIZE)
+    cpu.fill(stream(law), 1.25, own, start)
+    reference.fill(stream(law), 1.25, theirs, start)
+    assert torch.equal(bits(own), bits(theirs))
+    base = numbers(SIZE, torch.float32)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        narrowed = base.to(dtype)
+        own, theirs = torch.empty_like(narrowed), torch.empty_like(narrowed)
+        cpu.add(stream(law), 1.25, narrowed, 0.01, own, start)
+        reference.add(stream(law), 1.25, narrowed, 0.01, theirs, start)
+        assert torch.equal(bits(own), bits(theirs)), dtype
+    streams = [stream(law, k) for k in (0, 3, 9)]
+    for name in ("accumulate", "step"):
+        own, theirs = base.clone(), base.clone()
+        getattr(cpu, name)(streams, [1.0, 1.5, 0.5], [0.1, -0.2, 0.3], own, start)
+        getattr(reference, name)(streams, [1.0, 1.5, 0.5], [0.1, -0.2, 0.3], theirs, start)
+        assert torch.equal(bits(own), bits(theirs)), name
+
+
+def test_the_team_is_torchs_own() -> None:
+    """Without it the kernels are right and slow; on Linux there is one to enter."""
+    library = team._openmp()
+    assert library is not None
+    assert library.omp_get_max_threads() >= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_threads_round_alike(dtype: torch.dtype, threads: int) -> None:
+    wide = numbers(100_003, torch.float32)
+    own, theirs = torch.empty(100_003, dtype=dtype), torch.empty(100_003, dtype=dtype)
+    rounding_cpu.round_into(stream(SIGNS), wide, own, 3)
+    rounding.round_into(stream(SIGNS), wide, theirs, 3)
+    assert torch.equal(bits(own), bits(theirs))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rows_are_those_of_the_whole(law: int, dtype: torch.dtype) -> None:
+    matrix, rows = numbers(50 * 33, dtype).view(50, 33), torch.tensor([49, 0, 7, 7])
+    whole = torch.empty(50 * 33, dtype=dtype)
+    cpu.add(stream(law), 1.0, matrix.view(-1), 0.5, whole, 0)
+    for kernels in (cpu, reference):
+        own = torch.empty((4, 33), dtype=dtype)
+        kernels.add_rows(stream(law), 1.0, matrix, 0.5, rows, own)
+        assert torch.equal(bits(own), bits(whole.view(50, 33)[rows]))
+
+
+@pytest.mark.parametrize("is_bf16", [True, False])
+def test_halves_there_and_back(is_bf16: bool) -> None:
+    """Every code goes up exactly; every kind of fp32 number comes down as torch brings it."""
+    dtype = torch.bfloat16 if is_bf16 else torch.float16
+    codes = np.arange(1 << 16, dtype=np.uint16)
+    up = np.empty(1 << 16, np.float32)
+    widen(codes, 0, 1 << 16, is_bf16, up, 0)
+    expected = torch.from_numpy(codes.view(np.int16)).view(dtype).float()
+    found = torch.from_numpy(up)
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.equal(bits(found)[~found.isnan()], bits(expected)[~found.isnan()])
+    draw = torch.Generator().manual_seed(1)
+    any_bits = torch.randint(-(2**31), 2**31, (1_000_000,), generator=draw).to(torch.int32)
+    wide = torch.cat((any_bits.view(torch.float32), numbers(1_000_000, torch.float32)))
+    down = np.empty(len(wide), np.uint16)
+    narrow(wide.numpy(), 0, len(wide), is_bf16, down, 0)
+    theirs = wide.to(dtype)
+    own = torch.from_numpy(down.view(np.int16)).view(dtype)
+    assert torch.equal(own.isnan(), theirs.isnan())
+    assert torch.equal(bits(own)[~own.isnan()], bits(theirs)[~own.isnan()])
+
+
+def test_a_forked_child_has_a_pool_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads do not survive a fork; the pool's object would, and wait for ever."""
+    monkeypatch.setattr(team, "_openmp", lambda: None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        out = torch.empty(1 << 18)
+        cpu.fill(stream(SIGNS), 1.0, out, 0)
+        assert team._pool is not None
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            again = torch.empty(1 << 18)
+            cpu.fill(stream(SIGNS), 1.0, again, 0)
+            os.write(write, b"same" if np.array_equal(again.numpy(), out.numpy()) else b"other")
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(read, 5) == b"same"
+    finally:
+        torch.set_num_threads(before)
+        team._pool = None
