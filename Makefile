@@ -10,7 +10,7 @@ demo: install
 	$(BIN)/dpzo demo
 
 test: install lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks
