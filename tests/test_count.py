@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from dpzo.count import PrivateCount, release_count
-from dpzo.privacy import PrivacyPlan
 
 
 def test_counts_are_unbiased_and_as_noisy_as_their_epsilon_says() -> None:
@@ -34,10 +33,11 @@ def test_epsilon_is_pure_and_exact() -> None:
 
 def test_no_unit_is_a_number_too() -> None:
     assert release_count(0, 1000.0).num_examples == 1
-    assert release_count(1, 1e-3).num_examples >= 1
+    few = [release_count(1, 0.05).num_examples for _ in range(200)]
+    assert min(few) == 1  # half of the noisy counts lie below 1, where no plan could be made
+    assert max(few) > 10
 
 
 def test_the_plan_is_one_release() -> None:
     count = release_count(5, 1.0)
     assert count.plan.steps == 1
-    assert isinstance(count.plan, PrivacyPlan)

@@ -40,6 +40,11 @@ class Defaults:
     average: float
     microbatch_size: int
 
+    def shrink(self, dimension: int) -> float:
+        """What `drift` and `longest` are multiplied by where d = `dimension` elements are trained."""
+        reference = self.reference_dimension
+        return 1.0 if reference is None else min(1.0, math.sqrt(reference / dimension))
+
 
 DEFAULTS: dict[Part, Defaults] = {
     "head": Defaults(200, 64, 1024, 0.25, 1.0, 1e-2, 1e-2, 0.9, 8.0, None, 0.1, 32),
@@ -91,8 +96,7 @@ def default_learning_rate(part: Part, dimension: int, plan: PrivacyPlan, rule: s
     gradient's, so there η = drift/√T. Public: a function of the plan and of shapes. Source: docs/defaults.md.
     """
     chosen = DEFAULTS[part]
-    reference = chosen.reference_dimension
-    shrink = 1.0 if reference is None else min(1.0, math.sqrt(reference / dimension))
+    shrink = chosen.shrink(dimension)
     if rule == "adam":
         return chosen.drift * shrink / math.sqrt(plan.steps)
     directions, batch = plan.num_directions, plan.expected_batch_size

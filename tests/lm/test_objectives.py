@@ -124,9 +124,11 @@ def test_a_non_finite_record_spoils_its_own_unit_only() -> None:
     assert units.losses(np.zeros(0, dtype=np.int64)).shape == (0,)
 
 
-def test_more_units_than_declared_is_an_error() -> None:
-    with pytest.raises(DpzoError, match="--num-examples"):
-        group_units(np.array([0, 3]), 3)
+def test_units_are_numbered_from_zero() -> None:
+    for numbers in ([0, 3], [-1, 0]):
+        with pytest.raises(ValueError, match="numbered") as caught:
+            group_units(np.array(numbers), 3)
+        assert "3" not in str(caught.value)
 
 
 def test_an_impossible_microbatch_is_an_error(tiny: Tiny) -> None:

@@ -51,7 +51,10 @@ def recipe_show(
 @recipes.command("run", short_help="Carry one out.")
 def recipe_run(
     name: Name,
-    data_dir: Annotated[Path, typer.Option(help="Folder with the files of the recipe's task.")],
+    data_dir: Annotated[
+        Path,
+        typer.Option(help="Folder with the task's files. A baseline's score on held-out records is read: public data."),
+    ],
     output: Annotated[Path, typer.Option(help="New folder for the run.")],
     scale: ScaleName = "paper",
     model: Model = None,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpzo.errors import DpzoError
 from dpzo.lm.objectives import Indices, Losses, Objective
 from dpzo.lm.variants import num_settings
 from dpzo.zo.estimators import VariantObjective
@@ -62,10 +61,10 @@ def _means(values: Losses, members: Sequence[Indices]) -> Losses:
 
 
 def group_units(unit_of_record: Indices, num_units: int) -> tuple[Indices, ...]:
-    """Records of each unit, ascending, from each record's unit number in 0 … num_units − 1."""
+    """Records of each unit, ascending, from each record's unit number in 0 … num_units − 1; ValueError outside it."""
     numbers = np.asarray(unit_of_record, dtype=np.int64)
     if len(numbers) and (numbers.min() < 0 or numbers.max() >= num_units):
-        raise DpzoError("--num-examples: the file holds more units than declared; declare the number of units")
+        raise ValueError("units are numbered 0 … num_units − 1")  # no figure: a count of the file's is private
     order = np.argsort(numbers, kind="stable")
     bounds = np.searchsorted(numbers[order], np.arange(num_units + 1))
     return tuple(order[bounds[unit] : bounds[unit + 1]] for unit in range(num_units))

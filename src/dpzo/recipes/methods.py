@@ -165,10 +165,9 @@ def drift_rate(part: Part, dimension: int, plan: PrivacyPlan) -> float:
     `plan` has the gradient's clip_norm C. Public: a function of the plan and of shapes.
     """
     chosen = DEFAULTS[part]
-    reference = chosen.reference_dimension
-    shrink = 1.0 if reference is None else min(1.0, math.sqrt(reference / dimension))
     noise = plan.noise_multiplier * plan.clip_norm / plan.expected_batch_size
-    return shrink * min(chosen.drift / (math.sqrt(plan.steps) * noise), chosen.longest / plan.clip_norm)
+    rate = min(chosen.drift / (math.sqrt(plan.steps) * noise), chosen.longest / plan.clip_norm)
+    return chosen.shrink(dimension) * rate
 
 
 def default_steps(part: Part, baseline: BaselineName | None, num_directions: int | None) -> int:

@@ -108,8 +108,9 @@ def cached(asked: Mapping[str, Any], work: Callable[[], SearchResult]) -> Search
     result = found.to_dict()
     entry = {"asked": asked, "hash": hashlib.sha256(_plain(result)).hexdigest(), "result": result}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         scratch = path.with_suffix(f".{os.getpid()}")
+        scratch.touch(mode=0o600)  # nothing private stands in it, but whoever may write it may offer another noise
         scratch.write_bytes(_plain(entry))
         scratch.replace(path)
     except OSError:
