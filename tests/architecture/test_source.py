@@ -68,7 +68,8 @@ def global_randomness(tree: ast.Module, file: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.func.attr
         head, _, rest = dotted(node.func).partition(".")
         name = names.get(head, "") + (f".{rest}" if rest else "")
-        if name in _OWN or (file == "lm/quiet.py" and name in _GUARDS):
+        # The audit plays the part of a script that seeds them, and puts them back.
+        if name in _OWN or (file == "lm/quiet.py" and name in _GUARDS) or file == "audit/known_seed.py":
             continue
         if name.startswith(("numpy.random.", "random.")) or _TORCH_DRAWS.fullmatch(name):
             yield node.lineno, name
@@ -176,6 +177,8 @@ def test_files_hold_one_idea() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name: str) -> None:
+    if name.startswith("dpzo.zo.kernels.cuda"):
+        pytest.importorskip("triton")
     if not name.endswith("__main__"):  # importing that would run it
         assert doctest.testmod(importlib.import_module(name)).failed == 0
 

@@ -124,7 +124,7 @@ def test_bits_survive_a_pause_and_any_block(dtype: torch.dtype, monkeypatch: pyt
     whole = run(ema(0.8), dtype=dtype)[0]
     for pause in (1, 6):
         assert np.array_equal(run(ema(0.8), pause=pause, dtype=dtype)[0], whole)
-    monkeypatch.setattr(updates, "_BLOCK", 11)
+    monkeypatch.setattr(updates, "block_elements", lambda device: 11)
     assert np.array_equal(run(ema(0.8), dtype=dtype)[0], whole)
 
 

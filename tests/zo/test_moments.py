@@ -133,7 +133,7 @@ def test_bits_do_not_depend_on_blocks_or_backends(rule: Rule, monkeypatch: pytes
     whole = run(update)
     assert all(map(same, run(update, backend="reference"), whole))
     for block in (37, 1):
-        monkeypatch.setattr(updates, "_BLOCK", block)
+        monkeypatch.setattr(updates, "block_elements", lambda device, block=block: block)
         assert all(map(same, run(update), whole))
 
 

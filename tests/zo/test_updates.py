@@ -145,7 +145,7 @@ def test_sgd_equals_the_numpy_oracle_bit_for_bit(kind: str, values: list[float],
 def test_update_bits_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for block in (1 << 16, 37, 1):
-        monkeypatch.setattr(updates, "_BLOCK", block)
+        monkeypatch.setattr(updates, "block_elements", lambda device, block=block: block)
         parameters = make()
         at = DirectionScheme("gaussian", 8, 3, SIZES).at(1)
         Sgd(Constant(0.1, 5), 4.0).apply(parameters, {}, at, np.array([1.0, -2.0, 0.3]), 1)

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
 
 from dpzo.errors import DpzoError
-from dpzo.zo.kernels import reference, rounding, spec
-from dpzo.zo.kernels.spec import SCHEME, Kernels, Stream
+from dpzo.zo.kernels import spec
+from dpzo.zo.kernels.choose import Backend, block_elements, fuses_rounding, kernels_for, round_into, step_rounded
+from dpzo.zo.kernels.spec import SCHEME, Stream
 
 __all__ = [
     "KINDS",
@@ -31,10 +32,8 @@ __all__ = [
     "Structure",
 ]
 
-Backend = Literal["numba", "reference"]
 
-_BLOCK = 1 << 16
-"""Elements of a 16-bit parameter, or of a structured direction, held in fp32 at a time. Bits do not depend on it."""
+_CPU: Final = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -74,17 +73,6 @@ class Structure(Protocol):
 
     def fill(self, directions: StepDirections, k: int, parameter: int, out: Tensor, start: int) -> None:
         """out_j ← u_{k, start + j}; `out` is flat, contiguous, fp32, within the parameter."""
-
-
-def kernels_for(backend: Backend, device: torch.device) -> Kernels:
-    """The kernels asked for; numba serves CPU tensors only, elsewhere the reference gives the same bits."""
-    if backend == "numba" and device.type == "cpu":
-        from dpzo.zo.kernels import cpu  # numba takes half a second to import
-
-        return cast(Kernels, cpu)
-    if backend in ("numba", "reference"):
-        return cast(Kernels, reference)
-    raise DpzoError(f"backend: {backend!r} is unknown; choose numba or reference")
 
 
 def check_seed(seed: int) -> None:
@@ -219,7 +207,7 @@ class StepDirections:
         """out_j ← element start + j of the kind's law in the stream of `role`: what structures are made of."""
         kernels_for(self.backend, out.device).fill(self.stream(k, parameter, role), 1.0, out, start)
 
-    def scale_factor(self, k: int) -> float:
+    def scale_factor(self, k: int, device: torch.device = _CPU) -> float:
         """√d / ‖g_k‖ rounded to fp32 for `sphere`, with g_k the Gaussian direction over all parameters jointly; else 1.
 
         ‖g_k‖² is a sum of integers ⌊fl(g²)·2²⁴⌋. Integer addition is associative, so every sharding, block size, thread
@@ -230,7 +218,7 @@ class StepDirections:
         if not KINDS[self.scheme.kind].on_sphere or self.scheme.structure is not None:
             return 1.0  # a structure applies whatever scale there is
         if k not in self._factors:
-            kernels = kernels_for(self.backend, torch.device("cpu"))
+            kernels = kernels_for(self.backend, device)
             parts = enumerate(self.scheme.sizes)
             total = sum(kernels.square_sum(self.stream(k, parameter), 0, size) for parameter, size in parts)
             self._factors[k] = sphere_factor(self.scheme.dimension, total)
@@ -246,7 +234,9 @@ class StepDirections:
 
     def fill_kind(self, k: int, parameter: int, out: Tensor, start: int = 0) -> None:
         """out_j ← z_{k, start + j} of the kind alone, whatever the structure."""
-        kernels_for(self.backend, out.device).fill(self.stream(k, parameter), self.scale_factor(k), out, start)
+        kernels_for(self.backend, out.device).fill(
+            self.stream(k, parameter), self.scale_factor(k, out.device), out, start
+        )
 
     def add(self, k: int, parameter: int, base: Tensor, scale: float, out: Tensor, start: int = 0) -> None:
         """out_j ← fl(base_j + fl(scale·z_{k, start + j})), `scale` rounded to fp32 first; two rounded operations."""
@@ -257,7 +247,7 @@ class StepDirections:
         if self.scheme.structure is not None:
             self._add_structured(self.scheme.structure, k, parameter, base, scale, out, start)
             return
-        stream, factor = self.stream(k, parameter), self.scale_factor(k)
+        stream, factor = self.stream(k, parameter), self.scale_factor(k, out.device)
         kernels_for(self.backend, out.device).add(stream, factor, base, scale, out, start)
 
     def accumulate(self, k: int, parameter: int, coefficient: float, acc: Tensor, start: int = 0) -> None:
@@ -267,7 +257,7 @@ class StepDirections:
     def combine(self, parameter: int, coefficients: Sequence[float], out: Tensor, start: int = 0) -> None:
         """out_j ← Σ_k fl(c_k·z_{k, start + j}) in fp32, sequentially for k = 0 … K − 1 from zero."""
         self._check(parameter, out, start)
-        streams, factors, _ = self._terms(parameter, coefficients)
+        streams, factors, _ = self._terms(parameter, coefficients, out.device)
         out.zero_()
         if self.scheme.structure is not None:
             for k, coefficient in enumerate(coefficients):
@@ -279,13 +269,14 @@ class StepDirections:
         self, structure: Structure, k: int, parameter: int, base: Tensor, scale: float, out: Tensor, start: int
     ) -> None:
         """`add` a block at a time: u is made in scratch, multiplied there, then added, each rounded once."""
-        scratch = torch.empty(min(out.numel(), _BLOCK), dtype=torch.float32, device=out.device)
+        block = block_elements(out.device)
+        scratch = torch.empty(min(out.numel(), block), dtype=torch.float32, device=out.device)
         scale32 = torch.tensor(scale, dtype=torch.float32, device=out.device)
-        for at in range(0, out.numel(), _BLOCK):
-            target = out[at : at + _BLOCK]
+        for at in range(0, out.numel(), block):
+            target = out[at : at + block]
             u = scratch[: target.numel()]
             structure.fill(self, k, parameter, u, start + at)
-            torch.add(base[at : at + _BLOCK], u.mul_(scale32), out=target)
+            torch.add(base[at : at + block], u.mul_(scale32), out=target)
 
     def shift(self, k: int, parameter: int, base: Tensor, scale: float, out: Tensor) -> None:
         """out_j ← rn(fl(base_j + fl(scale·z_kj))) over a whole parameter: fp32, then to nearest even in `out`'s dtype.
@@ -293,22 +284,25 @@ class StepDirections:
         `base` and `out` are flat, of one dtype: fp32, bf16 or fp16. Nothing of θ's size is made.
         """
         if self.scheme.structure is None:
-            stream, factor = self.stream(k, parameter), self.scale_factor(k)
+            stream, factor = self.stream(k, parameter), self.scale_factor(k, out.device)
             kernels_for(self.backend, out.device).add(stream, factor, base, scale, out, 0)
             return
         if base.dtype == torch.float32:
             self.add(k, parameter, base, scale, out)
             return
-        for start in range(0, base.numel(), _BLOCK):
-            wide = base[start : start + _BLOCK].float()
+        block = block_elements(out.device)
+        for start in range(0, base.numel(), block):
+            wide = base[start : start + block].float()
             self.add(k, parameter, wide, scale, wide, start)
-            out[start : start + _BLOCK].copy_(wide)
+            out[start : start + block].copy_(wide)
 
     def shift_rows(self, k: int, parameter: int, base: Tensor, scale: float, rows: Tensor) -> Tensor:
         """Rows `rows` (R,) of what `shift` would make of the whole matrix `base` (V, W), to the bit; shape (R, W)."""
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(base):
+            raise IndexError("a row asked for lies outside the matrix")
         out = base.new_empty((len(rows), base.shape[1]))
         if self.scheme.structure is None:
-            stream, factor = self.stream(k, parameter), self.scale_factor(k)
+            stream, factor = self.stream(k, parameter), self.scale_factor(k, out.device)
             kernels_for(self.backend, out.device).add_rows(stream, factor, base, scale, rows, out)
             return out
         for own, row in zip(out, rows.tolist(), strict=True):
@@ -318,25 +312,41 @@ class StepDirections:
         return out
 
     def step_into(self, parameter: int, coefficients: Sequence[float], theta: Tensor) -> None:
-        """θ_j ← fl(θ_j + g_j) over a whole fp32 parameter, g as `combine` makes it: one pass over memory if it can."""
-        self._check(parameter, theta, 0)
-        if self.scheme.structure is None:
-            kernels_for(self.backend, theta.device).step(*self._terms(parameter, coefficients), theta, 0)
+        """θ_j ← fl(θ_j + g_j) over a whole parameter, g as `combine` makes it: one pass over memory if it can.
+
+        A 16-bit θ_j ← the same fp32 sum, rounded stochastically as `round_into` does.
+        """
+        if theta.dim() != 1 or not theta.is_contiguous() or theta.numel() > self.scheme.sizes[parameter]:
+            raise ValueError("theta must be a flat view of the parameter")
+        wide, plain = theta.dtype == torch.float32, self.scheme.structure is None
+        if plain and wide:
+            terms = self._terms(parameter, coefficients, theta.device)
+            kernels_for(self.backend, theta.device).step(*terms, theta, 0)
             return
-        gradient = torch.empty(min(theta.numel(), _BLOCK), dtype=torch.float32, device=theta.device)
-        for start in range(0, theta.numel(), _BLOCK):
-            part = theta[start : start + _BLOCK]
-            self.combine(parameter, coefficients, gradient[: part.numel()], start)
-            part.add_(gradient[: part.numel()])
+        if plain and fuses_rounding(self.backend, theta.device):
+            terms = self._terms(parameter, coefficients, theta.device)
+            step_rounded(*terms, theta, 0, self._rounding(parameter))
+            return
+        block = block_elements(theta.device)
+        gradient = torch.empty(min(theta.numel(), block), dtype=torch.float32, device=theta.device)
+        for start in range(0, theta.numel(), block):
+            part = theta[start : start + block]
+            g = gradient[: part.numel()]
+            self.combine(parameter, coefficients, g, start)
+            if wide:
+                part.add_(g)
+            else:
+                self.round_into(parameter, g.add_(part), part, start)
 
     def _terms(
-        self, parameter: int, coefficients: Sequence[float]
+        self, parameter: int, coefficients: Sequence[float], device: torch.device
     ) -> tuple[list[Stream], list[float], Sequence[float]]:
         """Streams, factors and coefficients of a sum over k."""
         if len(coefficients) != self.num_directions:
             raise ValueError(f"{len(coefficients)} coefficients for {self.num_directions} directions")
         count = range(self.num_directions)
-        return [self.stream(k, parameter) for k in count], [self.scale_factor(k) for k in count], coefficients
+        streams = [self.stream(k, parameter) for k in count]
+        return streams, [self.scale_factor(k, device) for k in count], coefficients
 
     def round_into(self, parameter: int, wide: Tensor, out: Tensor, start: int = 0) -> None:
         """out_j ← wide_j, rounded stochastically by public bits of (seed, step, parameter, start + j).
@@ -347,21 +357,18 @@ class StepDirections:
         self._check(parameter, wide, start)
         if out.dtype not in (torch.bfloat16, torch.float16) or out.shape != wide.shape or not out.is_contiguous():
             raise ValueError("out must be flat bfloat16 or float16, of the same length")
-        scheme = self.scheme
-        stream = Stream(
+        round_into(self.backend, self._rounding(parameter), wide, out, start)
+
+    def _rounding(self, parameter: int) -> Stream:
+        """The bits that a 16-bit parameter is rounded by in this step."""
+        return Stream(
             law=spec.SIGNS,
-            key0=scheme.seed & 0xFFFFFFFF,
-            key1=scheme.seed >> 32,
+            key0=self.scheme.seed & 0xFFFFFFFF,
+            key1=self.scheme.seed >> 32,
             parameter=parameter,
             c2=self.step,
             c3=spec.PURPOSES["rounding"] << 24,
         )
-        if self.backend == "numba" and wide.device.type == "cpu":
-            from dpzo.zo.kernels import rounding_cpu
-
-            rounding_cpu.round_into(stream, wide, out, start)
-        else:
-            rounding.round_into(stream, wide, out, start)
 
     def _check(self, parameter: int, out: Tensor, start: int) -> None:
         _check_flat(out)

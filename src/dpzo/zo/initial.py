@@ -7,8 +7,9 @@ import hashlib
 import torch
 from torch import Tensor
 
-from dpzo.zo.directions import Backend, check_seed, kernels_for
+from dpzo.zo.directions import check_seed
 from dpzo.zo.kernels import reference, spec
+from dpzo.zo.kernels.choose import Backend, kernels_for
 from dpzo.zo.kernels.spec import Stream
 
 

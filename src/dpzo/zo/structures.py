@@ -20,7 +20,8 @@ from torch import Tensor
 
 from dpzo.errors import DpzoError
 from dpzo.zo.directions import KINDS, DirectionScheme, StepDirections, Structure, sphere_factor
-from dpzo.zo.kernels import mask, spec
+from dpzo.zo.kernels import spec
+from dpzo.zo.kernels.choose import Backend, keep
 from dpzo.zo.kernels.spec import Stream
 from dpzo.zo.parameters import TrainableParameters
 
@@ -76,7 +77,7 @@ class RandomMask:
         for parameter, size in enumerate(scheme.sizes):
             for start in range(0, size, _BLOCK):
                 block = ones[: min(_BLOCK, size - start)].fill_(1.0)
-                self._keep(scheme, parameter, block, start, fast=True)
+                self._keep(scheme, parameter, block, start, "numba")
                 total += int(block.sum())
         return total
 
@@ -84,9 +85,9 @@ class RandomMask:
         """The kind's own elements, and +0 where masked."""
         scheme = directions.scheme
         directions.fill_kind(k, parameter, out, start)
-        self._keep(scheme, parameter, out, start, fast=directions.backend == "numba")
+        self._keep(scheme, parameter, out, start, directions.backend)
 
-    def _keep(self, scheme: DirectionScheme, parameter: int, out: Tensor, start: int, fast: bool) -> None:
+    def _keep(self, scheme: DirectionScheme, parameter: int, out: Tensor, start: int, backend: Backend) -> None:
         stream = Stream(
             law=spec.SIGNS,
             key0=scheme.seed & 0xFFFFFFFF,
@@ -95,12 +96,7 @@ class RandomMask:
             c2=0,
             c3=spec.PURPOSES["mask"] << 24,
         )
-        if fast and out.device.type == "cpu":
-            from dpzo.zo.kernels import mask_cpu
-
-            mask_cpu.keep(stream, self.threshold, out, start)
-        else:
-            mask.keep(stream, self.threshold, out, start)
+        keep(backend, stream, self.threshold, out, start)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,11 @@ from torch import Tensor
 
 from dpzo.errors import DpzoError
 from dpzo.zo.directions import StepDirections
+from dpzo.zo.kernels.choose import block_elements
 from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.schedules import Schedule
 
 State = dict[str, Tensor]
-
-_BLOCK = 1 << 16
-"""Elements updated at a time: what an update allocates beside θ. Bits do not depend on it."""
 
 
 class Update(Protocol):
@@ -52,8 +50,9 @@ def blocks(parameters: TrainableParameters) -> Iterator[tuple[int, int, Tensor]]
     """(parameter, start, flat view of θ), block after block, the order in which an update streams through θ."""
     for index, size in enumerate(parameters.sizes):
         flat = parameters.flat(index)
-        for start in range(0, size, _BLOCK):
-            yield index, start, flat[start : start + _BLOCK]
+        block = block_elements(flat.device)
+        for start in range(0, size, block):
+            yield index, start, flat[start : start + block]
 
 
 def combined(
@@ -72,7 +71,8 @@ def combined(
         if sixteen_bit and theta.dtype == torch.float32:
             continue
         if theta.device not in scratch:
-            scratch[theta.device] = torch.empty(_BLOCK, dtype=torch.float32, device=theta.device)
+            size = min(block_elements(theta.device), max(parameters.sizes))
+            scratch[theta.device] = torch.empty(size, dtype=torch.float32, device=theta.device)
         gradient = scratch[theta.device][: theta.numel()]
         directions.combine(index, coefficients, gradient, start)
         yield index, start, theta, gradient
@@ -176,9 +176,10 @@ class Sgd:
         names = parameters.names
         with torch.no_grad():
             for index, dtype in enumerate(parameters.dtypes):
-                if dtype == "float32":
+                if dtype == "float32" or not self.master:
                     directions.step_into(index, coefficients, parameters.flat(index))
-            for index, start, theta, gradient in combined(parameters, directions, coefficients, sixteen_bit=True):
+            mastered = combined(parameters, directions, coefficients, sixteen_bit=True) if self.master else ()
+            for index, start, theta, gradient in mastered:
                 move(theta, gradient, directions, index, start, master_of(state, names[index], start, theta))
 
     def finish(self, parameters: TrainableParameters, state: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,113 @@
+"""Which kernels serve a tensor. All have one set of bits, so this is a choice of speed alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from dpzo.errors import DpzoError
+from dpzo.zo.kernels import mask, reference, rounding
+from dpzo.zo.kernels.spec import Kernels, Stream
+
+Backend = Literal["numba", "triton", "reference"]
+"""`numba`: the fast kernels of the device, numba on the CPU, Triton on CUDA where it serves, else the reference.
+`triton`: Triton or an error. `reference`: plain torch."""
+
+
+@cache
+def _serving(backend: Backend, device: torch.device) -> Backend:
+    if backend == "reference":
+        return "reference"
+    if backend == "triton":
+        if find_spec("triton") is None:
+            raise DpzoError("backend: triton is not installed; install it, or choose numba or reference")
+        if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise DpzoError(f"backend: triton serves CUDA tensors, not {device.type}; choose numba or reference")
+        return "triton"
+    if backend != "numba":
+        raise DpzoError(f"backend: {backend!r} is unknown; choose numba, triton or reference")
+    if device.type == "cpu":
+        return "numba"
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from dpzo.zo.kernels import cuda  # triton takes a quarter of a second to import
+
+        if cuda.serves(device):
+            return "triton"
+    return "reference"
+
+
+def kernels_for(backend: Backend, device: torch.device) -> Kernels:
+    """The kernels that serve tensors of `device`. Raises DpzoError for a backend that is unknown or cannot."""
+    serving = _serving(backend, device)
+    if serving == "numba":
+        from dpzo.zo.kernels import cpu  # numba takes half a second to import
+
+        return cast(Kernels, cpu)
+    if serving == "triton":
+        from dpzo.zo.kernels import cuda
+
+        return cast(Kernels, cuda)
+    return cast(Kernels, reference)
+
+
+def round_into(backend: Backend, stream: Stream, wide: Tensor, out: Tensor, start: int) -> None:
+    """out_j ← wide_j rounded by the bits of element start + j; see `rounding`."""
+    serving = _serving(backend, wide.device)
+    if serving == "numba":
+        from dpzo.zo.kernels import rounding_cpu
+
+        rounding_cpu.round_into(stream, wide, out, start)
+    elif serving == "triton":
+        from dpzo.zo.kernels import cuda_words
+
+        cuda_words.round_into(stream, wide, out, start)
+    else:
+        rounding.round_into(stream, wide, out, start)
+
+
+def keep(backend: Backend, stream: Stream, threshold: int, out: Tensor, start: int) -> None:
+    """out_j ← out_j where word start + j is below `threshold`, else +0; see `mask`."""
+    serving = _serving(backend, out.device)
+    if serving == "numba":
+        from dpzo.zo.kernels import mask_cpu
+
+        mask_cpu.keep(stream, threshold, out, start)
+    elif serving == "triton":
+        from dpzo.zo.kernels import cuda_words
+
+        cuda_words.keep(stream, threshold, out, start)
+    else:
+        mask.keep(stream, threshold, out, start)
+
+
+def fuses_rounding(backend: Backend, device: torch.device) -> bool:
+    """Whether `step_rounded` serves the device."""
+    return _serving(backend, device) == "triton"
+
+
+def step_rounded(
+    streams: Sequence[Stream],
+    factors: Sequence[float],
+    coefficients: Sequence[float],
+    theta: Tensor,
+    start: int,
+    bits: Stream,
+) -> None:
+    """A 16-bit θ_j ← fl(θ_j + g_j), rounded by `bits`, in one pass over memory; see `cuda.step_rounded`."""
+    from dpzo.zo.kernels import cuda
+
+    cuda.step_rounded(streams, factors, coefficients, theta, start, bits)
+
+
+def block_elements(device: torch.device) -> int:
+    """Elements that a pass in blocks takes at a time: what a CPU's cache holds, what makes a launch on a GPU worth it.
+
+    Bits do not depend on it.
+    """
+    return 1 << 16 if device.type == "cpu" else 1 << 24
