@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from dpzo.config import FROM_FILE, DataConfig, RunConfig, TrainingConfig, with_values
 from dpzo.count import PrivateCount
 from dpzo.data import own_chat
-from dpzo.defaults import Part, default_learning_rate, fill_defaults
+from dpzo.defaults import default_learning_rate
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
+from dpzo.forecast import expected_passes, timed_evaluations
+from dpzo.forecast.parts import filled, lora_of, require_label_words, storage_of, update_of
+from dpzo.forecast.sizing import Sized, require_memory, size_up_if_possible
 from dpzo.lm import (
-    ADAPTERS,
-    FeatureObjective,
     LoadedModel,
-    LoraSettings,
     RowShape,
     Shapes,
-    Storage,
-    TokenObjective,
     Work,
     check_measure,
     evaluation_memory,
     isolated_shapes,
-    kept_memory,
     load_model,
     peek_architecture,
-    planned_memory,
     seeded_initialiser,
     settle_shift,
     settle_variants,
@@ -51,15 +44,11 @@ from dpzo.tasks import Task, find_task, own_classification, own_completion
 from dpzo.train import Job, journal_header
 from dpzo.zo import (
     ESTIMATORS,
-    SCHEDULES,
     SCHEME,
     DirectionScheme,
     TrainableParameters,
-    build_update,
     direction_scheme,
     evaluations,
-    shifted,
-    stacked,
     update_facts,
 )
 
@@ -160,59 +149,47 @@ def assemble(
     shapes: Shapes | None = None,
     count: PrivateCount | None = None,
     variants: int | None = None,
+    sized: Sized | None = None,
 ) -> Assembled:
     """Load the base model, fill the defaults, solve the plan, check isolation on synthetic tokens; build the job.
 
     `base` replaces the config's model name or folder (the fingerprint in the header still decides whether it is the
     same model). A journal's own `plan` is taken as it is, not solved anew. With `shapes` given nothing is evaluated,
     neither to check isolation nor to forecast: that is for a replay. `variants`: those of a journal, for a resume.
-    `count` is where a private `num_examples` comes from. Nothing private is read. Raises DpzoError for whatever the
-    user can mend.
+    `count` is where a private `num_examples` comes from. `sized`: the run's memory, where it is known already.
+    Nothing private is read. Raises DpzoError for whatever the user can mend, a model too large for memory among it.
     """
     task = task_of(config)
-    if config.data.max_length is None:
-        config = with_values(config, data={"max_length": task.max_length})
-    if config.data.max_answer_tokens is None:
-        config = with_values(config, data={"max_answer_tokens": task.max_answer_tokens})
     name = config.model.name if base is None else base
     prompted = task.mask_template is not None
     architecture = peek_architecture(name, task.kind, prompted=prompted, revision=config.model.revision)
     if config.data.task is None and prompted and architecture != "masked":
         raise DpzoError(f"--template: {{mask}} asks a masked language model, and --model {name} is none; leave it out")
-    trainable = config.model.trainable
-    if trainable is None:
-        trainable = "head" if architecture == "encoder" else "lora"
-        config = with_values(config, model={"trainable": trainable})
-    if config.training.ema > 0 and config.training.average is None:
-        config = with_values(config, training={"average": 0.0})  # one average is released, and this one was asked for
-    part: Part = "head" if trainable == "head" else "lora" if trainable in ADAPTERS else "full"
-    config = fill_defaults(config, part, num_examples)
+    config, part = filled(config, task, architecture, num_examples)
     batch = config.privacy.expected_batch_size
     if count is not None and batch is not None and batch > num_examples:  # nobody could know
         config = with_values(config, privacy={"expected_batch_size": num_examples})
     plan = build_plan(config, num_examples, count) if plan is None else plan
     seed = config.training.seed
 
+    assert config.model.trainable is not None
+    if sized is None:
+        sized = size_up_if_possible(config, task, num_examples, base)
+    if sized is not None:
+        require_memory(sized)
     loaded = load_model(
         name,
         task.kind,
         initialiser=seeded_initialiser(seed),
         labels=task.labels,
-        trainable=trainable,
-        lora=LoraSettings(
-            rank=config.model.lora_rank,
-            alpha=config.model.lora_alpha,
-            target=config.model.lora_targets,
-            scaling=config.model.lora_scaling,
-            layers=config.model.lora_layers,
-        ),
+        trainable=config.model.trainable,
+        lora=lora_of(config.model),
         virtual_tokens=config.model.virtual_tokens,
         architecture=architecture,
         revision=config.model.revision,
-        storage=storage_of(config),
+        storage=storage_of(config.model),
     )
-    if loaded.takes_options and task.label_words is None and task.option_fields is None:
-        raise DpzoError("--label-words is missing: a causal model needs a word for each label, as in ' bad, good'")
+    require_label_words(task, loaded)
     parameters = TrainableParameters(loaded.module, loaded.trainable_names)
     scheme = _directions(config.training, plan.num_directions, parameters)
     if config.training.learning_rate is None:
@@ -222,20 +199,14 @@ def assemble(
     assert training.learning_rate is not None
     assert training.smoothing is not None
     assert training.average is not None
-    schedule = SCHEDULES[training.schedule](training.learning_rate, plan.steps, training.warmup_steps)
-    ema = training.ema if training.ema > 0 else None
-    update = build_update(
-        training.update,
-        schedule=schedule,
-        expected_batch_size=plan.expected_batch_size,
+    update = update_of(
+        training,
+        learning_rate=training.learning_rate,
         steps=plan.steps,
+        expected_batch_size=plan.expected_batch_size,
         noise_std=plan.noise_multiplier * plan.clip_norm,
-        momentum=training.momentum,
-        shrinkage=training.shrinkage,
-        ema=ema,
-        average=training.average,
-        master=training.master == "float32",
     )
+    ema = training.ema if training.ema > 0 else None
     shape = row_shape(config, task, loaded)
     check_measure(config.data.objective, shape.form)
     replayed = shapes is not None
@@ -294,12 +265,13 @@ def assemble(
     seconds = 0.0
     if not replayed:
         synthetic = synthetic_objective(loaded, shape, shapes)
-        seconds = _seconds_per_step(synthetic, job, evaluations(training.estimator, plan.num_directions))
-    memory = planned_memory(loaded, shape, shapes.microbatch_size)
+        passes = expected_passes(plan.expected_batch_size, num_examples, synthetic.microbatch_size)
+        first, further = timed_evaluations(parameters, scheme.at(0), training.smoothing, synthetic)
+        rounds = math.ceil(evaluations(training.estimator, plan.num_directions) / synthetic.variants)
+        seconds = passes * (first + (rounds - 1) * further)
+    memory = 0 if sized is None else sized.memory.step
     memory += (shapes.variants - 1) * evaluation_memory(loaded, shape, shapes)
-    memory += kept_memory(loaded, shape, shapes, plan.expected_batch_size, num_examples)
-    forecast = Forecast(seconds, memory)
-    return Assembled(Subject(config, task, loaded, shapes), job, forecast)
+    return Assembled(Subject(config, task, loaded, shapes), job, Forecast(seconds, memory))
 
 
 def _directions(training: TrainingConfig, num_directions: int, parameters: TrainableParameters) -> DirectionScheme:
@@ -312,11 +284,6 @@ def _directions(training: TrainingConfig, num_directions: int, parameters: Train
         rank=training.direction_rank if training.direction_rank > 0 else None,
         basis=None if training.basis is None else Path(training.basis).expanduser(),
     )
-
-
-def storage_of(config: RunConfig) -> Storage:
-    """How the base's weights are held."""
-    return Storage(config.model.dtype, config.model.quantization)
 
 
 def _isolated(loaded: LoadedModel, shape: RowShape, training: TrainingConfig, quantization: str) -> Shapes:
@@ -339,33 +306,6 @@ def _work(plan: PrivacyPlan, training: TrainingConfig, shapes: Shapes) -> Work:
     assert training.smoothing is not None
     passes = plan.steps * math.ceil(plan.expected_batch_size / shapes.rows)
     return Work(evaluations(training.estimator, plan.num_directions), training.smoothing, passes)
-
-
-def _seconds_per_step(synthetic: TokenObjective | FeatureObjective, job: Job, evaluations: int) -> float:
-    """Seconds of a step at the expected batch size, from two timed evaluations of one pass over synthetic records.
-
-    Of a step's evaluations the first alone runs the frozen layers, where their output is shared; `variants` of them
-    are one.
-    """
-    size = synthetic.microbatch_size
-    units = np.arange(size, dtype=np.int64)
-    directions, together = job.scheme.at(0), synthetic.variants
-
-    def timed() -> float:
-        start = time.perf_counter()
-        if together > 1:
-            with stacked(job.parameters, directions, [(0, job.smoothing)] * together) as weights:
-                synthetic.variant_losses(units, weights)
-        else:
-            with shifted(job.parameters, directions, 0, job.smoothing):
-                synthetic.losses(units)
-        return time.perf_counter() - start
-
-    timed()  # compiles the kernels
-    synthetic.forget()
-    first, further = timed(), timed()
-    passes = math.ceil(job.plan.expected_batch_size / size)
-    return passes * (first + (math.ceil(evaluations / together) - 1) * further)
 
 
 def resolve_num_examples(

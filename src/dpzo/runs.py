@@ -20,7 +20,6 @@ from dpzo.assembly import (
     objective,
     resolve_num_examples,
     row_shape,
-    storage_of,
     task_of,
 )
 from dpzo.config import PRIVATE, RunConfig, dump_config, parse_config
@@ -28,6 +27,8 @@ from dpzo.count import PrivateCount, check_private_count, release_count
 from dpzo.data import parse_hub, read_records
 from dpzo.errors import DpzoError
 from dpzo.folder import CONFIG, COUNT, claim_new, claimed, make_folder, require_begun, require_new
+from dpzo.forecast.parts import storage_of
+from dpzo.forecast.sizing import require_memory, size_up_if_possible
 from dpzo.journal import Transcript, read, write_durably
 from dpzo.lm import LoadedModel, Shapes, fingerprint_tensors, isolated_shapes, load_saved, save
 from dpzo.lm.generation import generate as continue_prompts
@@ -41,6 +42,8 @@ from dpzo.train import RandomnessAt, Stopped
 from dpzo.zo import Objective
 
 PLAN, LOCAL, MODEL = "plan.json", "local.yaml", "model"
+_UNDECLARED = 10_000
+"""Units that a forecast of memory reckons with where N is not declared; only what is kept for a run hangs on it."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,10 @@ def train(
     require_new(output)
     check_private_count(config.privacy)
     task = task_of(config)
+    declared = config.privacy.num_examples
+    sized = size_up_if_possible(config, task, declared if isinstance(declared, int) else _UNDECLARED)
+    if sized is not None:
+        require_memory(sized)
     tell("reading the records")
     records = _read_records(config, task, source)
     with ExitStack() as held:
@@ -141,6 +148,7 @@ def train(
             num_examples_source=origin,
             has_guarantee=nonprivate_randomness is None,
             count=count,
+            sized=sized,
         )
         if config.privacy.mechanism == AUTO:
             tell(auto_note(parts.job.plan))
@@ -284,7 +292,7 @@ def _finished_model(run: Path) -> tuple[RunConfig, Task, LoadedModel]:
         base=config.model.name,
         num_labels=num_labels,
         architecture=transcript.header["base"]["architecture"],
-        storage=storage_of(config),
+        storage=storage_of(config.model),
     )
     return config, task, loaded
 

@@ -14,11 +14,11 @@ from dpzo.errors import DpzoError
 from dpzo.lm.fingerprint import fingerprint_tensors, plain_tensors
 from dpzo.lm.initialiser import seeded_initialiser
 from dpzo.lm.isolation import RowShape
-from dpzo.lm.memory import planned_memory
 from dpzo.lm.models import LoadedModel, load_model
 from dpzo.lm.objectives import TokenObjective
 from dpzo.lm.prepare import isolated_shapes
 from dpzo.lm.saving import load_saved, save
+from dpzo.lm.skeleton import build_skeleton, find_checkpoint
 from dpzo.lm.storage import Storage, is_quantised
 from dpzo.lm.support import TEXTS, encode_tiny, make_tiny
 from dpzo.zo import DirectionScheme, TrainableParameters, central_difference
@@ -115,10 +115,10 @@ def test_quantised_weights_are_not_trained_and_small_ones_take_less(llama: Path)
     for trainable in ("full", "layers.0.mlp"):
         with pytest.raises(DpzoError, match="is quantised, and quantised weights stay as they are; train lora"):
             loaded_from(llama, Storage("float32", "int4"), trainable)
-    shape = RowShape("completion", 24, 300, 1, max_answer_tokens=4, left_padded=True)
     sizes = [
-        planned_memory(loaded_from(llama, Storage("float32", bits)), shape, 4) for bits in ("none", "int8", "int4")
-    ]  # type: ignore[arg-type]
+        build_skeleton(find_checkpoint(llama, "completion"), storage=Storage("float32", bits)).weights  # type: ignore[arg-type]
+        for bits in ("none", "int8", "int4")
+    ]
     assert sizes[0] > sizes[1] > sizes[2]
 
 

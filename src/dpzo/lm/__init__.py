@@ -9,7 +9,7 @@ from dpzo.lm.initialiser import seeded_initialiser
 from dpzo.lm.isolation import RowShape
 from dpzo.lm.masking import encode_masked, template_pieces
 from dpzo.lm.measures import MEASURES, Measure, check_measure
-from dpzo.lm.memory import evaluation_memory, kept_memory, planned_memory
+from dpzo.lm.memory import evaluation_memory, kept_memory
 from dpzo.lm.models import LoadedModel, load_model, peek_architecture
 from dpzo.lm.objectives import FeatureObjective, TokenObjective
 from dpzo.lm.prefix import Keep
@@ -50,7 +50,6 @@ __all__ = [
     "load_saved",
     "make_objective",
     "peek_architecture",
-    "planned_memory",
     "save",
     "seeded_initialiser",
     "settle_shift",

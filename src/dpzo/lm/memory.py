@@ -7,19 +7,10 @@ from typing import Any
 
 import torch
 
-from dpzo.lm.fingerprint import plain_tensors
 from dpzo.lm.isolation import RowShape
 from dpzo.lm.models import LoadedModel, unwrap
 from dpzo.lm.prefix import HELD_AT_MOST, STATES_ABOVE
 from dpzo.lm.prepare import Shapes
-
-
-def planned_memory(loaded: LoadedModel, shape: RowShape, microbatch_size: int) -> int:
-    """Bytes of weights, of the largest shifted layer and of one micro-batch's activations: an estimate from shapes."""
-    parameters = dict(loaded.module.named_parameters())
-    weights = sum(t.numel() * t.element_size() for t in plain_tensors(parameters).values())
-    largest = max(parameters[name].numel() for name in loaded.trainable_names)
-    return weights + 4 * largest + _activations(loaded, shape, microbatch_size)
 
 
 def evaluation_memory(loaded: LoadedModel, shape: RowShape, shapes: Shapes) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,7 @@ class Skeleton:
     largest_shift: int  # bytes of the trained parameters that one layer owns, at most
     elements: int  # of the whole module
     _memory: FakeTensorMode
+    _known: dict[tuple[RowShape, int], int] = field(default_factory=dict)  # what `activations` has found
 
     @property
     def dimension(self) -> int:
@@ -147,6 +148,11 @@ class Skeleton:
 
         Tensors of the evaluation are counted from their making to their end; what a kernel takes for itself is not.
         """
+        if (shape, microbatch_size) not in self._known:
+            self._known[shape, microbatch_size] = self._live_bytes(shape, microbatch_size)
+        return self._known[shape, microbatch_size]
+
+    def _live_bytes(self, shape: RowShape, microbatch_size: int) -> int:
         rows = synthetic_rows(shape, microbatch_size)
         objective = TokenObjective(self.model.module, rows, microbatch_size)
         units = np.arange(microbatch_size, dtype=np.int64)

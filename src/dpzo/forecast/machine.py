@@ -1,0 +1,99 @@
+"""What this machine has to give: memory that is free to a process, and processors it may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+_UNLIMITED = 1 << 60
+"""A limit of control groups at or above it is none."""
+
+
+def available_memory(device: torch.device | None = None, root: Path = Path("/")) -> int | None:
+    """Bytes that this process may still take; None where the system does not say.
+
+    On a CPU the least of what the kernel holds available (/proc/meminfo) and of what the limits of the control groups
+    around the process leave, where pages of files count as free: they are given back. On a CUDA device its free memory.
+    """
+    if device is not None and device.type == "cuda":
+        free, _total = torch.cuda.mem_get_info(device)
+        return int(free)
+    found = [_of_the_kernel(root), *_of_control_groups(root)]
+    known = [size for size in found if size is not None]
+    return min(known) if known else None
+
+
+def resident_memory(root: Path = Path("/")) -> int:
+    """Bytes of this process that lie in memory now; 0 where the system does not say."""
+    try:
+        pages = int((root / "proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def processors() -> int:
+    """Processors that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def in_words(size: int) -> str:
+    """Bytes for a reader.
+
+    >>> in_words(3 << 20), in_words(5 << 29)
+    ('3 MiB', '2.5 GiB')
+    """
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+def _of_the_kernel(root: Path) -> int | None:
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _of_control_groups(root: Path) -> list[int]:
+    """What each group from the process's own up to the root leaves, in both versions of the interface."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    left: list[int] = []
+    for line in lines:
+        _number, controllers, place = line.split(":", 2)
+        if controllers == "":
+            mounted, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            mounted = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # Inside a container the path may name a group of the host, which is not to be seen here: its root is ours.
+        folder = mounted / place.strip("/")
+        while True:
+            size = _left_in(folder, *names)
+            if size is not None:
+                left.append(size)
+            if folder == mounted or mounted not in folder.parents:
+                break
+            folder = folder.parent
+    return left
+
+
+def _left_in(folder: Path, limit_name: str, usage_name: str, files_name: str) -> int | None:
+    try:
+        limit = (folder / limit_name).read_text().strip()
+        usage = int((folder / usage_name).read_text())
+        table = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    if limit == "max" or int(limit) >= _UNLIMITED:
+        return None
+    return max(0, int(limit) - max(0, usage - int(table.get(files_name, 0))))

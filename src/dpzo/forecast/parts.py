@@ -1,0 +1,68 @@
+"""Parts of a run that need no model: what a config says of them."""
+
+from __future__ import annotations
+
+from dpzo.config import ModelConfig, RunConfig, TrainingConfig, with_values
+from dpzo.defaults import Part, fill_defaults
+from dpzo.errors import DpzoError
+from dpzo.lm import ADAPTERS, LoadedModel, LoraSettings, Storage
+from dpzo.lm.sources import Architecture
+from dpzo.tasks import Task
+from dpzo.zo import SCHEDULES, Update, build_update
+
+
+def filled(config: RunConfig, task: Task, architecture: Architecture, num_examples: int) -> tuple[RunConfig, Part]:
+    """The config with every open field filled but the learning rate, which waits for the model; what part learns."""
+    if config.data.max_length is None:
+        config = with_values(config, data={"max_length": task.max_length})
+    if config.data.max_answer_tokens is None:
+        config = with_values(config, data={"max_answer_tokens": task.max_answer_tokens})
+    trainable = config.model.trainable
+    if trainable is None:
+        trainable = "head" if architecture == "encoder" else "lora"
+        config = with_values(config, model={"trainable": trainable})
+    if config.training.ema > 0 and config.training.average is None:
+        config = with_values(config, training={"average": 0.0})  # one average is released, and this one was asked for
+    part: Part = "head" if trainable == "head" else "lora" if trainable in ADAPTERS else "full"
+    return fill_defaults(config, part, num_examples), part
+
+
+def update_of(
+    training: TrainingConfig, *, learning_rate: float, steps: int, expected_batch_size: float, noise_std: float
+) -> Update:
+    """The update that a filled config names. `noise_std` of a released number, slope units."""
+    assert training.average is not None
+    return build_update(
+        training.update,
+        schedule=SCHEDULES[training.schedule](learning_rate, steps, training.warmup_steps),
+        expected_batch_size=expected_batch_size,
+        steps=steps,
+        noise_std=noise_std,
+        momentum=training.momentum,
+        shrinkage=training.shrinkage,
+        ema=training.ema if training.ema > 0 else None,
+        average=training.average,
+        master=training.master == "float32",
+    )
+
+
+def require_label_words(task: Task, model: LoadedModel) -> None:
+    """Errors: `DpzoError` where classes are told apart by words and the task has none."""
+    if model.takes_options and task.label_words is None and task.option_fields is None:
+        raise DpzoError("--label-words is missing: a causal model needs a word for each label, as in ' bad, good'")
+
+
+def storage_of(model: ModelConfig) -> Storage:
+    """How the base's weights are held."""
+    return Storage(model.dtype, model.quantization)
+
+
+def lora_of(model: ModelConfig) -> LoraSettings:
+    """Shape of the adapters."""
+    return LoraSettings(
+        rank=model.lora_rank,
+        alpha=model.lora_alpha,
+        target=model.lora_targets,
+        scaling=model.lora_scaling,
+        layers=model.lora_layers,
+    )

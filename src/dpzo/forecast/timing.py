@@ -1,0 +1,243 @@
+"""How long a step takes, from a short measurement on synthetic tokens: never on the user's data."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import nn
+
+from dpzo.errors import DpzoError
+from dpzo.lm import FeatureObjective, RowShape, Storage, TokenObjective
+from dpzo.lm.encoder import EncoderClassifier
+from dpzo.lm.isolation import synthetic_rows
+from dpzo.lm.prepare import HEAD_BLOCKS
+from dpzo.lm.skeleton import Checkpoint, build_stand_in
+from dpzo.zo import DirectionScheme, StepDirections, TrainableParameters, Update, shifted, stacked
+
+_ENOUGH_SECONDS = 0.6
+_MOST_REPEATS = 7
+_STAND_IN_OPERATIONS = 4e11
+"""Multiply-adds of one timed evaluation of a stand-in, at most; beyond, fewer tokens are timed and scaled up."""
+_SAMPLE = 1 << 22
+"""Trained elements that directions and an update are timed on, at most."""
+_SAMPLE_WORK = 1 << 27
+"""The same times the number of directions, at most."""
+
+
+@dataclass(frozen=True)
+class TimeForecast:
+    """Seconds. Of a step: `passes` micro-batches, each evaluated `evaluations` times, then the update.
+
+    `forward`: a plain evaluation of one micro-batch. `first`, `further`: evaluations of it at shifted weights, the
+    first of a step through all layers, the others past those whose output is shared. `once`: before the first step.
+    """
+
+    forward: float
+    first: float
+    further: float
+    evaluations: int
+    passes: float
+    directions: float  # of a step, within its evaluations: making shifted weights
+    update: float
+    steps: int
+    once: float = 0.0
+
+    @property
+    def per_step(self) -> float:
+        """passes · (first + (evaluations − 1) · further) + update."""
+        return self.passes * (self.first + (self.evaluations - 1) * self.further) + self.update
+
+    @property
+    def run(self) -> float:
+        """All steps, and what comes before them."""
+        return self.once + self.steps * self.per_step
+
+
+def expected_passes(expected_batch_size: float, num_examples: int, microbatch_size: int) -> float:
+    """E⌈X/m⌉ for the batch's size X ~ Binomial(N, B/N), by the tail sum Σ_{j ≥ 0} P(X > j·m).
+
+    >>> expected_passes(64, 64, 16), round(expected_passes(64, 10**6, 16), 2)
+    (4.0, 4.5)
+    """
+    prob = min(1.0, expected_batch_size / num_examples)
+    if prob == 1.0:
+        return float(math.ceil(num_examples / microbatch_size))
+    spread = expected_batch_size + 12 * math.sqrt(expected_batch_size) + 12
+    last = min(num_examples, math.ceil(spread))
+    return float(stats.binom.sf(np.arange(0, last + 1, microbatch_size), num_examples, prob).sum())
+
+
+class Clock(Protocol):
+    """Seconds of evaluations of a model on synthetic tokens, at its weights as they are."""
+
+    def seconds(self, shape: RowShape, microbatch_size: int, shared_layers: int = 0) -> float:
+        """One evaluation of a micro-batch, with so many of the lowest layers passed by."""
+        ...
+
+    def head_seconds(self) -> float | None:
+        """One evaluation of `HEAD_BLOCKS[0]` records by the head on kept features; None for a model without one."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelClock:
+    """Times the loaded model itself."""
+
+    module: nn.Module
+
+    def seconds(self, shape: RowShape, microbatch_size: int, shared_layers: int = 0) -> float:
+        """See `Clock`."""
+        rows = synthetic_rows(shape, microbatch_size)
+        objective = TokenObjective(
+            self.module,
+            rows,
+            microbatch_size,
+            prefix_layers=shared_layers,
+            keep="batch" if shared_layers else "none",
+        )
+        units = np.arange(microbatch_size, dtype=np.int64)
+        return median_seconds(lambda: objective.losses(units))
+
+    def head_seconds(self) -> float | None:
+        """See `Clock`."""
+        return _head_seconds(self.module)
+
+
+class StandInClock:
+    """Times made-up modules of one and of a few of the model's layers, and goes on from there in a straight line."""
+
+    def __init__(self, checkpoint: Checkpoint, labels: Sequence[str] | None, storage: Storage) -> None:
+        self._layers = checkpoint.num_layers
+        if self._layers < 1:
+            raise DpzoError(
+                f"--model {checkpoint.name}: its configuration does not tell its layers, so nothing can be timed "
+                "without its weights"
+            )
+        self._few = min(3, self._layers)
+        self._one = build_stand_in(checkpoint, 1, labels, storage)
+        self._more = self._one if self._few == 1 else build_stand_in(checkpoint, self._few, labels, storage)
+
+    def seconds(self, shape: RowShape, microbatch_size: int, shared_layers: int = 0) -> float:
+        """See `Clock`."""
+        shape, size, scale = self._small_enough(shape, microbatch_size)
+        one = ModelClock(self._one).seconds(shape, size)
+        if self._few == 1:
+            return scale * one
+        layer = max(0.0, ModelClock(self._more).seconds(shape, size) - one) / (self._few - 1)
+        return scale * (max(0.0, one - layer) + (self._layers - shared_layers) * layer)
+
+    def head_seconds(self) -> float | None:
+        """See `Clock`."""
+        return _head_seconds(self._one)
+
+    def _small_enough(self, shape: RowShape, microbatch_size: int) -> tuple[RowShape, int, float]:
+        """A shape that takes seconds to time, and how many times as many tokens the asked one has."""
+        elements = sum(p.numel() for p in self._more.parameters())
+        options = shape.num_classes if shape.form == "options" else 1
+        size, length = microbatch_size, shape.max_length
+        while size > 1 and elements * size * options * length > _STAND_IN_OPERATIONS:
+            size = (size + 1) // 2
+        while length > max(32, 2 * shape.max_answer_tokens) and elements * size * options * length > (
+            _STAND_IN_OPERATIONS
+        ):
+            length //= 2
+        return replace(shape, max_length=length), size, microbatch_size * shape.max_length / (size * length)
+
+
+def _head_seconds(module: nn.Module) -> float | None:
+    if not isinstance(module, EncoderClassifier):
+        return None
+    block, head = HEAD_BLOCKS[0], module.head
+    rows = synthetic_rows(RowShape("classes", max_length=4, vocabulary=2, num_classes=head.out_features), block)
+    features = torch.full((block, head.in_features), 0.1)
+    objective = FeatureObjective(module, features, rows.targets, rows.empty, block)
+    units = np.arange(block, dtype=np.int64)
+    return median_seconds(lambda: objective.losses(units))
+
+
+def median_seconds(call: Callable[[], object]) -> float:
+    """The median of a few calls after one that warms up; one that takes long is called twice in all."""
+    start = time.perf_counter()
+    call()
+    warming = time.perf_counter() - start
+    taken: list[float] = []
+    while not taken or (len(taken) < _MOST_REPEATS and sum(taken) + warming < _ENOUGH_SECONDS):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+@dataclass(frozen=True)
+class DirectionCost:
+    """Seconds for each trained element: of one shifted copy, and of an update by all directions."""
+
+    shift: float
+    update: float
+
+
+def direction_cost(
+    kind: str, num_directions: int, update: Update, dimension: int, dtype: torch.dtype = torch.float32
+) -> DirectionCost:
+    """Time directions and an update on a stand-in of at most `_SAMPLE` elements; masks and ranks are left out."""
+    size = max(1, min(dimension, _SAMPLE, _SAMPLE_WORK // num_directions))
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.full((size,), 0.5, dtype=dtype), requires_grad=False)
+    parameters = TrainableParameters(module, ["weight"])
+    directions = DirectionScheme(kind, 0, num_directions, parameters.sizes).at(0)
+    out = torch.empty(size, dtype=dtype)
+    state, values = update.init(parameters), np.full(num_directions, 1e-3)
+    with torch.no_grad():
+        shift = median_seconds(lambda: directions.shift(0, 0, parameters.flat(0), 1e-3, out))
+        whole = median_seconds(lambda: update.apply(parameters, state, directions, values, 0))
+    return DirectionCost(shift / size, whole / size)
+
+
+def timed_evaluations(
+    parameters: TrainableParameters,
+    directions: StepDirections,
+    smoothing: float,
+    synthetic: TokenObjective | FeatureObjective,
+) -> tuple[float, float]:
+    """Seconds of the first evaluation of a micro-batch in a step, and of each other one, at shifted weights.
+
+    Of a step's evaluations the first alone runs the frozen layers, where their output is shared; `variants` of them
+    are one.
+    """
+    units = np.arange(synthetic.microbatch_size, dtype=np.int64)
+
+    together = synthetic.variants
+
+    def timed() -> float:
+        start = time.perf_counter()
+        if together > 1:
+            with stacked(parameters, directions, [(0, smoothing)] * together) as weights:
+                synthetic.variant_losses(units, weights)
+        else:
+            with shifted(parameters, directions, 0, smoothing):
+                synthetic.losses(units)
+        return time.perf_counter() - start
+
+    timed()  # compiles the kernels
+    synthetic.forget()
+    return timed(), timed()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run a block on so many threads of torch's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
