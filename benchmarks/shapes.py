@@ -10,6 +10,7 @@ import torch
 from dpzo.lm import EncoderClassifier, LoraSettings, RowShape, TokenObjective, seeded_initialiser
 from dpzo.lm.adapters import add_adapter
 from dpzo.lm.isolation import synthetic_rows
+from dpzo.lm.quiet import silent_libraries
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ SHAPES = {
 
 def made(shape: Shape, adapted: str | None = None) -> tuple[Any, list[str]]:
     """The module in fp32, and the names of what learns: all of it, or LoRA (r = 8) on the `adapted` layers."""
+    with silent_libraries():
+        return _made(shape, adapted)
+
+
+def _made(shape: Shape, adapted: str | None) -> tuple[Any, list[str]]:
     import transformers
 
     library: Any = transformers

@@ -25,9 +25,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,7 @@ class Case:
     records: int
     length: int
     answer: int = 1  # scored tokens of a causal row
+    layers: int | None = None  # of the shape, where not its own number
     target: float | None = None  # `ours` was asked to stay below this
     mezo: float | None = None  # the ratio found elsewhere for MeZO's style
 
@@ -74,8 +74,9 @@ QUICK = {
 class Bench:
     """A case, loaded, with one step of every method."""
 
-    def __init__(self, case: Case, kind: str, steps: int, resources: ExitStack) -> None:
+    def __init__(self, case: Case, kind: str, steps: int) -> None:
         shape = SHAPES[case.shape]
+        shape = shape if case.layers is None else replace(shape, layers=case.layers)
         self.module, names = made(shape, case.adapted)
         self.objective = objective_of(shape, self.module, case.records, case.length, case.answer)
         self.parameters = TrainableParameters(self.module, names)
@@ -87,8 +88,6 @@ class Bench:
         self._scheme = DirectionScheme(kind, 0, 1, self.parameters.sizes)
         self._update = Sgd(SCHEDULES["constant"](RATE, steps, 0), plan.expected_batch_size)
         self._step = 0
-        self._resources = resources
-        self._sums: dict[str, Any] = {}
 
     def plain(self) -> None:
         """Two forward passes."""
@@ -136,28 +135,27 @@ class Bench:
                 parameter.data.add_(whole, alpha=-RATE)
 
 
-def timings(name: str, case: Case, repeats: int, kind: str) -> dict[str, Any]:
+def timings(name: str, case: Case, repeats: int, kind: str, methods: Sequence[str]) -> dict[str, Any]:
     """Median seconds and ratios of every method that runs."""
     row: dict[str, Any] = {"case": name, "threads": torch.get_num_threads(), "directions": kind}
-    with ExitStack() as resources:
-        bench = Bench(case, kind, repeats + 2, resources)
-        row["trainable"] = bench.parameters.dimension
-        seconds: dict[str, list[float]] = {}
-        runs: dict[str, Callable[[], None]] = {}
-        for method in METHODS:
-            try:
-                with torch.no_grad():
-                    getattr(bench, method)()
-                runs[method] = getattr(bench, method)
-                seconds[method] = []
-            except (DpzoError, NotImplementedError) as error:
-                row[f"{method}_refused"] = str(error).splitlines()[0]
-        for _ in range(repeats):
-            for method, run in runs.items():
-                start = time.perf_counter()
-                with torch.no_grad():
-                    run()
-                seconds[method].append(time.perf_counter() - start)
+    bench = Bench(case, kind, repeats + 2)
+    row["trainable"] = bench.parameters.dimension
+    seconds: dict[str, list[float]] = {}
+    runs: dict[str, Callable[[], None]] = {}
+    for method in methods:
+        try:
+            with torch.no_grad():
+                getattr(bench, method)()
+            runs[method] = getattr(bench, method)
+            seconds[method] = []
+        except (DpzoError, NotImplementedError) as error:
+            row[f"{method}_refused"] = str(error).splitlines()[0]
+    for _ in range(repeats):
+        for method, run in runs.items():
+            start = time.perf_counter()
+            with torch.no_grad():
+                run()
+            seconds[method].append(time.perf_counter() - start)
     for method, found in seconds.items():
         row[f"{method}_s"] = round(statistics.median(found), 4)
         if method != "plain":
@@ -171,18 +169,17 @@ def timings(name: str, case: Case, repeats: int, kind: str) -> dict[str, Any]:
 
 def peak(case: Case, method: str, kind: str) -> dict[str, Any]:
     """MiB above the loaded model in two steps of one method."""
-    with ExitStack() as resources:
-        bench = Bench(case, kind, 4, resources)
-        with torch.no_grad():
-            if method == "ours":
-                _load_kernels(kind)
-            gc.collect()
-            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-            before = _status("VmHWM")
-            for _ in range(2):
-                getattr(bench, method)()
-            after = _status("VmHWM")
-        largest = max(p.numel() * p.element_size() for p in bench.parameters) / 2**20
+    bench = Bench(case, kind, 4)
+    with torch.no_grad():
+        if method == "ours":
+            _load_kernels(kind)
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        before = _status("VmHWM")
+        for _ in range(2):
+            getattr(bench, method)()
+        after = _status("VmHWM")
+    largest = max(p.numel() * p.element_size() for p in bench.parameters) / 2**20
     return {"peak_mib": round(after - before, 1), "largest_layer_mib": round(largest, 1)}
 
 
@@ -200,15 +197,44 @@ def _status(field: str) -> float:
     return int(line.split()[1]) / 2**10
 
 
-def _child(arguments: list[str], threads: int) -> dict[str, Any] | None:
-    command = [sys.executable, "-m", "benchmarks.step", *arguments, "--child"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+def measured(
+    name: str,
+    case: Case,
+    *,
+    threads: int = 2,
+    repeats: int = 7,
+    kind: str = "rademacher",
+    methods: Sequence[str] = METHODS,
+    peaks: Sequence[str] = METHODS,
+) -> dict[str, Any]:
+    """A case's row: times of `methods` in one child, and the peak of each of `peaks` in a child of its own."""
+    common = {"case": asdict(case), "name": name, "threads": threads, "kind": kind, "repeats": repeats}
+    row = _child({**common, "methods": list(methods)})
+    for method in peaks:
+        if f"{method}_s" in row:
+            found = _child({**common, "peak": method})
+            row["peak_mib" if method == "ours" else f"{method}_peak_mib"] = found["peak_mib"]
+            row["largest_layer_mib"] = found["largest_layer_mib"]
+    return row
+
+
+def _child(asked: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.step", "--child", json.dumps(asked)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(asked["threads"])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         raise SystemExit(done.stderr)
     found: dict[str, Any] = json.loads(lines[-1])
     return found
+
+
+def _as_child(asked: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(asked["threads"])
+    case = Case(**asked["case"])
+    if "peak" in asked:
+        return peak(case, asked["peak"], asked["kind"])
+    return timings(asked["name"], case, asked["repeats"], asked["kind"], asked["methods"])
 
 
 def main() -> None:
@@ -220,34 +246,22 @@ def main() -> None:
     parser.add_argument("--directions-kind", default="rademacher")
     parser.add_argument("--quick", action="store_true", help="small shapes, under a minute, nothing written")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--peak", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    table = QUICK if given.quick else CASES
-    chosen = given.cases.split(",") if given.cases else list(table)
     if given.child:
-        torch.set_num_threads(given.threads)
-        case = {**QUICK, **CASES}[chosen[0]]
-        if given.peak:
-            print(json.dumps(peak(case, given.peak, given.directions_kind)))
-        else:
-            print(json.dumps(timings(chosen[0], case, given.repeats, given.directions_kind)))
+        print(json.dumps(_as_child(json.loads(given.child))))
         return
+    table = QUICK if given.quick else CASES
+    load = os.getloadavg()
     rows = []
-    for name in chosen:
-        common = ["--cases", name, "--threads", str(given.threads), "--directions-kind", given.directions_kind]
-        row = _child([*common, "--repeats", str(given.repeats)], given.threads)
-        assert row is not None
-        for method in METHODS:
-            if f"{method}_s" in row and (not given.quick or method in ("plain", "ours")):
-                found = _child([*common, "--peak", method], given.threads)
-                assert found is not None
-                row["peak_mib" if method == "ours" else f"{method}_peak_mib"] = found["peak_mib"]
-                row["largest_layer_mib"] = found["largest_layer_mib"]
-        rows.append(row)
+    for name in given.cases.split(",") if given.cases else list(table):
+        settings: dict[str, Any] = {"threads": given.threads, "repeats": given.repeats, "kind": given.directions_kind}
+        if given.quick:
+            settings["peaks"] = ("plain", "ours")
+        rows.append(measured(name, table[name], **settings))
     if not given.quick and not given.cases:
-        notes = f"random weights; answer logits only; ratio to two plain forwards; load before {os.getloadavg()}"
-        write_results("step", rows, notes)
+        result = "step" if given.directions_kind == "rademacher" else f"step_{given.directions_kind}"
+        write_results(result, rows, f"random weights; answer logits only; load at the start {load}", "step")
     if given.json:
         print(json.dumps(rows))
         return
@@ -257,8 +271,12 @@ def main() -> None:
     for row in rows:
         ratios = [str(row.get(f"{method}_ratio", "–")) for method in METHODS[1:]]
         ratios.insert(1, str(row.get("target_ratio", "–")))
-        peaks = [row.get("peak_mib" if method == "ours" else f"{method}_peak_mib", "–") for method in METHODS]
-        print(f"| {row['case']} | {row['plain_s']} | {' | '.join(ratios)} | {' | '.join(str(p) for p in peaks)} |")
+        held = [row.get("peak_mib" if method == "ours" else f"{method}_peak_mib", "–") for method in METHODS]
+        print(f"| {row['case']} | {row['plain_s']} | {' | '.join(ratios)} | {' | '.join(str(mib) for mib in held)} |")
+    for row in rows:
+        for method in METHODS:
+            if f"{method}_refused" in row:
+                print(f"{row['case']}, {method}: {row[f'{method}_refused']}")
 
 
 if __name__ == "__main__":
