@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -94,6 +95,18 @@ class TrainableParameters:
     def __iter__(self) -> Iterator[nn.Parameter]:
         """The parameters themselves, in header order."""
         return iter(self._named.values())
+
+    @cached_property
+    def owners(self) -> tuple[tuple[nn.Module, tuple[int, ...]], ...]:
+        """Modules that read trainable parameters in their own call, each with the indices of those, each index once."""
+        places = {id(p): index for index, p in enumerate(self._ordered)}
+        found = []
+        for module in self.module.modules():
+            recurse = isinstance(module, nn.MultiheadAttention)  # it reads its output layer's weight without calling it
+            owned = tuple(places[id(p)] for p in module.parameters(recurse=recurse) if id(p) in places)
+            if owned:
+                found.append((module, owned))
+        return tuple(found)
 
     def flat(self, index: int) -> Tensor:
         """Parameter `index` as a flat view of its own memory."""

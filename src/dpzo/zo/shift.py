@@ -59,18 +59,12 @@ class _Shift:
     def __init__(self, parameters: TrainableParameters, directions: StepDirections, k: int, scale: float) -> None:
         self._directions, self._k, self._scale, self._scratch = directions, k, scale, parameters.scratch
         self._parameters = list(parameters)
-        self._index = {id(p): i for i, p in enumerate(self._parameters)}
+        self._owned = dict(parameters.owners)
         self._live: dict[int, tuple[Tensor, Tensor]] = {}
         self._users: dict[int, int] = {}
         self._running: list[nn.Module] = []
         self._gathered: list[_Gathered] = []
         self.visited: set[int] = set()
-
-    def owned(self, module: nn.Module) -> list[int]:
-        """Indices of the trainable parameters that `module` reads in its own call, each once."""
-        recurse = isinstance(module, nn.MultiheadAttention)  # it reads its output layer's weight without calling it
-        own = (p for p in module.parameters(recurse=recurse) if id(p) in self._index)
-        return [self._index[id(p)] for p in own]
 
     def is_parameter(self, tensor: Any, index: int) -> bool:
         """Whether `tensor` is trainable parameter `index` itself."""
@@ -103,17 +97,17 @@ class _Shift:
 
     def before(self, module: nn.Module, _arguments: Any) -> None:
         self._running.append(module)
-        for index in self.owned(module):
+        for index in self._owned[module]:
             self.enter(index)
 
     def after(self, module: nn.Module, _arguments: Any, _output: Any) -> None:
         if self._running and self._running[-1] is module:
             self._running.pop()
-            for index in self.owned(module):
+            for index in self._owned[module]:
                 self.leave(index)
 
     def before_lookup(self, module: nn.Module, _arguments: Any) -> None:
-        (index,) = self.owned(module)
+        (index,) = self._owned[module]
         self.visited.add(index)
         self._gathered.append(_Gathered(self, index))
         self._gathered[-1].open()
@@ -160,18 +154,15 @@ def shifted(
             for index in range(len(parameters)):
                 shift.enter(index)
         else:
-            for module in parameters.module.modules():
-                if owned := shift.owned(module):
-                    looks_up = _is_lookup(module, len(owned))
-                    before, after = (
-                        (shift.before_lookup, shift.after_lookup) if looks_up else (shift.before, shift.after)
-                    )
-                    hooks = (
-                        module.register_forward_pre_hook(before, prepend=True),
-                        module.register_forward_hook(after, always_call=True),
-                    )
-                    for hook in hooks:
-                        stack.callback(hook.remove)
+            for module, owned in parameters.owners:
+                looks_up = _is_lookup(module, len(owned))
+                before, after = (shift.before_lookup, shift.after_lookup) if looks_up else (shift.before, shift.after)
+                hooks = (
+                    module.register_forward_pre_hook(before, prepend=True),
+                    module.register_forward_hook(after, always_call=True),
+                )
+                for hook in hooks:
+                    stack.callback(hook.remove)
         yield shift.visited
 
 
