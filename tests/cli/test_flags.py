@@ -73,6 +73,8 @@ def test_the_commands_are_the_frozen_ones() -> None:
         "evaluate",
         "generate",
         "tasks",
+        "verify",
+        "sign",
         "noise",
         "compare",
         "demo",

@@ -10,6 +10,7 @@ import typer
 from dpzo.cli.endings import ending_well
 from dpzo.cli.experiments import compare, recipes
 from dpzo.cli.noise import noise
+from dpzo.cli.verify import sign, verify
 from dpzo.errors import DpzoError
 
 app = typer.Typer(
@@ -272,6 +273,8 @@ def tasks(
         show_task(name, as_json)
 
 
+app.command(short_help="Check a run as a stranger: journal, ε, weights.")(verify)
+app.command(short_help="Sign a run with an OpenSSH key.")(sign)
 app.command(short_help="Search the noise of least variance for an ε.")(noise)
 app.command(short_help="Run methods side by side; one table and figure.")(compare)
 app.add_typer(recipes, name="recipe", help="Published experiments by name.")

@@ -72,7 +72,16 @@ def save(
             (target / "README.md").write_text(_plain_lines(loaded, max_length), encoding="utf-8")
         else:
             module.save_pretrained(target)
-        loaded.tokenizer.save_pretrained(target)
+        _save_tokenizer(loaded.tokenizer, target)
+
+
+def _save_tokenizer(tokenizer: Any, target: Path) -> None:
+    """Without the cutting and filling of the last call, which the library keeps as if it were the tokenizer's own."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is not None:
+        fast.no_truncation()
+        fast.no_padding()
+    tokenizer.save_pretrained(target)
 
 
 def _save_head(module: EncoderClassifier, target: Path, labels: tuple[str, ...] | None) -> None:

@@ -1,0 +1,265 @@
+"""What a run says of itself, against what its journal says: steps, releases, header, ε, card, plan, config."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import gamma
+
+from dpzo.config import FROM_FILE, PRIVATE, RunConfig, load_config, parse_config
+from dpzo.count import PrivateCount
+from dpzo.errors import DpzoError
+from dpzo.folder import CONFIG, COUNT
+from dpzo.journal import Transcript
+from dpzo.privacy import Laplace, PrivacyPlan, Release, lattice
+from dpzo.privacy.mechanisms import Gaussian
+from dpzo.report import CARD_JSON, CARD_MARKDOWN, build_card, render_markdown
+from dpzo.runs import PLAN, plan_facts
+from dpzo.verify.accountants import renyi_bound, second_bracket
+from dpzo.verify.report import Check, attempt, failed, inapplicable, passed
+
+SAME = 1e-6
+"""Relative difference of two ε by the same accountant, on another machine, that counts as none."""
+UNLIKELY = 1e-9
+"""A chance below which the releases are taken to hold less noise than the plan says."""
+
+
+def check_steps(transcript: Transcript, plan: PrivacyPlan) -> Check:
+    """No more lines than the plan has steps; a burnt step counts as spent. Order and hashes: `journal.read`."""
+    spent, planned = transcript.num_steps, plan.steps
+    if spent > planned:
+        return failed(
+            "steps", f"line {planned + 2} of the journal (step {planned}) lies beyond the plan's {planned} steps"
+        )
+    if spent == planned and transcript.torn:
+        return failed("steps", f"a further line was begun after the plan's {planned} steps")
+    burnt = sum(1 for entry, _ in transcript.entries() if not isinstance(entry, Release))
+    said = f"{spent} of {planned} spent, {burnt} of them burnt, each once and in order"
+    if spent < planned and not transcript.closed:
+        said += "; the process died, so one more may have been drawn (it is burnt on resume)"
+    return passed("steps", said + ("" if spent == planned else "; the claim is the whole plan's"))
+
+
+def check_releases(transcript: Transcript, plan: PrivacyPlan) -> Check:
+    """Every value an integer on the plan's lattice, K a step; and no less noise in them than the plan says.
+
+    Noise that is symmetric and unimodal only makes a sum larger in absolute value: whatever the data were, and
+    whichever way a step's sum hangs on the steps before, Σ|v|^p is stochastically at least that of pure noise (p = 2,
+    χ²; Laplace p = 1, Gamma). A sum whose chance under pure noise is below 10⁻⁹ is refused. Source: Anderson 1955.
+    """
+    grid = lattice(plan.mechanism, plan.clip_norm, plan.num_directions)
+    header = transcript.header
+    stated = (header["lattice_unit"], header["lattice_bits"], header["lattice_bound"])
+    if stated != (grid.unit, grid.bits, grid.bound):
+        return failed("releases", f"the header's lattice (unit, bits, bound) {stated} is not that of its plan")
+    if not isinstance(plan.mechanism, Gaussian | Laplace):
+        return passed("releases", f"integers on a lattice of {grid.unit:g}, {plan.num_directions} a step")
+    power = 2 if isinstance(plan.mechanism, Gaussian) else 1
+    total, count = 0.0, 0
+    for entry, _ in transcript.entries():
+        if isinstance(entry, Release):
+            # + 1: the floor may have brought a value nearer to 0 by less than a unit.
+            total += math.fsum(((abs(value) + 1) / 2**grid.bits) ** power for value in entry.values)
+            count += len(entry.values)
+    chance = float(gamma.cdf(total / power, count / power)) if count else 1.0
+    if not chance >= UNLIKELY:
+        size = (total / count) ** (1 / power) * plan.noise_scale
+        return failed(
+            "releases",
+            f"they hold too little noise: a typical size of {size:.4g} over {count} values, where noise of scale "
+            f"{plan.noise_scale:.4g} alone is larger (chance {chance:.1g})",
+        )
+    return passed(
+        "releases", f"integers on a lattice of {grid.unit:g}, {plan.num_directions} a step, no less noise than planned"
+    )
+
+
+def check_header(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
+    """The header agrees with itself: its plan with its config, its count with where N comes from; config.yaml too."""
+    header = transcript.header
+    if "config" not in header:
+        return passed("header", "a module's run: its plan and settings stand for themselves")
+    config = parse_config(header["config"])
+    count = None if header.get("count") is None else PrivateCount.from_dict(header["count"])
+    for what, agrees in _agreements(config, plan, count, str(header["num_examples_source"])):
+        if not agrees:
+            return failed("header", f"{what} is not what its config says")
+    bad = _count_file(run, count)
+    if bad is not None:
+        return failed("header", bad)
+    path = run / CONFIG
+    if not path.exists():
+        return passed("header", f"its plan follows from its config; no {CONFIG} here")
+    shipped = load_config(path, {}).model_dump(mode="json")
+    other = _first_other_field(shipped, config.model_dump(mode="json"))
+    if other is not None:
+        return failed("header", f"{CONFIG}: {other} is not the journal's")
+    return passed("header", f"its plan follows from its config, and {CONFIG} is that config")
+
+
+def _agreements(
+    config: RunConfig, plan: PrivacyPlan, count: PrivateCount | None, source: str
+) -> Iterator[tuple[str, bool]]:
+    privacy, declared = config.privacy, config.privacy.num_examples
+    batch = privacy.expected_batch_size
+    origin = {FROM_FILE: "from-file", PRIVATE: "private-count", None: "task"}.get(declared, "declared")  # type: ignore[arg-type]
+    yield "num_examples_source", source == origin
+    yield "count", (count is not None) == (declared == PRIVATE)
+    yield "plan.num_examples", not isinstance(declared, int) or plan.num_examples == declared
+    yield "plan.num_examples", count is None or plan.num_examples == count.num_examples
+    yield "plan.steps", plan.steps == privacy.steps
+    yield "plan.num_directions", plan.num_directions == privacy.num_directions
+    yield "plan.delta", plan.delta == privacy.delta
+    yield "plan.relation", plan.relation.value == privacy.relation
+    yield "plan.clip_norm", privacy.clip_norm is None or plan.clip_norm == privacy.clip_norm
+    yield "plan.sampling_prob", batch is not None and math.isclose(plan.expected_batch_size, batch, rel_tol=1e-9)
+    yield "plan.mechanism", privacy.mechanism in ("auto", plan.mechanism.name)
+    asked = privacy.noise_multiplier
+    yield "plan.scale", asked is None or math.isclose(plan.noise_multiplier, asked, rel_tol=1e-9)
+    spent = plan.epsilon + (0.0 if count is None else count.epsilon)
+    yield "plan.scale", privacy.epsilon is None or spent <= privacy.epsilon * (1 + SAME)
+
+
+def _count_file(run: Path, count: PrivateCount | None) -> str | None:
+    path = run / COUNT
+    if not path.exists():
+        return None
+    if count is None:
+        return f"{COUNT} is here, and the journal knows of no private count: its ε is not in the claim"
+    return None if _json(path) == json.loads(json.dumps(count.to_dict())) else f"{COUNT} is not the journal's count"
+
+
+def check_claim(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Iterator[Check]:
+    """ε as the folder claims it, against three accountants: the claim's own, a second one, and the Rényi bound."""
+    count = transcript.header.get("count")
+    counted = 0.0 if count is None else PrivateCount.from_dict(count).epsilon
+    whole, place = _claimed(run)
+    recomputed = plan.epsilon + counted
+    training = recomputed - counted if whole is None else whole - counted
+    if whole is None:
+        yield inapplicable("epsilon", f"nothing here claims an ε; the events give {recomputed:.6g}")
+    elif abs(whole - recomputed) <= SAME * recomputed:
+        yield passed("epsilon", f"{place} claims {whole:.6g}; the events give {recomputed:.6g}")
+    else:
+        yield failed("epsilon", f"{place} claims {whole:.6g}; the events give {recomputed:.6g} ({plan.accountant})")
+    yield attempt("second accountant", lambda: _second(plan, training))
+    yield attempt("Rényi bound", lambda: _bounded(plan, training))
+
+
+def _second(plan: PrivacyPlan, claimed: float) -> Check:
+    bracket = second_bracket(plan)
+    if isinstance(bracket, str):
+        return inapplicable("second accountant", bracket)
+    said = f"{bracket.accountant}: ε in [{bracket.low:.6g}, {bracket.high:.6g}]; claimed for training: {claimed:.6g}"
+    # A claim that a looser accountant made may lie above; none may lie below.
+    loose = plan.accountant.startswith("RDP")
+    holds = bracket.low <= claimed and (loose or claimed <= bracket.high)
+    return passed("second accountant", said) if holds else failed("second accountant", said)
+
+
+def _bounded(plan: PrivacyPlan, claimed: float) -> Check:
+    bound = renyi_bound(plan)
+    said = f"{bound:.6g}; claimed for training: {claimed:.6g}"
+    # Privacy-loss grids round up by up to 1e-4 a release, which shows only beside the pure ε of a few releases.
+    holds = claimed <= bound * (1 + SAME) + 1e-4 * min(plan.steps, 50)
+    return passed("Rényi bound", said) if holds else failed("Rényi bound", said)
+
+
+def _claimed(run: Path) -> tuple[float | None, str]:
+    """The whole ε that the folder claims, and where: on the card, else in the plan."""
+    for name, field in ((CARD_JSON, "epsilon"), (PLAN, "epsilon_with_count"), (PLAN, "epsilon")):
+        found = _json(run / name).get(field) if (run / name).exists() else None
+        if isinstance(found, float | int) and not isinstance(found, bool):
+            return float(found), name
+    return None, ""
+
+
+def check_card(run: Path, transcript: Transcript) -> Check:
+    """privacy_card.json and .md are, line for line, what the journal renders."""
+    card = build_card(transcript)
+    wanted = {CARD_JSON: json.dumps(card, indent=2, ensure_ascii=False) + "\n", CARD_MARKDOWN: render_markdown(card)}
+    here = [name for name in wanted if (run / name).exists()]
+    for name in here:
+        bad = first_other_line((run / name).read_bytes(), wanted[name])
+        if bad is not None:
+            return failed("card", f"{name}, {bad}{_written_by(transcript)}")
+    if not here:
+        return inapplicable("card", "there is none in the folder")
+    return passed("card", f"{' and '.join(here)}: what the journal renders, line for line")
+
+
+def check_plan(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
+    """plan.json is what the header's plan gives."""
+    if not (run / PLAN).exists():
+        return inapplicable("plan", f"there is no {PLAN} in the folder")
+    facts = plan_facts(plan, transcript.header) if "config" in transcript.header else plan.summary()
+    bad = first_other_line((run / PLAN).read_bytes(), json.dumps(facts, indent=2) + "\n")
+    if bad is not None:
+        return failed("plan", f"{PLAN}, {bad}{_written_by(transcript)}")
+    return passed("plan", f"{PLAN}: what the journal's header gives, line for line")
+
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+def first_other_line(shipped: bytes, wanted: str) -> str | None:
+    """Where two pages first differ, in words. On lines about ε, a number's last digits may be another machine's.
+
+    >>> first_other_line(b"a\\nb\\n", "a\\nc\\n")
+    "line 2: 'b', the journal gives 'c'"
+    >>> first_other_line(b'"epsilon": 1.00000000001\\n', '"epsilon": 1.0\\n') is None
+    True
+    """
+    ours, theirs = shipped.decode("utf-8", "replace").split("\n"), wanted.split("\n")
+    for number in range(max(len(ours), len(theirs))):
+        line, other = (page[number] if number < len(page) else None for page in (ours, theirs))
+        if line != other and not (line is not None and other is not None and _nearly(line, other)):
+            return f"line {number + 1}: {_shown(line)}, the journal gives {_shown(other)}"
+    return None
+
+
+def _nearly(line: str, other: str) -> bool:
+    if ("epsilon" not in line and "ε = " not in line) or _NUMBER.sub("#", line) != _NUMBER.sub("#", other):
+        return False
+    pairs = zip(_NUMBER.findall(line), _NUMBER.findall(other), strict=True)
+    return all(math.isclose(float(a), float(b), rel_tol=SAME) for a, b in pairs)
+
+
+def _shown(line: str | None) -> str:
+    if line is None:
+        return "nothing"
+    text = line.strip()
+    return repr(text if len(text) <= 80 else text[:79] + "…")
+
+
+def _written_by(transcript: Transcript) -> str:
+    """A word on the versions, where another dpzo or another accountant wrote the file."""
+    import importlib.metadata
+
+    versions = transcript.header.get("environment", {})
+    names = [name for name in ("dpzo", "dp-accounting") if versions.get(name) != importlib.metadata.version(name)]
+    stated = ", ".join(f"{name} {versions.get(name)}" for name in names)
+    return f" (written by {stated}; verify with these versions)" if names else ""
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise DpzoError(f"{path.name}: is not a JSON object")
+    return found
+
+
+def _first_other_field(shipped: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    for group, fields in wanted.items():
+        for name, value in fields.items():
+            if shipped[group][name] != value:
+                return f"{group}.{name}"
+    return None

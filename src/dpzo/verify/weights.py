@@ -1,0 +1,261 @@
+"""Are the shipped weights the ones that base model and journal give? Rebuilt and compared, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpzo import modules, runs
+from dpzo import train as trainer
+from dpzo.assembly import Assembled
+from dpzo.checkpoint import CHECKPOINT
+from dpzo.environment import environment
+from dpzo.errors import DpzoError
+from dpzo.journal import Transcript
+from dpzo.lm.quiet import silent_libraries
+from dpzo.privacy import Release
+from dpzo.verify.report import Check, failed, inapplicable, passed
+from dpzo.zo import StepDirections, TrainableParameters, Update
+
+NAMES = ("base", "checkpoint", "weights")
+
+
+def check_weights(run: Path, transcript: Transcript, base: str | None) -> Iterator[Check]:
+    """The checks of `NAMES`: base model, checkpoint, and the files of model/, by one replay.
+
+    Needs the memory of a replay and, in the system's temporary folder, as much disk as model/ takes.
+    """
+    header = transcript.header["base"]
+    with silent_libraries():
+        try:
+            parts = runs.for_replay(transcript, base)
+        except DpzoError as error:
+            yield failed("base", str(error).replace("--model", "--base" if base is not None else "base model"))
+            return
+        found, named = parts.subject.loaded.base_fingerprint, header["fingerprint"]
+        if found != named:
+            what = header["name"] if base is None else base
+            yield failed("base", f"{what} is not the model of the run: fingerprint {found[:16]}…, header {named[:16]}…")
+            return
+        yield passed("base", f"{header['name']}, fingerprint {found[:16]}… as in the header")
+        watcher = _Watcher(run / CHECKPOINT, parts.job.parameters, transcript, parts.job.update)
+        trainer.replay(replace(parts.job, update=watcher), transcript, observe=watcher.observe)
+        yield watcher.verdict()
+        yield _model_check(run, transcript, parts, base)
+
+
+def _model_check(run: Path, transcript: Transcript, parts: Assembled, base: str | None) -> Check:
+    model = run / runs.MODEL
+    finished = transcript.num_steps == parts.job.plan.steps
+    if not model.exists():
+        why = "there is no model/ in the folder" if finished else "the run is not finished"
+        return inapplicable("weights", f"{why}; the journal replays to its last step")
+    if not finished:
+        return failed("weights", "model/ is here, but the journal stops before the plan's last step")
+    with tempfile.TemporaryDirectory() as folder:
+        runs.save_model(parts, Path(folder))
+        name = str(transcript.header["config"]["model"]["name"])
+        bad = _first_difference(model, Path(folder) / runs.MODEL, {} if base is None else {base: name})
+    if bad is None:
+        return passed("weights", "every file of model/ is the one that base model and journal give, bit for bit")
+    other = _other_versions(transcript)
+    return failed("weights", bad + (f" (run: {other}; rebuild with its versions)" if other else ""))
+
+
+def check_module(run: Path, transcript: Transcript, module: nn.Module | None) -> Iterator[Check]:
+    """The same for a run of `dpzo.fit`: `module` holds θ_0 and, afterwards, θ_T."""
+    yield from ()
+    if module is None:
+        how = "the model was given in Python: verify(run, module=…) rebuilds it"
+        yield from (inapplicable(name, how) for name in NAMES)
+        return
+    try:
+        modules.replay(module, run)
+    except DpzoError as error:
+        yield failed("base", str(error))
+        return
+    yield passed("base", f"fingerprint {transcript.header['base']['fingerprint'][:16]}… as in the header")
+    path = run / modules.WEIGHTS
+    if not path.is_file():
+        yield inapplicable("weights", f"there is no {modules.WEIGHTS} in the folder")
+        return
+    known = dict(module.named_parameters())
+    rebuilt = {name: known[name].detach() for name, _, _ in transcript.header["parameters"]}
+    bad = _tensors_differ(path, rebuilt)
+    yield (
+        passed("weights", f"{path.name} is what the journal gives, bit for bit")
+        if bad is None
+        else failed("weights", bad)
+    )
+
+
+@dataclass
+class _Watcher:
+    """The run's update, with an eye on the state after the step at which the checkpoint was taken."""
+
+    path: Path
+    parameters: TrainableParameters
+    transcript: Transcript
+    update: Update
+    done: int = 0
+    state: dict[str, Tensor] = field(default_factory=dict)
+    found: Check | None = None
+
+    def __post_init__(self) -> None:
+        self.step, self.hash = _checkpoint_facts(self.path)
+
+    def init(self, parameters: TrainableParameters) -> dict[str, Tensor]:
+        self.state = self.update.init(parameters)
+        self._compare()
+        return self.state
+
+    def apply(
+        self,
+        parameters: TrainableParameters,
+        state: dict[str, Tensor],
+        directions: StepDirections,
+        values: NDArray[np.float64],
+        step: int,
+    ) -> None:
+        self.update.apply(parameters, state, directions, values, step)
+
+    def finish(self, parameters: TrainableParameters, state: Mapping[str, Tensor]) -> None:
+        self.update.finish(parameters, state)
+
+    def observe(self, release: Release | None) -> None:
+        self.done += 1
+        self._compare()
+
+    def _compare(self) -> None:
+        if self.done == self.step:
+            held = {f"parameter/{name}": tensor for name, tensor in self.parameters.state().items()}
+            held |= {f"update/{name}": tensor for name, tensor in self.state.items()}
+            bad = _tensors_differ(self.path, held)
+            good = passed("checkpoint", f"is the state after {self.step} steps, bit for bit")
+            self.found = good if bad is None else failed("checkpoint", bad)
+
+    def verdict(self) -> Check:
+        if not self.path.exists():
+            return inapplicable("checkpoint", "there is none in the folder")
+        if self.found is None:
+            return failed("checkpoint", f"{CHECKPOINT} is damaged, or of a step that the journal does not hold")
+        hashes = [hashed for entry, hashed in self.transcript.entries() if entry.step == self.step - 1]
+        if hashes and hashes != [self.hash]:
+            return failed("checkpoint", f"{CHECKPOINT} names another journal's hash at step {self.step}")
+        return self.found
+
+
+def _checkpoint_facts(path: Path) -> tuple[int, str]:
+    """Step and hash that a checkpoint names; −1 when it cannot be read."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        return int(metadata["step"]), str(metadata["hash"])
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        return -1, ""
+
+
+def _first_difference(shipped: Path, rebuilt: Path, renamed: Mapping[str, str]) -> str | None:
+    """The first file of `shipped` that is not as in `rebuilt`, weights before the rest; None when all are.
+
+    `renamed`: the base's name in what was rebuilt → its name in the run.
+    """
+    wanted, found = _files(rebuilt), _files(shipped)
+    for name in sorted(wanted | found, key=lambda name: (not name.endswith(".safetensors"), name)):
+        here = f"{shipped.name}/{name}"
+        if name not in found:
+            return f"{here} is missing"
+        if name not in wanted or (shipped / name).is_symlink():
+            return f"{here} does not belong there: a replay writes no such file"
+        if name.endswith(".safetensors"):
+            bad = _files_differ(shipped / name, rebuilt / name)
+            if bad is not None:
+                return f"{shipped.name}/{bad}"
+        elif (shipped / name).read_bytes() != _renamed((rebuilt / name).read_bytes(), renamed):
+            return f"{here} is not what a replay writes"
+    return None
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+
+
+def _renamed(content: bytes, renamed: Mapping[str, str]) -> bytes:
+    """The base model is named as JSON writes a name, or as Python does."""
+    for old, new in renamed.items():
+        for spell in (lambda name: json.dumps(name)[1:-1], lambda name: repr(name)[1:-1], str):
+            content = content.replace(spell(old).encode(), spell(new).encode())
+    return content
+
+
+def _files_differ(shipped: Path, rebuilt: Path) -> str | None:
+    try:
+        with safetensors.safe_open(rebuilt, framework="pt") as file:
+            return _tensors_differ(shipped, _Lazy(file, tuple(file.keys())))
+    except safetensors.SafetensorError:
+        return f"{shipped.name}: cannot be read as safetensors"
+
+
+@dataclass(frozen=True)
+class _Lazy(Mapping[str, Tensor]):
+    """The tensors of an open file, one in memory at a time."""
+
+    file: Any
+    names: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self.file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _tensors_differ(path: Path, wanted: Mapping[str, Tensor]) -> str | None:
+    """Where the tensors of a file first differ from `wanted`, in words; None when every bit is the same."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            for name in sorted(names | set(wanted)):
+                if name not in names:
+                    return f"{path.name}: tensor {name} is missing"
+                if name not in wanted:
+                    return f"{path.name}: tensor {name} does not belong there"
+                bad = _differ(file.get_tensor(name), wanted[name].cpu())
+                if bad is not None:
+                    return f"{path.name}: tensor {name}, {bad}"
+    except (OSError, safetensors.SafetensorError):
+        return f"{path.name}: cannot be read as safetensors"
+    return None
+
+
+def _differ(shipped: Tensor, rebuilt: Tensor) -> str | None:
+    if (shipped.dtype, shipped.shape) != (rebuilt.dtype, rebuilt.shape):
+        return f"is {shipped.dtype} {tuple(shipped.shape)}, the journal gives {rebuilt.dtype} {tuple(rebuilt.shape)}"
+    one, two = (tensor.contiguous().reshape(-1) for tensor in (shipped, rebuilt))
+    size = one.element_size()
+    other = (one.view(torch.uint8) != two.view(torch.uint8)).nonzero()
+    if len(other) == 0:
+        return None
+    element = int(other[0]) // size
+    return f"element {element} of {len(one)} is {one[element].item()!r}, the journal gives {two[element].item()!r}"
+
+
+def _other_versions(transcript: Transcript) -> str:
+    """The versions behind the run's files that are not the ones found here."""
+    mine, theirs = environment(), transcript.header.get("environment", {})
+    names = ("dpzo", "torch", "transformers", "peft", "safetensors")
+    return ", ".join(f"{name} {theirs[name]}" for name in names if name in theirs and theirs[name] != mine[name])

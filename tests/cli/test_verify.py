@@ -1,0 +1,80 @@
+"""`dpzo verify` and `dpzo sign` as a user sees them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Dpzo = Callable[..., Any]
+MARK = "zqj7xk"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_run_is_verified_on_one_screen(dpzo: Dpzo, run: Path) -> None:
+    said = dpzo("verify", run)
+    assert said.code == 0, said.out
+    lines = said.out.splitlines()
+    assert lines[-1] == "verified: all that applies holds"
+    assert len(lines) == 14
+    assert [line.split()[0] for line in lines[:3]] == ["journal", "steps", "releases"]
+    assert all(line[19:26].strip() in ("ok", "-") for line in lines[:-1])
+    assert MARK not in said.out + said.err
+
+
+def test_a_changed_card_is_named_and_the_exit_code_says_so(dpzo: Dpzo, run: Path) -> None:
+    card = run / "privacy_card.md"
+    card.write_text(card.read_text().replace("single record", "whole company"))
+    said = dpzo("verify", run)
+    assert said.code == 1
+    assert "card               FAILED  privacy_card.md, line" in said.out
+    assert said.out.splitlines()[-1].startswith("NOT verified; first bad place: card: privacy_card.md, line 3:")
+    quiet = dpzo("verify", run, "--json")
+    assert quiet.code == 1
+    assert quiet.err == ""
+    fields = json.loads(quiet.out)
+    assert fields["ok"] is False
+    assert fields["first_bad"].startswith("card: privacy_card.md, line")
+    assert {check["name"] for check in fields["checks"] if check["ok"] is False} == {"card"}
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_sign_and_verify(dpzo: Dpzo, run: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    said = dpzo("sign", run, "--key", key)
+    assert said.code == 0
+    assert said.out == f"signature: {run / 'journal.sig'}; give your public key with the run\n"
+    said = dpzo("verify", run, "--key", f"{key}.pub", "--json")
+    assert said.code == 0
+    (signed,) = (check for check in json.loads(said.out)["checks"] if check["name"] == "signature")
+    assert signed["ok"] is True
+    assert "signed the files of journal.sums" in signed["detail"]
+
+
+def test_what_is_no_run_and_no_key_is_told_in_a_line(dpzo: Dpzo, run: Path, tmp_path: Path) -> None:
+    for arguments, fragment in (
+        (("verify", tmp_path), "no readable journal.jsonl here"),
+        (("verify", run, "--key", run / "plan.json"), "is not an OpenSSH public key"),
+        (("verify", run, "--base", tmp_path / "nowhere"), None),
+        (("sign", tmp_path, "--key", tmp_path / "key"), "no readable journal.jsonl here"),
+        (("sign", run, "--key", tmp_path / "key"), "no such file"),
+    ):
+        said = dpzo(*arguments)
+        if fragment is None:  # a base that cannot be loaded is a check that fails, not a mistake of the command
+            assert said.code == 1
+            assert "no such folder" in said.out
+            continue
+        assert said.code == 2
+        assert said.out == ""
+        assert [line for line in said.err.splitlines() if "error:" in line] == said.err.splitlines()[-1:]
+        assert fragment in said.err
