@@ -16,7 +16,7 @@ TRACEBACK_VARIABLE = "DPZO_NONPRIVATE_TRACEBACK"
 
 
 def main() -> None:
-    """Run `dpzo`; exit 0 on success, 2 on a mistake the user can mend, 130 when stopped, 1 on a bug of ours."""
+    """Run `dpzo`; exit 0 on success, 2 on a mistake the user can mend, 130 when stopped, 1 on a bug or a verdict."""
     die_quietly_at_exit()
     with stop_signals():
         sys.exit(_run())

@@ -1,0 +1,56 @@
+"""What an audit found: a lower bound on ε beside the claim, with all that it was bought with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LIMITS = (
+    "A lower bound above the claim proves a fault; one below it proves nothing more than that this attack, with this "
+    "many draws, found none."
+)
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """One method's verdict. Public: computed from made-up rows, or from what a run published.
+
+    `epsilon_claimed` at `delta` is what the plan's accountant says, an upper bound; `epsilon_lower` what was measured:
+    but for a chance of 1 − `confidence` the true ε at `delta` is no less. `draws` runs (or canaries) on each side,
+    `seconds` of computing, `note` what was attacked and what limits the figure.
+    """
+
+    method: str
+    epsilon_claimed: float
+    epsilon_lower: float
+    delta: float
+    confidence: float
+    draws: int
+    seconds: float
+    note: str = ""
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the measurement contradicts the claim."""
+        return self.epsilon_lower > self.epsilon_claimed
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `dpzo audit --json` prints it."""
+        return {
+            "method": self.method,
+            "epsilon_claimed": self.epsilon_claimed,
+            "epsilon_lower": self.epsilon_lower,
+            "delta": self.delta,
+            "confidence": self.confidence,
+            "flagged": self.flagged,
+            "draws": self.draws,
+            "seconds": round(self.seconds, 1),
+            "note": self.note,
+        }
+
+
+def joint(reports: Sequence[AuditReport]) -> dict[str, Any]:
+    """The strongest bound in front, whether any is flagged, and each method's report."""
+    best = max(reports, key=lambda report: report.epsilon_lower)
+    return {**best.to_dict(), "flagged": any(r.flagged for r in reports), "reports": [r.to_dict() for r in reports]}
