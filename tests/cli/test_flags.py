@@ -76,6 +76,7 @@ def test_the_commands_are_the_frozen_ones() -> None:
         "verify",
         "sign",
         "noise",
+        "audit",
         "compare",
         "demo",
         "env",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dpzo.cli.audit import audit
 from dpzo.cli.endings import ending_well
 from dpzo.cli.experiments import compare, recipes
 from dpzo.cli.noise import noise
@@ -276,6 +277,7 @@ def tasks(
 app.command(short_help="Check a run as a stranger: journal, ε, weights.")(verify)
 app.command(short_help="Sign a run with an OpenSSH key.")(sign)
 app.command(short_help="Search the noise of least variance for an ε.")(noise)
+app.command(short_help="Measure a lower bound on ε beside the claim.")(audit)
 app.command(short_help="Run methods side by side; one table and figure.")(compare)
 app.add_typer(recipes, name="recipe", help="Published experiments by name.")
 
