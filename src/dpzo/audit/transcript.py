@@ -1,0 +1,94 @@
+"""Audit of a whole training run: canaries are put among public records, and found again in the journal or not."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dpzo import train
+from dpzo.audit.canaries import WithCanaries, places, scores, steepness
+from dpzo.audit.one_run import one_run_epsilons
+from dpzo.audit.report import AuditReport
+from dpzo.errors import DpzoError
+from dpzo.journal import read
+from dpzo.privacy import NeighboringRelation, PrivacyPlan
+from dpzo.train import Job
+from dpzo.zo import Objective
+
+FEWEST = 20
+Fit = Callable[[Job, Objective, int, Path], None]
+
+
+def audit_transcript(
+    job: Job,
+    objective: Objective,
+    num_units: int,
+    *,
+    canaries: int,
+    confidence: float = 0.95,
+    seed: int = 0,
+    fit: Fit = train.fit,
+) -> list[AuditReport]:
+    """Train once, by the real loop, on `num_units` public units and about half of `canaries`; bound ε from the journal.
+
+    Each canary is in by a coin that the attack does not see. Two bounds come of the same guesses: the binomial one of
+    Steinke et al. 2023, for any (ε, δ) mechanism, and the one for Gaussian trade-off curves of Mahloujifar et al. 2024;
+    both hold together with `confidence`. `seed` is public: it places the canaries and tosses their coins. `fit` is the
+    loop that is audited, `train.fit` unless a fault is planted. The job's parameters end at θ_T.
+
+    What limits the bounds: one run gives few guesses, sampling is not undone, and canaries hide each other: beside noise
+    of σC a score sees the others as more noise of C·√(q·canaries/(2K)). No unit of a data set could be as loud.
+    Errors: DpzoError for fewer than 20 canaries, more than trained elements, or the relation replace_one.
+    """
+    plan = job.plan
+    require_canaries(plan, canaries, job.scheme.dimension)
+    draw = np.random.Generator(np.random.PCG64(seed))
+    at = places(job.scheme, canaries, draw)
+    members = draw.random(canaries) < 0.5
+    present = [place for place, is_in in zip(at, members, strict=True) if is_in]
+    mixed = draw.permutation(canaries)
+    start = time.perf_counter()
+    held, job.parameters.materialise = job.parameters.materialise, "all"
+    try:
+        loud = WithCanaries(objective, num_units, job.parameters, present, steepness(plan))
+        with tempfile.TemporaryDirectory(prefix="dpzo-audit-") as folder:
+            marked = replace(job, header={**job.header, "nonprivate_uses": ["canaries of an audit"]})
+            fit(marked, loud, num_units + len(present), Path(folder))
+            found = np.array(scores(read(Path(folder)), plan, job.scheme, at))
+    finally:
+        job.parameters.materialise = held
+    miss = (1.0 - confidence) / 2.0
+    binomial, gaussian, guesses = one_run_epsilons(found, members, plan.delta, miss, mixed)
+    seconds = time.perf_counter() - start
+    beside = plan.sampler.sampling_prob * len(present)
+    note = (
+        f"one run, {canaries} canaries, {guesses.right} of {guesses.made} guesses right; about {beside:.0f} canaries a "
+        f"step beside noise of {plan.noise_multiplier:.3g}"
+    )
+    report = AuditReport(
+        method="one_run",
+        epsilon_claimed=plan.epsilon,
+        epsilon_lower=binomial,
+        delta=plan.delta,
+        confidence=confidence,
+        draws=canaries,
+        seconds=seconds,
+        note=note,
+    )
+    assumed = "the same guesses, if the trade-off curve is a Gaussian's"
+    return [report, replace(report, method="one_run_gaussian", epsilon_lower=gaussian, note=assumed)]
+
+
+def require_canaries(plan: PrivacyPlan, canaries: int, dimension: int) -> None:
+    """Refuse a number of canaries that shows nothing or has no place. DpzoError in one line."""
+    if canaries < FEWEST:
+        raise DpzoError(f"--canaries: {canaries} show nothing; use at least {FEWEST}, such as 200")
+    if canaries > dimension:
+        raise DpzoError(f"--canaries: {canaries} need an element each, and {dimension} are trained; use fewer")
+    if plan.relation is NeighboringRelation.REPLACE_ONE:
+        raise DpzoError("--canaries: a canary is in or not, which replace_one does not speak of; audit the mechanism")
