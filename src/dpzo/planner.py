@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dpzo.assembly import Assembled, assemble, task_of
+from dpzo.assembly import Assembled, assemble, build_plan, task_of
 from dpzo.config import RunConfig, with_values
 from dpzo.forecast import (
     MemoryForecast,
@@ -30,9 +30,11 @@ from dpzo.forecast.timing import (
 )
 from dpzo.lm import RowShape, synthetic_objective
 from dpzo.lm.prepare import HEAD_BLOCKS, keeps_features
+from dpzo.privacy import PrivacyPlan
 from dpzo.zo import evaluations
 
 MEASURED = "measured on the model"
+_STAND_IN_DELTA = 1e-5
 BY_LAYERS = "measured on a few layers of made-up weights, and extended to all of them"
 
 
@@ -41,6 +43,7 @@ class RunForecast:
     """What a run will take. Everything in it follows from declarations, shapes and synthetic tokens: it is public."""
 
     sized: Sized
+    privacy: PrivacyPlan | None  # None where no ε and no noise was asked for
     memory: MemoryForecast
     available: int | None
     time: TimeForecast
@@ -52,6 +55,7 @@ class RunForecast:
         """For `--json`: bytes and seconds."""
         config, skeleton = self.sized.config, self.sized.skeleton
         return {
+            "plan": None if self.privacy is None else self.privacy.summary(),
             "model": {
                 "name": config.model.name,
                 "parameters": skeleton.elements,
@@ -92,6 +96,8 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
     sized = size_up(config, task, checkpoint, num_examples)
     available = available_memory()
     require_memory(sized, available)
+    asked = (sized.config.privacy.epsilon is None) != (sized.config.privacy.noise_multiplier is None)
+    privacy = build_plan(sized.config, num_examples) if asked else None
     update = planned_update(sized.config)
     count = sized.config.privacy.num_directions
     assert count is not None
@@ -103,7 +109,7 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
     cost = cost_of(sized.config.training.directions)
     if checkpoint.is_here:
         tell("loading the base model, checking isolation and timing it on synthetic tokens")
-        parts = _assembled(sized)
+        parts = _assembled(sized, privacy)
         sized = replace(sized, microbatch_size=parts.subject.shapes.microbatch_size)
         sized = replace(sized, memory=memory_at(sized, together=parts.subject.shapes.variants))
         clock: Clock = ModelClock(parts.subject.loaded.module)
@@ -129,7 +135,7 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
         memory_of=lambda other, shape: _memory_of(sized, other, shape),
     )
     how = MEASURED if checkpoint.is_here else BY_LAYERS
-    return RunForecast(sized, sized.memory, available, time, how, torch.get_num_threads(), suggest(now))
+    return RunForecast(sized, privacy, sized.memory, available, time, how, torch.get_num_threads(), suggest(now))
 
 
 def _memory_of(sized: Sized, config: RunConfig, shape: RowShape) -> MemoryForecast:
@@ -137,12 +143,13 @@ def _memory_of(sized: Sized, config: RunConfig, shape: RowShape) -> MemoryForeca
     return memory_at(other, replace(other.shape, max_length=shape.max_length))
 
 
-def _assembled(sized: Sized) -> Assembled:
-    """The parts of the run; a plan that asks for no ε gets some noise, which takes no time of its own."""
-    config = sized.config
-    if (config.privacy.epsilon is None) == (config.privacy.noise_multiplier is None):
-        config = with_values(config, privacy={"epsilon": None, "noise_multiplier": 1.0})
-    return assemble(config, num_examples=sized.num_examples, num_examples_source="declared", sized=sized)
+def _assembled(sized: Sized, privacy: PrivacyPlan | None) -> Assembled:
+    """The parts of the run; where no ε is asked for some noise stands in, which takes no time of its own."""
+    config, count = sized.config, sized.num_examples
+    if privacy is None:
+        noise = {"epsilon": None, "noise_multiplier": 1.0, "delta": _STAND_IN_DELTA, "mechanism": "gaussian"}
+        privacy = build_plan(with_values(config, privacy=noise), count)
+    return assemble(config, num_examples=count, num_examples_source="declared", plan=privacy, sized=sized)
 
 
 def _measured(sized: Sized, parts: Assembled, clock: Clock, cost: DirectionCost) -> TimeForecast:

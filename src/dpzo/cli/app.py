@@ -11,6 +11,7 @@ from dpzo.cli.audit import audit
 from dpzo.cli.endings import ending_well
 from dpzo.cli.experiments import compare, recipes
 from dpzo.cli.noise import noise
+from dpzo.cli.planning import plan
 from dpzo.cli.verify import sign, verify
 from dpzo.errors import DpzoError
 
@@ -35,42 +36,7 @@ Directions = Annotated[int | None, typer.Option(help="Directions K a step; costs
 Run = Annotated[Path, typer.Argument(help="A folder that dpzo train wrote.")]
 
 
-@app.command()
-def plan(
-    num_examples: Annotated[int, typer.Option(help="Number of units N, a public declaration.")],
-    expected_batch_size: Annotated[float, typer.Option(help="q·N; N itself means every unit in every step.")],
-    steps: Annotated[int, typer.Option(help="Releases T.")],
-    delta: Annotated[float, typer.Option(help="δ; 0 asks for pure ε (laplace).")],
-    epsilon: Epsilon = None,
-    noise_multiplier: NoiseMultiplier = None,
-    mechanism: MechanismName = None,
-    relation: Relation = None,
-    clip_norm: ClipNorm = None,
-    num_directions: Directions = None,
-    as_json: Json = False,
-) -> None:
-    """Solve a privacy plan: ε → noise, or noise → ε. Reads no data and no model."""
-    from dpzo.privacy.plan import relation_named
-    from dpzo.solve import AUTO, auto_note, solve_plan
-
-    solved = solve_plan(
-        num_examples=num_examples,
-        expected_batch_size=expected_batch_size,
-        steps=steps,
-        delta=delta,
-        epsilon=epsilon,
-        noise_multiplier=noise_multiplier,
-        clip_norm=1.0 if clip_norm is None else clip_norm,
-        num_directions=1 if num_directions is None else num_directions,
-        mechanism="gaussian" if mechanism is None else mechanism,
-        relation=relation_named("zero_out" if relation is None else relation),
-    )
-    from dpzo.cli.screen import show_plan, teller, warn_delta
-
-    warn_delta(solved)
-    if mechanism == AUTO:
-        teller(quiet=as_json)(auto_note(solved))
-    show_plan(solved.summary(), as_json)
+app.command(short_help="Plan a run's ε; with --model its memory and time.")(plan)
 
 
 @app.command(short_help="Fine-tune privately: model, journal and privacy card.")

@@ -87,7 +87,7 @@ def watching(*, quiet: bool) -> Iterator[Watcher]:
 
             # By the plan's forecast, never by how long the steps took: that would tell the batch sizes.
             def left(done: int) -> str:
-                return f"{_duration((plan.steps - done) * progress.seconds_per_step)} left by plan"
+                return f"{duration((plan.steps - done) * progress.seconds_per_step)} left by plan"
 
             draw = _bar(stack, plan.steps, epsilon, memory, left) if err.is_terminal else _lines(plan.steps, left)
             done = 0
@@ -196,10 +196,13 @@ def _size(count: int) -> str:
     return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A length of time for a reader."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:,.0f} days"
 
 
 def teller(*, quiet: bool) -> Callable[[str], None]:

@@ -45,9 +45,11 @@ def processors() -> int:
 def in_words(size: int) -> str:
     """Bytes for a reader.
 
-    >>> in_words(3 << 20), in_words(5 << 29)
-    ('3 MiB', '2.5 GiB')
+    >>> in_words(300 << 10), in_words(3 << 20), in_words(5 << 29)
+    ('300 KiB', '3 MiB', '2.5 GiB')
     """
+    if size < 2**20:
+        return f"{size / 2**10:.0f} KiB"
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 

@@ -188,9 +188,7 @@ def what_fits(available: int, needed: int, elements: int, tried: Sequence[Callab
     if least is None or least.needed > needed:
         least = Alternative("the same settings", needed)
     size = max(0, available - FIRST_USE) / max(1, least.needed - FIRST_USE) * elements
-    return (
-        f"the least it could need is {in_words(least.needed)} ({least.words}); a model of about {_count(size)} fits so"
-    )
+    return f"even {least.words} needs {in_words(least.needed)}; a model of about {_count(size)} would fit so"
 
 
 def _count(elements: float) -> str:

@@ -25,7 +25,7 @@ from dpzo.zo import DirectionScheme, StepDirections, TrainableParameters, Update
 
 _ENOUGH_SECONDS = 0.6
 _MOST_REPEATS = 7
-_STAND_IN_OPERATIONS = 4e11
+_STAND_IN_OPERATIONS = 3e10
 """Multiply-adds of one timed evaluation of a stand-in, at most; beyond, fewer tokens are timed and scaled up."""
 _SAMPLE = 1 << 22
 """Trained elements that directions and an update are timed on, at most."""

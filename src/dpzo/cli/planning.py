@@ -1,0 +1,216 @@
+"""`dpzo plan`: the privacy of a run, and with --model what it takes in memory and time. Reads no data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dpzo.cli.endings import ending_well
+from dpzo.errors import DpzoError
+
+if TYPE_CHECKING:  # a plan without a model needs no torch
+    from dpzo.planner import RunForecast
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+
+
+def plan(
+    num_examples: Annotated[int | None, typer.Option(help="Number of units N, a public declaration.")] = None,
+    expected_batch_size: Annotated[
+        float | None, typer.Option(help="q·N; N itself means every unit in every step.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Releases T.")] = None,
+    delta: Annotated[float | None, typer.Option(help="δ; 0 asks for pure ε (laplace).")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Privacy budget ε to solve the noise for.")] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Noise std ÷ clip norm, in place of --epsilon.")
+    ] = None,
+    mechanism: Annotated[str | None, typer.Option(help="gaussian (default), laplace, or auto: a search.")] = None,
+    relation: Annotated[str | None, typer.Option(help="zero_out (default), add_or_remove_one or replace_one.")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Bound on one unit's row of slopes.")] = None,
+    num_directions: Annotated[
+        int | None, typer.Option(help="Directions K a step; costs no privacy under gaussian noise.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Forecast memory and time too: a folder, hub name or config.json.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="With --model: a built-in task, or your own: task.yaml.")] = None,
+    kind: Annotated[str | None, typer.Option(help="With --model: classification, completion or chat.")] = None,
+    labels: Annotated[str | None, typer.Option(help="With --model: declared labels, comma-separated.")] = None,
+    label_words: Annotated[str | None, typer.Option(help="With --model: a causal model's words.")] = None,
+    template: Annotated[str | None, typer.Option(help="With --model: prompt around {text}.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="With --model: tokens of a record.")] = None,
+    trainable: Annotated[
+        str | None, typer.Option(help="With --model: head, full, lora, prefix, prompt, ia3 or a pattern.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="With --model: YAML as for dpzo train.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="With --model: group.field=value.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Solve a privacy plan: ε → noise, or noise → ε; with --model, forecast memory and time. Reads no data."""
+    privacy = {
+        "num_examples": num_examples,
+        "expected_batch_size": expected_batch_size,
+        "steps": steps,
+        "delta": delta,
+        "epsilon": epsilon,
+        "noise_multiplier": noise_multiplier,
+        "mechanism": mechanism,
+        "relation": relation,
+        "clip_norm": clip_norm,
+        "num_directions": num_directions,
+    }
+    of_model = {
+        "data.task": task,
+        "data.kind": kind,
+        "data.labels": None if labels is None else [name.strip() for name in labels.split(",")],
+        "data.label_words": None if label_words is None else label_words.split(","),
+        "data.template": template,
+        "data.max_length": max_length,
+        "model.trainable": trainable,
+    }
+    if model is None and config is None:
+        useless = [name for name, value in of_model.items() if value is not None]
+        if useless or set_:
+            option = "--set" if not useless else f"--{useless[0].rpartition('.')[2].replace('_', '-')}"
+            raise DpzoError(f"{option}: is for a forecast of memory and time; name the model with --model")
+        _plan_privacy(privacy, as_json)
+    else:
+        _plan_run(privacy, {"model.name": model, **of_model}, config, set_ or [], as_json)
+
+
+def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
+    for name in ("num_examples", "expected_batch_size", "steps", "delta"):
+        if given[name] is None:
+            instead = "" if name == "num_examples" else "; with --model it has a default"
+            raise DpzoError(f"--{name.replace('_', '-')} is missing; dpzo plan --help lists what there is{instead}")
+    from dpzo.privacy.plan import relation_named
+    from dpzo.solve import AUTO, auto_note, solve_plan
+
+    solved = solve_plan(
+        num_examples=given["num_examples"],
+        expected_batch_size=given["expected_batch_size"],
+        steps=given["steps"],
+        delta=given["delta"],
+        epsilon=given["epsilon"],
+        noise_multiplier=given["noise_multiplier"],
+        clip_norm=1.0 if given["clip_norm"] is None else given["clip_norm"],
+        num_directions=1 if given["num_directions"] is None else given["num_directions"],
+        mechanism="gaussian" if given["mechanism"] is None else given["mechanism"],
+        relation=relation_named("zero_out" if given["relation"] is None else given["relation"]),
+    )
+    from dpzo.cli.screen import show_plan, teller, warn_delta
+
+    warn_delta(solved)
+    if given["mechanism"] == AUTO:
+        teller(quiet=as_json)(auto_note(solved))
+    show_plan(solved.summary(), as_json)
+
+
+def _plan_run(
+    privacy: dict[str, Any], of_model: dict[str, Any], config: Path | None, assignments: list[str], as_json: bool
+) -> None:
+    from dpzo.config import load_config
+    from dpzo.tasks import is_task_file, read_task_file
+
+    task = of_model["data.task"]
+    if task is not None and is_task_file(task):
+        of_model["data.task"] = read_task_file(task)
+    given = of_model | {f"privacy.{name}": value for name, value in privacy.items()}
+    stated = {name: value for name, value in given.items() if value is not None}
+    if config is None and not any(entry.startswith("privacy.delta=") for entry in assignments):
+        stated.setdefault("privacy.delta", 0.0)  # no ε is asked for without one
+    chosen = load_config(config, stated, assignments)
+    units = chosen.privacy.num_examples
+    if not isinstance(units, int):
+        raise DpzoError("--num-examples is missing: the declared number of units; no file is read here to count them")
+    with ending_well(None, resumable=False):
+        from dpzo.cli.checks import check_model
+        from dpzo.cli.screen import print_json, show_plan, teller, warn_delta
+
+        check_model(chosen.model.name, chosen.model.revision)
+        from dpzo.planner import plan_run
+
+        found = plan_run(chosen, units, tell=teller(quiet=as_json))
+        if found.privacy is not None:
+            warn_delta(found.privacy)
+        if as_json:
+            print_json(found.to_dict())
+            return
+        if found.privacy is not None:
+            show_plan(found.privacy.summary(), False)
+        _show(found)
+
+
+def _show(found: RunForecast) -> None:
+    from dpzo.cli.screen import duration, print_line
+    from dpzo.forecast import in_words
+    from dpzo.forecast.memory import FIRST_USE
+
+    memory, time, config = found.memory, found.time, found.sized.config
+    privacy, count = config.privacy, found.sized.skeleton
+    print_line(
+        f"model                {count.elements / 1e6:,.1f} million parameters, {count.dimension:,} of them trained "
+        f"({config.model.trainable})"
+    )
+    print_line(
+        f"run                  {time.steps} steps, {privacy.num_directions} directions, batch "
+        f"{privacy.expected_batch_size:g} of {found.sized.num_examples}, {found.sized.shape.max_length} tokens, "
+        f"{found.sized.microbatch_size} records a pass, {found.threads} thread{'s' if found.threads > 1 else ''}"
+    )
+    print_line("\nmemory")
+    rows = {
+        "weights": memory.weights,
+        "shifted weights": memory.scratch,
+        "update state": memory.update_state,
+        "activations, logits": memory.activations,
+        "kept states": memory.kept,
+        "libraries in use": FIRST_USE,
+    }
+    for name, size in rows.items():
+        if size:
+            print_line(f"  {name:<22}{in_words(size):>10}")
+    phase = max(memory.phases, key=lambda name: memory.phases[name])
+    print_line(f"  {'needed at once':<22}{in_words(memory.needed):>10}  while {phase}")
+    free = "unknown" if found.available is None else in_words(found.available)
+    print_line(f"  {'free here':<22}{free:>10}")
+    print_line(f"\ntime ({found.how})")
+    print_line(f"  {'plain forward':<22}{_seconds(time.forward):>10}  of one pass")
+    print_line(f"  {'at shifted weights':<22}{_seconds(time.further):>10}  of one pass")
+    print_line(
+        f"  {'passes a step':<22}{time.passes * time.evaluations:>10.0f}  {time.passes:.1f} × {time.evaluations}"
+    )
+    print_line(f"  {'directions, update':<22}{_seconds(time.directions + time.update):>10}  of a step")
+    print_line(f"  {'a step':<22}{_seconds(time.per_step):>10}")
+    if time.once:
+        print_line(f"  {'before the steps':<22}{duration(time.once):>10}")
+    print_line(f"  {'the run':<22}{duration(time.run):>10}")
+    for guess in found.sized.guessed:
+        print_line(f"  guessed: {guess}")
+    _show_suggestions(found)
+
+
+def _show_suggestions(found: RunForecast) -> None:
+    from dpzo.cli.screen import duration, print_line
+    from dpzo.forecast import in_words
+    from dpzo.forecast.advice import LEAST_FACTOR
+
+    faster = [one for one in found.suggestions if one.faster >= LEAST_FACTOR]
+    smaller = [one for one in found.suggestions if one.smaller >= LEAST_FACTOR]
+    width = max([len(one.change) for one in (*faster, *smaller)], default=0) + 2
+    if faster:
+        print_line("\nwhat would make it faster, each alone")
+    for one in faster:
+        print_line(f"  {one.change:<{width}}{one.faster:>5.1f} ×{duration(one.run_seconds):>9}  {one.price}")
+    if smaller:
+        print_line("\nwhat would need less memory")
+    for one in smaller:
+        print_line(f"  {one.change:<{width}}{one.smaller:>5.1f} ×{in_words(one.needed_bytes):>9}  {one.price}")
+
+
+def _seconds(value: float) -> str:
+    if value < 1e-3:
+        return f"{value * 1e6:.0f} µs"
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
