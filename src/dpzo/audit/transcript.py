@@ -41,8 +41,8 @@ def audit_transcript(
     both hold together with `confidence`. `seed` is public: it places the canaries and tosses their coins. `fit` is the
     loop that is audited, `train.fit` unless a fault is planted. The job's parameters end at θ_T.
 
-    What limits the bounds: one run gives few guesses, sampling is not undone, and canaries hide each other: beside σC
-    of noise a score sees the others as noise of C·√(q·canaries/(2K)). No unit of a data set could be as loud.
+    What limits the bounds: one run gives few guesses, sampling is not undone, and rows hide each other: beside σC of
+    noise a score sees those of units, and the other canaries as C·√(q·canaries/(2K)). No real unit is as loud.
     Errors: DpzoError for fewer than 20 canaries, more than trained elements, or the relation replace_one.
     """
     plan = job.plan
