@@ -15,7 +15,7 @@ from dpzo.baselines import AdamW, DpGradient, LmoGradient, Method, NonprivateZer
 from dpzo.baselines.first_order import Rule
 from dpzo.config import RunConfig, dump_config, with_values
 from dpzo.defaults import Part
-from dpzo.folder import make_folder, require_new
+from dpzo.folder import CONFIG, make_folder, require_new
 from dpzo.journal import write_durably
 from dpzo.lm import ADAPTERS, save
 from dpzo.lm.quiet import silent_libraries
@@ -72,7 +72,7 @@ def _run_baseline(
         card = method.run(parts.job, objective(records, parts.subject), records.num_units).card
     make_folder(output)
     filled = as_trained(parts.subject.config, card)
-    write_durably(output / runs.CONFIG, dump_config(filled).encode())
+    write_durably(output / CONFIG, dump_config(filled).encode())
     write_durably(output / CARD, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
     model = output / runs.MODEL
     model.mkdir(mode=0o700)
