@@ -340,7 +340,8 @@ def _last_columns(needed: int, _layer: nn.Module, arguments: tuple[Any, ...]) ->
     not see the variants that lie between two rows.
     """
     hidden: Tensor = arguments[0]
-    return (hidden[..., -needed:, :].clone(memory_format=torch.contiguous_format), *arguments[1:])
+    columns = hidden[:, -needed:] if hidden.ndim == 3 else hidden
+    return (columns.clone(memory_format=torch.contiguous_format), *arguments[1:])
 
 
 def _argmax(scores: Tensor) -> Indices:
