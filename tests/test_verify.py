@@ -276,6 +276,13 @@ def no_plan(run: Path) -> None:
     rewrite(run, change)
 
 
+def nonsense(name: str, value: Any) -> Callable[[Path], None]:
+    def change(header: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+        header[name] = value
+
+    return lambda run: rewrite(run, change)
+
+
 def other_learning_rate(run: Path) -> None:
     def change(header: dict[str, Any], entries: list[dict[str, Any]]) -> None:
         header["update"]["learning_rate"] = 0.5
@@ -348,6 +355,8 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "less noise in the plan than the config pays for": (less_noise_throughout, "header", "plan.scale"),
     "a count left out of ε": (count_left_out, "header", "count is not what its config says"),
     "a header without a plan": (no_plan, "header", "its plan is none that dpzo makes (KeyError)"),
+    "a config of nonsense": (nonsense("config", [1]), "header", "must be a valid dictionary"),
+    "a base of nonsense": (nonsense("base", None), "card", "header is not one of dpzo"),
     "another learning rate in the header": (other_learning_rate, "weights", "its update is not the one found now"),
     "one bit of one weight": (one_weight, "weights", "adapter_model.safetensors: tensor"),
     "one weight of the checkpoint": (one_weight_of_the_checkpoint, "checkpoint", "element 0 of"),
