@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.metadata
 import json
 import statistics
 import subprocess
@@ -265,6 +266,13 @@ def _written(part: str, rows: list[dict[str, Any]]) -> None:
     print(f"written: {write_results('gpu', kept + rows, notes).name}")
 
 
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
 def _shown(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         cells = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()]
@@ -301,7 +309,7 @@ def main() -> None:
     rows = []
     for name, run in parts.items():
         if options.part in ("all", name):
-            stamp = {"device": machine.name, "date": datetime.date.today().isoformat()}
+            stamp = {"device": machine.name, "triton": _version("triton"), "date": datetime.date.today().isoformat()}
             own = [{**row, **stamp} for row in run()]
             rows += own
             if not options.json:

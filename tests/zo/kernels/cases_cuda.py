@@ -99,7 +99,8 @@ def test_add_at_the_edges(law: int, dtype: torch.dtype) -> None:
     tiny, large = torch.finfo(dtype).tiny, torch.finfo(dtype).max
     edges = [0.0, -0.0, tiny, -tiny / 4, large, -large, math.inf, -math.inf, 1.0, -1.0, math.nan]
     base = on(torch.tensor(edges * 20, dtype=torch.float64).to(dtype))
-    for scale in (-0.0, tiny / 2, 2.0**-9, 2.0**-12, large / 100, 1e39):
+    signed_zero = () if INTERPRETED else (-0.0,)  # the interpreter of Triton 3.6 loses a scalar's sign
+    for scale in (*signed_zero, tiny / 2, 2.0**-9, 2.0**-12, large / 100, 1e39):
         ours, oracle = torch.empty_like(base), torch.empty_like(base)
         cuda.add(replace(LOW, law=law), 1.0, base, scale, ours, 5)
         reference.add(replace(LOW, law=law), 1.0, base, scale, oracle, 5)

@@ -36,6 +36,7 @@ def run_cases(interpret: bool, cache: Path) -> None:
     assert "skipped" not in out
 
 
+@pytest.mark.slow
 def test_interpreted_kernels_have_the_bits_of_the_oracle(tmp_path: Path) -> None:
     run_cases(interpret=True, cache=tmp_path)
 
