@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dpzo.zo.directions import DirectionScheme
-from dpzo.zo.kernels import cuda, cuda_elements, cuda_words, mask, reference, rounding, spec
+from dpzo.zo.kernels import choose, cuda, cuda_elements, cuda_words, mask, reference, rounding, spec
 from dpzo.zo.kernels.spec import Stream
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -208,7 +208,11 @@ def test_directions_by_name(kind: str) -> None:
         at.shift(3, 1, weights(2000, torch.bfloat16), 1e-2, half)
         rounded = torch.empty_like(z, dtype=torch.float16)
         at.round_into(1, z, rounded, 7)
-        results.append((z, mixed, half, rounded))
+        theta, wide = weights(2000, torch.bfloat16), weights(2000)
+        at.step_into(1, [0.3, -1.0, 2.0, 1e-3], theta)
+        at.step_into(1, [0.3, -1.0, 2.0, 1e-3], wide)
+        choose.keep(at.backend, LOW, 1 << 30, z, 7)
+        results.append((z, mixed, half, rounded, theta, wide))
     assert all(same(ours, oracle) for ours, oracle in zip(*results, strict=True))
 
 
