@@ -38,7 +38,7 @@ def plan(noise: Mechanism, q: float, steps: int, delta: float = 1e-5, **changes:
 
 
 CASES = {
-    "sampled Gaussian, little noise": plan(Gaussian(0.6), 0.001, 100),
+    "sampled Gaussian, little noise": plan(Gaussian(0.8), 0.01, 100),
     "sampled Gaussian": plan(Gaussian(1.0), 0.01, 1000, num_directions=16),
     "sampled Gaussian, much noise": plan(Gaussian(20.0), 0.016, 200),
     "small δ": plan(Gaussian(1.0), 0.01, 1000, 1e-10),

@@ -14,7 +14,6 @@ from dpzo import modules
 from dpzo.errors import DpzoError
 from dpzo.privacy import Gaussian, PoissonSampling, PrivacyPlan
 from dpzo.verify import sign, verify
-from dpzo.verify.report import Check
 from dpzo.verify.signature import SIGNATURE, SUMS, check_signature, shipped
 
 torch = pytest.importorskip("torch")
@@ -60,25 +59,19 @@ def run(signed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(signed, tmp_path / "run"))
 
 
-def check(run: Path, key: Path | None) -> Check:
-    found = check_signature(run, key)
-    (reported,) = (one for one in verify(run, key=key).checks if one.name == "signature")
-    assert reported == found
-    return found
-
-
 def test_the_signers_key_verifies_and_another_does_not(run: Path, keys: Path) -> None:
-    good = check(run, keys / "mine.pub")
+    good = check_signature(run, keys / "mine.pub")
     assert good.ok is True
+    assert verify(run, key=keys / "mine.pub").checks[-1] == good
     fingerprint = subprocess.run(
         ["ssh-keygen", "-l", "-f", str(keys / "mine.pub")], capture_output=True, text=True, check=True
     ).stdout.split()[1]
     assert fingerprint in good.detail
     assert verify(run, key=keys / "mine.pub").ok
-    bad = check(run, keys / "another.pub")
+    bad = check_signature(run, keys / "another.pub")
     assert bad.ok is False
     assert "is no signature of journal.sums by another.pub" in bad.detail
-    nobody = check(run, None)
+    nobody = check_signature(run, None)
     assert nobody.ok is None
     assert f"signed by ED25519 key {fingerprint}; whose is that?" in nobody.detail
 
@@ -86,7 +79,7 @@ def test_the_signers_key_verifies_and_another_does_not(run: Path, keys: Path) ->
 def test_either_of_several_keys_will_do(run: Path, keys: Path, tmp_path: Path) -> None:
     both = tmp_path / "both.keys"
     both.write_text("# people\n" + "".join((keys / f"{name}.pub").read_text() for name in ("another", "mine")))
-    assert check(run, both).ok is True
+    assert check_signature(run, both).ok is True
 
 
 def test_what_is_signed_is_what_is_shipped_and_nothing_of_the_owners(run: Path) -> None:
@@ -107,17 +100,20 @@ def test_what_is_signed_is_what_is_shipped_and_nothing_of_the_owners(run: Path) 
 def test_a_file_changed_after_signing_is_named(run: Path, keys: Path, name: str) -> None:
     (run / name).write_bytes((run / name).read_bytes() + b" ")
     for key in (keys / "mine.pub", None):
-        bad = check(run, key)
+        bad = check_signature(run, key)
         assert bad.ok is False
         assert bad.detail.startswith(f"{name} is not the file that was signed")
 
 
 def test_a_file_taken_away_or_put_there_is_named(run: Path, keys: Path) -> None:
     (run / "model" / "pytorch_model.bin").write_bytes(b"")
-    assert check(run, keys / "mine.pub").detail == "model/pytorch_model.bin was not there when the run was signed"
+    assert (
+        check_signature(run, keys / "mine.pub").detail
+        == "model/pytorch_model.bin was not there when the run was signed"
+    )
     (run / "model" / "pytorch_model.bin").unlink()
     (run / "plan.json").unlink()
-    assert check(run, None).detail == "plan.json is missing, and journal.sums has it"
+    assert check_signature(run, None).detail == "plan.json is missing, and journal.sums has it"
 
 
 def test_sums_made_anew_lose_their_signature(run: Path, keys: Path) -> None:
@@ -127,8 +123,8 @@ def test_sums_made_anew_lose_their_signature(run: Path, keys: Path) -> None:
     card.write_text("# A better card\n")
     after = subprocess.run(["sha256sum", card.name], cwd=run, capture_output=True, text=True, check=True).stdout
     (run / SUMS).write_text(old.replace(before, after))
-    assert check(run, keys / "mine.pub").ok is False
-    nobody = check(run, None)
+    assert check_signature(run, keys / "mine.pub").ok is False
+    nobody = check_signature(run, None)
     assert nobody.ok is False
     assert "by anyone" in nobody.detail
 
@@ -136,23 +132,23 @@ def test_sums_made_anew_lose_their_signature(run: Path, keys: Path) -> None:
 @pytest.mark.parametrize("line", ["../secret", "/etc/hostname", "local.yaml", ""])
 def test_sums_that_point_elsewhere_are_refused(run: Path, line: str) -> None:
     (run / SUMS).write_text("0" * 64 + f"  {line}\n")
-    assert check(run, None).detail == "journal.sums: line 1 is not a checksum of a run's file"
+    assert check_signature(run, None).detail == "journal.sums: line 1 is not a checksum of a run's file"
 
 
 def test_half_a_signature_and_none(run: Path, keys: Path) -> None:
     (run / SIGNATURE).unlink()
-    assert check(run, None).detail == "journal.sig is missing, and its other half is here"
+    assert check_signature(run, None).detail == "journal.sig is missing, and its other half is here"
     (run / SUMS).unlink()
-    assert check(run, None).ok is None
-    assert check(run, keys / "mine.pub").ok is False
-    assert "not signed" in check(run, keys / "mine.pub").detail
+    assert check_signature(run, None).ok is None
+    assert check_signature(run, keys / "mine.pub").ok is False
+    assert "not signed" in check_signature(run, keys / "mine.pub").detail
 
 
 def test_signing_again_after_a_change(run: Path, keys: Path) -> None:
     (run / "model" / "config.json").write_text('{"a": 1}')
-    assert check(run, keys / "mine.pub").ok is False
+    assert check_signature(run, keys / "mine.pub").ok is False
     sign(run, keys / "another")
-    assert check(run, keys / "another.pub").ok is True
+    assert check_signature(run, keys / "another.pub").ok is True
 
 
 def test_mistakes_about_keys_are_told_in_a_line(run: Path, keys: Path, tmp_path: Path) -> None:
@@ -179,7 +175,7 @@ def test_a_link_is_not_signed(run: Path, keys: Path) -> None:
     (run / "model" / "config.json").symlink_to(run / "local.yaml")
     with pytest.raises(DpzoError, match="is a link"):
         sign(run, keys / "mine")
-    assert check(run, keys / "mine.pub").ok is False
+    assert check_signature(run, keys / "mine.pub").ok is False
 
 
 def test_without_ssh_keygen_it_says_so(run: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
