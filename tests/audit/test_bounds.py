@@ -13,7 +13,17 @@ from scipy import stats
 
 from dpzo.audit.bounds import Rates, candidates, clopper_pearson_epsilon, rates, upper
 from dpzo.audit.family import GRAIN, MOST, NoiseFamily
-from dpzo.privacy import FullBatch, Gaussian, Laplace, PoissonSampling, PrivacyPlan
+from dpzo.privacy import (
+    ComposedEvent,
+    FullBatch,
+    Gaussian,
+    Laplace,
+    LaplaceEvent,
+    NeighboringRelation,
+    PoissonSampling,
+    PrivacyPlan,
+    accounting,
+)
 from dpzo.privacy.accounting.closed_form import gaussian_epsilon
 
 MakePlan = Callable[..., PrivacyPlan]
@@ -99,3 +109,13 @@ def test_exact_rates_of_laplace_noise_refute_no_less_than_it(
     ]
     assert min(found) >= 1.0 - 1e-9
     assert min(found) < 1.03
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("width", [2, 4, 16])
+def test_a_row_spread_over_coordinates_shows_less_than_one_in_one(scale: float, width: int) -> None:
+    """Laplace: C/K in each of K coordinates is K releases at scale K·b; its curve lies below that of one at scale b."""
+    spread, one = ComposedEvent(LaplaceEvent(scale * width), width), ComposedEvent(LaplaceEvent(scale), 1)
+    relation = NeighboringRelation.ZERO_OUT
+    for epsilon in np.linspace(0.0, 0.98 / scale, 12):
+        assert accounting.delta(spread, float(epsilon), relation) < accounting.delta(one, float(epsilon), relation)

@@ -7,8 +7,8 @@ and the same mechanism for many steps at once: 3·10⁶ transcripts are out of a
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import get_context
@@ -135,11 +135,12 @@ def processes(workers: int) -> Iterator[Share]:
     if workers <= 1:
         yield lambda work, attack, present, draws: work(attack, present, draws)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    # A Ctrl-C reaches the workers too: this process hears it, ends them, and says what there is to say.
+    with get_context("spawn").Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
 
         def share(work: Work, attack: Attack, present: bool, draws: int) -> Scores:
             pieces = [len(piece) for piece in np.array_split(np.empty(draws), min(draws, 4 * workers))]
-            return np.concatenate(list(pool.map(partial(work, attack, present), pieces)))
+            return np.concatenate(pool.map(partial(work, attack, present), pieces, chunksize=1))
 
         yield share
 

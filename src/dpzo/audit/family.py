@@ -8,7 +8,8 @@ Nasr et al. (2023, "Tight auditing of differentially private machine learning");
 any family with a known curve serves.
 
 What is assumed, and Clopper–Pearson does not assume: the mechanism is of the family. What is not assumed: that r is 1.
-So a flag (r < 1) contradicts the claimed curve itself, with no assumption at all.
+So a flag (r < 1) contradicts the claimed curve itself. The bound is in the accountant's terms: where that one is loose
+(Rényi, at a δ below what PLD resolves), so is the ε of the refuted noise, and it is compared with a claim as loose.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ ANGLES = np.concatenate([[0.0], np.geomspace(1e-4, 24.0, 140)])  # the ε′ at 
 class NoiseFamily:
     """`plan`'s mechanism with r times its noise; what is audited are transcripts of `audited_steps` ≤ T steps.
 
-    Laplace noise on several coordinates counts as on one: the neighbours of the audit differ in one coordinate, and
-    there the curve is exact.
+    Laplace noise on several coordinates counts as on one: for neighbours that differ in one coordinate the curve is
+    exact, and for those that differ in all alike it lies above (tests/audit/test_bounds.py compares the curves).
     """
 
     def __init__(self, plan: PrivacyPlan, audited_steps: int) -> None:

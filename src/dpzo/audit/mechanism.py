@@ -18,7 +18,8 @@ from functools import partial
 import numpy as np
 
 from dpzo.audit.attacks import Attack, attacks
-from dpzo.audit.bounds import Rates, Scores, candidates, clopper_pearson_epsilon, rates
+from dpzo.audit.bounds import Scores, clopper_pearson_epsilon, rates
+from dpzo.audit.choosing import Trial, by_epsilon, by_noise, choose
 from dpzo.audit.draws import (
     ChannelFactory,
     Run,
@@ -28,12 +29,12 @@ from dpzo.audit.draws import (
     through_channels,
     whole_run,
 )
-from dpzo.audit.family import GRAIN, MOST, NoiseFamily
+from dpzo.audit.family import NoiseFamily
 from dpzo.audit.report import AuditReport
 from dpzo.errors import DpzoError
 from dpzo.privacy import FullBatch, Gaussian, PrivacyPlan, PrivateChannel
 
-CHOOSING = 0.25  # share of the draws that choose attack and threshold; the others are counted
+CHOOSING = 0.3  # share of the draws that choose attack and threshold; the others are counted
 DRAWS, CHANNEL_DRAWS = 3_000_000, 100_000
 MOST_STEPS = 3_000_000  # noise draws a side of Clopper–Pearson
 MOST_RELEASES = 400_000  # releases a side through channels, of one direction each
@@ -94,10 +95,9 @@ def _by_parts(plan: PrivacyPlan, draws: int, confidence: float, miss: float, dra
     attack = attacks(audited)[0]
     absent, present = (drawn(attack, there, transcripts) for there in (False, True))
     choosing = int(transcripts * CHOOSING)
-    thresholds = candidates(absent[:choosing], present[:choosing])
-    guess = rates(absent[:choosing], present[:choosing], thresholds, miss)
-    best = int(np.argmax(clopper_pearson_epsilon(guess, plan.delta)))
-    found = rates(absent[choosing:], present[choosing:], thresholds[best : best + 1], miss)
+    trial = Trial(attack, absent[:choosing], present[:choosing])
+    _, threshold = choose([trial], by_epsilon(plan.delta), miss)
+    found = rates(absent[choosing:], present[choosing:], np.array([threshold]), miss)
     return AuditReport(
         method="clopper_pearson",
         epsilon_claimed=plan.epsilon,
@@ -129,12 +129,9 @@ def _through_channels(
     def both(attack: Attack, count: int) -> tuple[Scores, Scores]:
         return drawn(attack, False, count), drawn(attack, True, count)
 
-    options: list[tuple[float, Attack, float]] = []
-    for attack in tried:
-        absent, present = both(attack, _counted(attack, choosing // len(tried)))
-        thresholds = candidates(absent, present)
-        options.append(_best(attack, rates(absent, present, thresholds, miss), thresholds, family, plan))
-    _, attack, threshold = min(options, key=lambda option: option[0])
+    trials = [Trial(attack, *both(attack, _counted(attack, choosing // len(tried)))) for attack in tried]
+    judge = by_epsilon(plan.delta) if family is None else by_noise(family)
+    attack, threshold = choose(trials, judge, miss)
     absent, present = both(attack, _counted(attack, transcripts - choosing))
     found = rates(absent, present, np.array([threshold]), miss)
     note = _note(plan, audited, "whole channels", attack.name)
@@ -154,19 +151,6 @@ def _through_channels(
 def _counted(attack: Attack, draws: int) -> int:
     """Runs a side of this attack: fewer where everything is run twice."""
     return draws if attack.knows == "releases" else min(draws, KNOWN_SEED_DRAWS)
-
-
-def _best(
-    attack: Attack, guess: Rates, thresholds: Scores, family: NoiseFamily | None, plan: PrivacyPlan
-) -> tuple[float, Attack, float]:
-    """How well the attack did (the less the better) and at which threshold."""
-    if family is None:
-        epsilons = clopper_pearson_epsilon(guess, plan.delta)
-        best = int(np.argmax(epsilons))
-        return -float(epsilons[best]), attack, float(thresholds[best])
-    noise = family.least_refuted(guess, roughly=True)
-    best = int(np.argmax(family.margins(guess, min(noise, GRAIN**MOST))))
-    return noise, attack, float(thresholds[best])
 
 
 def _note(plan: PrivacyPlan, audited: PrivacyPlan, through: str, attack: str) -> str:

@@ -1,0 +1,68 @@
+"""Which attack, and from which score on? Decided on draws that are not counted afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpzo.audit.attacks import Attack
+from dpzo.audit.bounds import Rates, Scores, candidates, clopper_pearson_epsilon, rates
+from dpzo.audit.family import NoiseFamily
+
+CAUTION = (0.01, 1.0, 10.0, 35.0)  # chances of an error that are tried in turn, in units of what is allowed
+MOST_CHANCE = 0.9
+
+Judge = Callable[[Rates], tuple[float, int]]
+"""From bounds at many thresholds to how much the best of them refutes (0: nothing), and which it is."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An attack, and scores of some runs without and with the canary."""
+
+    attack: Attack
+    absent: Scores
+    present: Scores
+
+
+def by_epsilon(delta: float) -> Judge:
+    """The threshold whose Clopper–Pearson ε is largest."""
+
+    def judge(found: Rates) -> tuple[float, int]:
+        epsilons = clopper_pearson_epsilon(found, delta)
+        best = int(np.argmax(epsilons))
+        return float(epsilons[best]), best
+
+    return judge
+
+
+def by_noise(family: NoiseFamily) -> Judge:
+    """The threshold that refutes the least noise."""
+
+    def judge(found: Rates) -> tuple[float, int]:
+        noise = family.least_refuted(found, roughly=True)
+        if not np.isfinite(noise):
+            return 0.0, 0
+        return 1.0 / noise, int(np.argmax(family.margins(found, noise)))
+
+    return judge
+
+
+def choose(trials: Sequence[Trial], judge: Judge, miss: float) -> tuple[Attack, float]:
+    """Attack and threshold that refute most.
+
+    The best of many bounds owes some of it to luck, least so among cautious ones: so bounds are first taken far more
+    seriously than those that are reported, and then less and less so, until any refutes anything.
+    """
+    for caution in CAUTION:
+        options = []
+        for trial in trials:
+            thresholds = candidates(trial.absent, trial.present)
+            strength, best = judge(rates(trial.absent, trial.present, thresholds, min(MOST_CHANCE, miss * caution)))
+            options.append((strength, trial.attack, float(thresholds[best])))
+        strength, attack, threshold = max(options, key=lambda option: option[0])
+        if strength > 0.0:
+            return attack, threshold
+    return trials[0].attack, float(np.median(trials[0].present))
