@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dpzo.cli.endings import ending_well
+
 if TYPE_CHECKING:
     from dpzo.audit import AuditReport
 
@@ -39,13 +41,14 @@ def audit(
     audited = plan_of(run, plan)
     wanted = DRAWS if draws is None else draws
     teller(quiet=as_json)(f"drawing up to {wanted:,} transcripts a side")
-    found = audit_mechanism(
-        audited,
-        draws=wanted,
-        channel_draws=min(wanted, CHANNEL_DRAWS),
-        confidence=confidence,
-        workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
-    )
+    with ending_well(None, resumable=False):
+        found = audit_mechanism(
+            audited,
+            draws=wanted,
+            channel_draws=min(wanted, CHANNEL_DRAWS),
+            confidence=confidence,
+            workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        )
     if as_json:
         print_json(joint(found))
     else:
