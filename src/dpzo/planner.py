@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from dpzo.assembly import Assembled, assemble, build_plan, task_of
@@ -30,7 +32,7 @@ from dpzo.forecast.timing import (
 )
 from dpzo.lm import RowShape, synthetic_objective
 from dpzo.lm.prepare import HEAD_BLOCKS, keeps_features
-from dpzo.privacy import PrivacyPlan
+from dpzo.privacy import PrivacyPlan, PrivateChannel
 from dpzo.zo import evaluations
 
 MEASURED = "measured on the model"
@@ -98,6 +100,7 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
     require_memory(sized, available)
     asked = (sized.config.privacy.epsilon is None) != (sized.config.privacy.noise_multiplier is None)
     privacy = build_plan(sized.config, num_examples) if asked else None
+    plan = _stand_in_plan(sized) if privacy is None else privacy
     update = planned_update(sized.config)
     count = sized.config.privacy.num_directions
     assert count is not None
@@ -109,16 +112,20 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
     cost = cost_of(sized.config.training.directions)
     if checkpoint.is_here:
         tell("loading the base model, checking isolation and timing it on synthetic tokens")
-        parts = _assembled(sized, privacy)
+        parts = assemble(
+            sized.config, num_examples=num_examples, num_examples_source="declared", plan=plan, sized=sized
+        )
         sized = replace(sized, microbatch_size=parts.subject.shapes.microbatch_size)
-        sized = replace(sized, memory=memory_at(sized, together=parts.subject.shapes.variants))
+        memory = memory_at(sized, together=parts.subject.shapes.variants)
+        sized = replace(sized, memory=replace(memory, program=sized.memory.program))  # the model is here by now
         clock: Clock = ModelClock(parts.subject.loaded.module)
-        shared, time = parts.subject.shapes.prefix_layers, _measured(sized, parts, clock, cost)
+        shared, taken = parts.subject.shapes.prefix_layers, _measured(sized, parts, clock, cost)
     else:
         tell("timing a few layers of made-up weights on synthetic tokens")
         clock = StandInClock(checkpoint, task.labels, sized.skeleton.model.storage)
         shared = 0 if sized.config.training.prefix == "none" else frozen_layers(sized.skeleton)
-        time = _extended(sized, clock, cost, shared)
+        taken = _extended(sized, clock, cost, shared)
+    taken = replace(taken, release=_release_seconds(plan))
     tell("looking for what would make it faster")
     now = Situation(
         config=sized.config,
@@ -127,7 +134,7 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
         num_examples=num_examples,
         microbatch_size=sized.microbatch_size,
         shared_layers=shared,
-        time=time,
+        time=taken,
         memory=sized.memory,
         clock=clock,
         cost=cost,
@@ -135,7 +142,7 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
         memory_of=lambda other, shape: _memory_of(sized, other, shape),
     )
     how = MEASURED if checkpoint.is_here else BY_LAYERS
-    return RunForecast(sized, privacy, sized.memory, available, time, how, torch.get_num_threads(), suggest(now))
+    return RunForecast(sized, privacy, sized.memory, available, taken, how, torch.get_num_threads(), suggest(now))
 
 
 def _memory_of(sized: Sized, config: RunConfig, shape: RowShape) -> MemoryForecast:
@@ -143,13 +150,19 @@ def _memory_of(sized: Sized, config: RunConfig, shape: RowShape) -> MemoryForeca
     return memory_at(other, replace(other.shape, max_length=shape.max_length))
 
 
-def _assembled(sized: Sized, privacy: PrivacyPlan | None) -> Assembled:
-    """The parts of the run; where no ε is asked for some noise stands in, which takes no time of its own."""
-    config, count = sized.config, sized.num_examples
-    if privacy is None:
-        noise = {"epsilon": None, "noise_multiplier": 1.0, "delta": _STAND_IN_DELTA, "mechanism": "gaussian"}
-        privacy = build_plan(with_values(config, privacy=noise), count)
-    return assemble(config, num_examples=count, num_examples_source="declared", plan=privacy, sized=sized)
+def _stand_in_plan(sized: Sized) -> PrivacyPlan:
+    """Some noise where no ε is asked for: how much of it there is takes no time."""
+    noise = {"epsilon": None, "noise_multiplier": 1.0, "delta": _STAND_IN_DELTA, "mechanism": "gaussian"}
+    return build_plan(with_values(sized.config, privacy=noise), sized.num_examples)
+
+
+def _release_seconds(plan: PrivacyPlan) -> float:
+    """One draw of a batch and one release of zeros, by a channel that is thrown away."""
+    channel = PrivateChannel(plan)
+    start = time.perf_counter()
+    units = channel.draw_batch(plan.num_examples)
+    channel.release(np.zeros((len(units), plan.num_directions)))
+    return time.perf_counter() - start
 
 
 def _measured(sized: Sized, parts: Assembled, clock: Clock, cost: DirectionCost) -> TimeForecast:

@@ -111,7 +111,7 @@ def forecast_memory(
         # Weights of the file's own dtype are read through a map of it; of another, all are made before any is packed.
         loading=skeleton.weights if same else max(skeleton.weights, skeleton.unquantised),
         starting=0 if whole else trainable,
-        saving=2 * trainable + state,
+        saving=trainable,
         mapped=0 if files is None else files,
         program=program + FIRST_USE,
     )
@@ -147,7 +147,7 @@ def frozen_layers(skeleton: Skeleton) -> int:
     """How many of the lowest layers have nothing trainable in them or before them, as names tell it."""
     module = skeleton.model.module
     stack = layer_stack(module)
-    if stack is None:
+    if stack is None or skeleton.model.trainable in ("prefix", "prompt"):  # virtual tokens pass through every layer
         return 0
     learning = {id(p) for name, p in module.named_parameters() if name in set(skeleton.model.trainable_names)}
     inside = [[id(p) for p in layer.parameters()] for layer in stack.layers]

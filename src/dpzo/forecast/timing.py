@@ -50,11 +50,12 @@ class TimeForecast:
     update: float
     steps: int
     once: float = 0.0
+    release: float = 0.0  # of a step: who is in the batch, clipping, noise
 
     @property
     def per_step(self) -> float:
-        """passes · (first + (evaluations − 1) · further) + update."""
-        return self.passes * (self.first + (self.evaluations - 1) * self.further) + self.update
+        """passes · (first + (evaluations − 1) · further) + update + release."""
+        return self.passes * (self.first + (self.evaluations - 1) * self.further) + self.update + self.release
 
     @property
     def run(self) -> float:
