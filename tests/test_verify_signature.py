@@ -187,7 +187,7 @@ def test_without_ssh_keygen_it_says_so(run: Path, keys: Path, monkeypatch: pytes
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs sha256sum")
 def test_the_documented_commands_check_it_without_dpzo(run: Path, keys: Path) -> None:
-    (commands,) = re.findall(r"```sh without-dpzo\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    (commands,) = re.findall(r'```sh title="without dpzo"\n(.*?)```', PAGE.read_text(), flags=re.DOTALL)
     shutil.copy(keys / "mine.pub", run / "signer.pub")
 
     def done() -> subprocess.CompletedProcess[str]:
