@@ -20,7 +20,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_the_docs_example_is_a_task_that_reads_its_file(tmp_path: Path) -> None:
-    blocks = dict(re.findall(r"```\w+ title=(\S+)\n(.*?)```", DOCS.read_text(), re.S))
+    blocks = dict(re.findall(r'```\w+ title="(\S+)"\n(.*?)```', DOCS.read_text(), re.S))
     for name, text in blocks.items():
         (tmp_path / name).write_text(text)
     tree = read_task_file(tmp_path / "urgency.yaml")

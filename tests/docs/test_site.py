@@ -1,0 +1,120 @@
+"""The site builds without a warning, stands alone, and shows what its sources say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "docs").glob("*.md"))
+
+# What makes a browser ask: an address in one of these, where a plain link (a href) only waits for a reader.
+FETCHING = {
+    "audio": {"src"},
+    "embed": {"src"},
+    "iframe": {"src"},
+    "image": {"href", "xlink:href"},
+    "img": {"src", "srcset"},
+    "link": {"href"},
+    "object": {"data"},
+    "script": {"src"},
+    "source": {"src", "srcset"},
+    "use": {"href", "xlink:href"},
+    "video": {"src", "poster"},
+}
+EXTERNAL = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
+# url(…) and @import of a style sheet, fetch and import of a script would be further ways.
+IN_STYLE = re.compile(r"(?:url\(\s*['\"]?|@import\s+['\"])\s*(?:https?:)?//", re.IGNORECASE)
+
+
+class Page(HTMLParser):
+    """Addresses that the page fetches, and the plain text of its paragraphs and cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.fetched: list[str] = []
+        self.paragraphs: list[str] = []
+        self._inside = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [value for name, value in attrs if value and name in FETCHING.get(tag, ())]
+        if tag == "p":
+            self._inside += 1
+            self.paragraphs.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "p" and self._inside:
+            self._inside -= 1
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.paragraphs[-1] += data
+
+
+def built(site: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(site.rglob("*.html")):
+        yield str(path.relative_to(site)), path.read_text(encoding="utf-8")
+
+
+def test_every_page_is_built_and_in_the_navigation(site: Path) -> None:
+    shown = (site / "index.html").read_text(encoding="utf-8")
+    for source in SOURCES:
+        assert (site / f"{source.stem}.html").is_file()
+        assert re.search(rf'href="(\./)?{source.stem}\.html"', shown), f"{source.name} is not in mkdocs.yml's nav"
+
+
+def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
+    for name, text in built(site):
+        assert not [address for address in Page(text).fetched if EXTERNAL.match(address)], name
+        assert not IN_STYLE.search(text), name
+    for path in [*site.rglob("*.css"), *site.rglob("*.svg")]:
+        assert not IN_STYLE.search(path.read_text(encoding="utf-8")), path.name
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        '<script src="https://cdn.example/x.js"></script>',
+        '<link rel="stylesheet" href="//fonts.example/css">',
+        '<img src="HTTPS://badge.example/x.svg">',
+    ],
+)
+def test_a_fetched_address_would_be_found(leak: str) -> None:
+    assert [address for address in Page(leak).fetched if EXTERNAL.match(address)]
+    assert not Page('<a href="https://arxiv.org/abs/2401.04343">x</a>').fetched
+
+
+def test_no_list_table_or_block_fell_into_a_paragraph(site: Path) -> None:
+    """Nothing shows as running text that was meant as a list, say for want of a blank line before it."""
+    for name, text in built(site):
+        for paragraph in Page(text).paragraphs:
+            lines = [line.strip() for line in paragraph.splitlines()]
+            for first in lines[:1]:
+                assert not first.startswith(("- ", "* ", "|", "```", "#")), f"{name}: {first}"
+            for line in lines[1:]:
+                assert not line.startswith(("- ", "* ", "| ", "```", "1. ")), f"{name}: {line}"
+
+
+def test_links_between_pages_lead_to_pages(site: Path) -> None:
+    """mkdocs checks links of the sources; this one sees what was written as code or HTML."""
+    for name, text in built(site):
+        if name == "404.html":  # shown at any address, so its own are from the root
+            continue
+        for target in re.findall(r'<a [^>]*href="([^"#:]+\.html)(?:#[^"]*)?"', text):
+            assert (site / name).parent.joinpath(target).is_file(), f"{name} → {target}"
+
+
+def test_figures_are_whole_and_named(site: Path) -> None:
+    for source in SOURCES:
+        for words, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", source.read_text(encoding="utf-8")):
+            assert words, f"{source.name}: {target} has no description"
+            figure = site / target
+            assert figure.stat().st_size > 1000
+            if figure.suffix == ".svg":
+                assert ElementTree.parse(figure).getroot().tag.endswith("svg")
