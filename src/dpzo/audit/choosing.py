@@ -11,7 +11,9 @@ from dpzo.audit.attacks import Attack
 from dpzo.audit.bounds import Rates, Scores, candidates, clopper_pearson_epsilon, rates
 from dpzo.audit.family import NoiseFamily
 
-CAUTION = (0.01, 1.0, 10.0, 35.0)  # chances of an error that are tried in turn, in units of what is allowed
+# Chances of an error that are tried in turn, in units of what is allowed: for counts, whose rare tails are many, and
+# for noise, which one rate in the middle shows as well as the tails do.
+FOR_COUNTS, FOR_NOISE = (0.01, 1.0, 10.0, 35.0), (1.0, 10.0, 35.0)
 MOST_CHANCE = 0.9
 
 Judge = Callable[[Rates], tuple[float, int]]
@@ -50,13 +52,13 @@ def by_noise(family: NoiseFamily) -> Judge:
     return judge
 
 
-def choose(trials: Sequence[Trial], judge: Judge, miss: float) -> tuple[Attack, float]:
+def choose(trials: Sequence[Trial], judge: Judge, miss: float, cautions: Sequence[float]) -> tuple[Attack, float]:
     """Attack and threshold that refute most.
 
-    The best of many bounds owes some of it to luck, least so among cautious ones: so bounds are first taken far more
-    seriously than those that are reported, and then less and less so, until any refutes anything.
+    The best of many bounds owes some of it to luck, least so among cautious ones: so `cautions` are tried in turn, and
+    the first that refutes anything decides.
     """
-    for caution in CAUTION:
+    for caution in cautions:
         options = []
         for trial in trials:
             thresholds = candidates(trial.absent, trial.present)

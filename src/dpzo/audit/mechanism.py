@@ -19,7 +19,7 @@ import numpy as np
 
 from dpzo.audit.attacks import Attack, attacks
 from dpzo.audit.bounds import Scores, clopper_pearson_epsilon, rates
-from dpzo.audit.choosing import Trial, by_epsilon, by_noise, choose
+from dpzo.audit.choosing import FOR_COUNTS, FOR_NOISE, Trial, by_epsilon, by_noise, choose
 from dpzo.audit.draws import (
     ChannelFactory,
     Run,
@@ -96,7 +96,7 @@ def _by_parts(plan: PrivacyPlan, draws: int, confidence: float, miss: float, dra
     absent, present = (drawn(attack, there, transcripts) for there in (False, True))
     choosing = int(transcripts * CHOOSING)
     trial = Trial(attack, absent[:choosing], present[:choosing])
-    _, threshold = choose([trial], by_epsilon(plan.delta), miss)
+    _, threshold = choose([trial], by_epsilon(plan.delta), miss, FOR_COUNTS)
     found = rates(absent[choosing:], present[choosing:], np.array([threshold]), miss)
     return AuditReport(
         method="clopper_pearson",
@@ -130,8 +130,10 @@ def _through_channels(
         return drawn(attack, False, count), drawn(attack, True, count)
 
     trials = [Trial(attack, *both(attack, _counted(attack, choosing // len(tried)))) for attack in tried]
-    judge = by_epsilon(plan.delta) if family is None else by_noise(family)
-    attack, threshold = choose(trials, judge, miss)
+    if family is None:
+        attack, threshold = choose(trials, by_epsilon(plan.delta), miss, FOR_COUNTS)
+    else:
+        attack, threshold = choose(trials, by_noise(family), miss, FOR_NOISE)
     absent, present = both(attack, _counted(attack, transcripts - choosing))
     found = rates(absent, present, np.array([threshold]), miss)
     note = _note(plan, audited, "whole channels", attack.name)
