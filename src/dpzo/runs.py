@@ -130,7 +130,7 @@ def train(
     if sized is not None:
         require_memory(sized)
     tell("reading the records")
-    records = _read_records(config, task, source)
+    records = records_of(config, task, source)
     with ExitStack() as held:
         count = None
         if config.privacy.num_examples == PRIVATE:
@@ -216,7 +216,7 @@ def resume(
         tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
         parts = _reassemble(transcript, base)
         trainer.require_same_run(parts.job.header, transcript)
-        records = _read_records(parts.subject.config, parts.subject.task, source)
+        records = records_of(parts.subject.config, parts.subject.task, source)
         private = objective(records, parts.subject)
         return _work(trainer.resume, parts, private, records.num_units, output, watch, nonprivate_randomness)
 
@@ -252,7 +252,7 @@ def evaluate(run: Path, source: DataSource, split: Literal["dev", "test"] = "tes
     """
     config, task, loaded = _finished_model(run)
     shapes = isolated_shapes(loaded, row_shape(config, task, loaded), config.training.microbatch_size)
-    return score(Subject(config, task, loaded, shapes), _read_records(config, task, source, split))
+    return score(Subject(config, task, loaded, shapes), records_of(config, task, source, split))
 
 
 def generate(
@@ -366,9 +366,10 @@ def _epsilon(plan: PrivacyPlan, header: Mapping[str, Any]) -> float:
     return plan.epsilon + (0.0 if count is None else PrivateCount.from_dict(count).epsilon)
 
 
-def _read_records(
+def records_of(
     config: RunConfig, task: Task, source: DataSource, split: Literal["train", "dev", "test"] = "train"
 ) -> Records:
+    """The records of a source as a run's config declares them; private unless the caller knows better."""
     if source.folder is not None:
         return task.load(source.folder, split, config.data.layout)
     if not source.places:

@@ -23,7 +23,7 @@ from dpzo.journal import JOURNAL, Journal, read
 from dpzo.privacy import PrivateChannel
 
 PHASES: dict[str, tuple[Any, str]] = {
-    "reading": (runs, "_read_records"),
+    "reading": (runs, "records_of"),
     "loading": (assembly, "load_model"),
     "calibration": (assembly, "build_plan"),
     "isolation check": (assembly, "_isolated"),

@@ -133,7 +133,7 @@ class Whole:
 
     def _uninterrupted(self, burnt: frozenset[int]) -> str:
         noise = double("linear").Noise
-        records = runs._read_records(self.config, task_of(self.config), self.source)
+        records = runs.records_of(self.config, task_of(self.config), self.source)
         assert isinstance(self.config.privacy.num_examples, int)
         parts = assemble(
             self.config,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dpzo.cli.endings import ending_well
+from dpzo.errors import DpzoError
 
 if TYPE_CHECKING:
     from dpzo.audit import AuditReport
@@ -25,30 +26,32 @@ def audit(
         int | None, typer.Option(help="Transcripts a side for Clopper-Pearson; 3 000 000 by default.")
     ] = None,
     confidence: Annotated[float, typer.Option(help="With which all lower bounds hold together.")] = 0.95,
+    canaries: Annotated[
+        int | None, typer.Option(help="Train RUN once more with this many canaries on --data, and find them again.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="With --canaries: a file with the run's columns.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="With --canaries: the folder of the task's files.")] = None,
+    data_is: Annotated[
+        str | None, typer.Option(help="public; or charged: private, and the run's ε is spent on it once more.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a lower bound on ε: releases of the plan's own objects on made-up neighbours, told apart.
 
-    Reads no data and spends no privacy. Takes a minute or two. Exit code 1 when a bound lies above the claim.
+    Reads no data and spends no privacy. Takes a minute or two. With --canaries a whole training run is audited
+    instead, on public records. Exit code 1 when a bound lies above the claim.
     """
-    import os
-
-    from dpzo.audit import audit_mechanism, joint
-    from dpzo.audit.mechanism import CHANNEL_DRAWS, DRAWS
-    from dpzo.audit.plans import plan_of
+    from dpzo.audit import joint
     from dpzo.cli.screen import print_json, teller
 
-    audited = plan_of(run, plan)
-    wanted = DRAWS if draws is None else draws
-    teller(quiet=as_json)(f"drawing up to {wanted:,} transcripts a side")
+    given = [name for name, value in (("--data", data), ("--data-dir", data_dir), ("--data-is", data_is)) if value]
+    if canaries is None and given:
+        raise DpzoError(f"{given[0]}: the mechanism's audit reads no data; give --canaries, or leave it out")
     with ending_well(None, resumable=False):
-        found = audit_mechanism(
-            audited,
-            draws=wanted,
-            channel_draws=min(wanted, CHANNEL_DRAWS),
-            confidence=confidence,
-            workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
-        )
+        if canaries is None:
+            found = _mechanism(run, plan, draws, confidence, teller(quiet=as_json))
+        else:
+            found = _rerun(run, canaries, (data, data_dir, data_is), confidence, teller(quiet=as_json))
     if as_json:
         print_json(joint(found))
     else:
@@ -56,6 +59,48 @@ def audit(
     if any(report.flagged for report in found):
         teller(quiet=False)("the measured ε lies above the claim: the noise is not what the plan says")
         raise typer.Exit(1)
+
+
+def _mechanism(
+    run: Path | None, plan: Path | None, draws: int | None, confidence: float, tell: Callable[[str], None]
+) -> list[AuditReport]:
+    import os
+
+    from dpzo.audit import audit_mechanism
+    from dpzo.audit.mechanism import CHANNEL_DRAWS, DRAWS
+    from dpzo.audit.plans import plan_of
+
+    audited = plan_of(run, plan)
+    wanted = DRAWS if draws is None else draws
+    tell(f"drawing up to {wanted:,} transcripts a side")
+    return audit_mechanism(
+        audited,
+        draws=wanted,
+        channel_draws=min(wanted, CHANNEL_DRAWS),
+        confidence=confidence,
+        workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+    )
+
+
+def _rerun(
+    run: Path | None,
+    canaries: int,
+    places: tuple[str | None, Path | None, str | None],
+    confidence: float,
+    tell: Callable[[str], None],
+) -> list[AuditReport]:
+    from dpzo.audit.rerun import audit_rerun
+    from dpzo.runs import DataSource
+
+    file, folder, data_is = places
+    if run is None or (file is None) == (folder is None):
+        raise DpzoError("--canaries needs RUN, and one of --data FILE and --data-dir FOLDER")
+    found = audit_rerun(
+        run, DataSource(file=file, folder=folder), data_is, canaries=canaries, confidence=confidence, tell=tell
+    )
+    if data_is == "charged":
+        tell(f"this has spent ε = {found[0].epsilon_claimed:.4g} on these records, beside what other runs have spent")
+    return found
 
 
 def _show(found: Sequence[AuditReport]) -> None:

@@ -131,6 +131,12 @@ class _OpenMP:
     team_size: int
 
 
+def _address_of(function: Any) -> int:
+    found = ctypes.cast(function, ctypes.c_void_p).value
+    assert found is not None
+    return found
+
+
 @cache
 def _openmp() -> _OpenMP | None:
     """The OpenMP library that torch runs on, None where there is none to enter."""
@@ -147,8 +153,7 @@ def _openmp() -> _OpenMP | None:
             run = library.GOMP_parallel
             run.argtypes, run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
             asked = (library.omp_get_thread_num, library.omp_get_num_threads)
-            own_number, team_size = (ctypes.cast(function, ctypes.c_void_p).value or 0 for function in asked)
-            return _OpenMP(run, own_number, team_size)
+            return _OpenMP(run, *(_address_of(function) for function in asked))
     return None
 
 
@@ -182,7 +187,7 @@ def split(compiled: Compiled, arguments: Sequence[int], count: int, least: int) 
         library.run(compiled.address, ctypes.addressof(job), parts, 0)
         return
     if _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="dpzo-kernels")
+        _pool = ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads()), thread_name_prefix="dpzo-kernels")
     edges = [count * part // parts // _ALIGNMENT * _ALIGNMENT for part in range(parts)] + [count]
     jobs = []
     for part in range(parts):

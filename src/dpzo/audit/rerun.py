@@ -1,0 +1,48 @@
+"""A run's own plan and model once more, on records that may be read, with canaries among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dpzo import runs
+from dpzo.assembly import objective
+from dpzo.audit.plans import plan_of
+from dpzo.audit.report import AuditReport
+from dpzo.audit.transcript import audit_transcript, require_canaries
+from dpzo.errors import DpzoError
+from dpzo.journal import read
+
+DATA_IS = ("public", "charged")
+
+
+def audit_rerun(
+    run: Path,
+    source: runs.DataSource,
+    data_is: str | None,
+    *,
+    canaries: int,
+    confidence: float = 0.95,
+    base: str | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[AuditReport]:
+    """Train once more as `run` was trained, on `source`, with canaries; nothing of it is kept but the bounds.
+
+    `data_is`: `public`, or `charged` for private records: the rerun then spends the plan's whole ε on them, beside what
+    other runs have spent, and whoever asks for it says so. A guess about the records' nature is never made.
+    Errors: DpzoError without that word, and for whatever `audit_transcript` refuses.
+    """
+    if data_is not in DATA_IS:
+        raise DpzoError(
+            "--canaries: a run with canaries spends the plan's ε on the records it reads; say --data-is public, or "
+            "--data-is charged to spend it on private ones"
+        )
+    plan = plan_of(run, None)
+    tell("loading the base model")
+    parts = runs.for_replay(read(run), base)
+    require_canaries(plan, canaries, parts.job.scheme.dimension)
+    tell("reading the records")
+    records = runs.records_of(parts.subject.config, parts.subject.task, source)
+    private = objective(records, parts.subject)
+    tell(f"training with {canaries} canaries")
+    return audit_transcript(parts.job, private, records.num_units, canaries=canaries, confidence=confidence)

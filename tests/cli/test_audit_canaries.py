@@ -1,0 +1,49 @@
+"""`dpzo audit RUN --canaries`: a run's own plan on public records once more, and never on private ones unasked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Dpzo = Callable[..., Any]
+
+
+def test_a_run_is_trained_once_more(dpzo: Dpzo, finished: Path, records: Path) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    said = dpzo("audit", finished, "--canaries", 20, "--data", records, "--data-is", "public", "--json")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert [report["method"] for report in found["reports"]] == ["one_run", "one_run_gaussian"]
+    assert 0 <= found["epsilon_lower"] < found["epsilon_claimed"]
+    assert found["draws"] == 20
+    assert found["flagged"] is False
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_private_records_are_charged_for_aloud(dpzo: Dpzo, finished: Path, records: Path) -> None:
+    said = dpzo("audit", finished, "--canaries", 20, "--data", records, "--data-is", "charged")
+    assert said.code == 0, said.err
+    assert "this has spent ε = " in said.err
+    assert "one_run" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--canaries", 20, "--data", "DATA"], "say --data-is public, or --data-is charged"),
+        (["--canaries", 20, "--data", "DATA", "--data-is", "private"], "say --data-is public"),
+        (["--canaries", 20, "--data-is", "public"], "one of --data FILE and --data-dir FOLDER"),
+        (["--canaries", 3, "--data", "DATA", "--data-is", "public"], "use at least 20"),
+        (["--canaries", 10_000_000, "--data", "DATA", "--data-is", "public"], "an element each"),
+        (["--data", "DATA"], "--data: the mechanism's audit reads no data"),
+    ],
+)
+def test_what_is_refused(dpzo: Dpzo, finished: Path, records: Path, arguments: list[Any], said: str) -> None:
+    ended = dpzo("audit", finished, *(records if argument == "DATA" else argument for argument in arguments))
+    assert ended.code == 2 or ended.code == 1
+    assert said in ended.err
+    assert len(ended.err.splitlines()) <= 3
