@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dpzo.errors import DpzoError
 from dpzo.journal import JOURNAL
+from dpzo.owned import make_folders
 
 CONFIG, COUNT = "config.yaml", "count.json"
 
@@ -26,7 +27,7 @@ def require_new(folder: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Create `folder` (and its parents) for the owner alone."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(folder)
         folder.chmod(0o700)
     except OSError as error:
         raise DpzoError(f"--output {folder}: {error.strerror}") from None

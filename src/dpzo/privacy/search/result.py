@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dpzo.errors import DpzoError
+from dpzo.owned import make_folders
 from dpzo.privacy.noise.table import LatticeNoise
 
 VERSION = 1
@@ -108,7 +109,7 @@ def cached(asked: Mapping[str, Any], work: Callable[[], SearchResult]) -> Search
     result = found.to_dict()
     entry = {"asked": asked, "hash": hashlib.sha256(_plain(result)).hexdigest(), "result": result}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folders(path.parent)
         scratch = path.with_suffix(f".{os.getpid()}")
         scratch.touch(mode=0o600)  # nothing private stands in it, but whoever may write it may offer another noise
         scratch.write_bytes(_plain(entry))
