@@ -39,7 +39,8 @@ def processors() -> int:
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
-        return os.cpu_count() or 1
+        found = os.cpu_count()
+        return 1 if found is None else found
 
 
 def in_words(size: int) -> str:

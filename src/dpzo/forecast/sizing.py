@@ -157,7 +157,7 @@ def _ways_out(config: RunConfig) -> list[tuple[str, dict[str, dict[str, Any]]]]:
     """Changes that save memory, the mildest first: words, and values by group."""
     learns_base = config.model.trainable not in (*ADAPTERS, "head")
     ways: list[tuple[str, dict[str, dict[str, Any]]]] = []
-    if (config.training.microbatch_size or 1) > 1:
+    if config.training.microbatch_size is not None and config.training.microbatch_size > 1:
         ways.append(("--set training.microbatch_size=1", {"training": {"microbatch_size": 1}}))
     part: dict[str, Any] = {"trainable": "lora"} if learns_base else {}
     words = "--trainable lora"

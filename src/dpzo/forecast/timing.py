@@ -67,7 +67,7 @@ def expected_passes(expected_batch_size: float, num_examples: int, microbatch_si
     """E⌈X/m⌉ for the batch's size X ~ Binomial(N, B/N), by the tail sum Σ_{j ≥ 0} P(X > j·m).
 
     >>> expected_passes(64, 64, 16), round(expected_passes(64, 10**6, 16), 2)
-    (4.0, 4.5)
+    (4.0, 4.47)
     """
     prob = min(1.0, expected_batch_size / num_examples)
     if prob == 1.0:
