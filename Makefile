@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test fuzz lint docs install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dpzo demo
 
 test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/at_length.py
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from dpzo.errors import DpzoError
+from dpzo.plain import PLAIN, parse_yaml
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -148,9 +149,9 @@ def load_config(path: Path | None, options: Mapping[str, Any], assignments: Sequ
         if not separator or not name:
             raise DpzoError("--set takes group.field=value, for instance --set training.smoothing=0.01")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise DpzoError(f"--set {name}: the value is not YAML") from None
+            value = parse_yaml(text)
+        except ValueError:
+            raise DpzoError(f"--set {name}: the value is not YAML {PLAIN}") from None
         _assign(tree, name.strip(), value)
     return parse_config(tree)
 
@@ -255,11 +256,11 @@ def _option(field: str) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DpzoError(f"--config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        raise DpzoError(f"--config {path}: not a YAML file") from None
+    except ValueError:
+        raise DpzoError(f"--config {path}: not a YAML file {PLAIN}") from None
     if not isinstance(tree, dict) or not all(isinstance(group, dict) for group in tree.values()):
         raise DpzoError(f"--config {path}: expected groups (model, data, privacy, training) of fields")
     return tree

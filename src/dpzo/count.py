@@ -15,6 +15,7 @@ import numpy as np
 
 from dpzo.config import PRIVATE, PrivacyConfig
 from dpzo.errors import DpzoError
+from dpzo.plain import refusing
 from dpzo.privacy import FullBatch, Laplace, NeighboringRelation, PrivacyPlan, PrivateChannel, Randomness, lattice
 from dpzo.privacy.plan import relation_named
 
@@ -43,8 +44,10 @@ class PrivateCount:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> PrivateCount:
-        """What `to_dict` gave."""
-        return cls(PrivacyPlan.from_dict(fields["plan"]), tuple(fields["values"]))
+        """What `to_dict` gave. DpzoError for anything else."""
+        with refusing("count: not a private count as a journal's header holds it; the journal is damaged"):
+            (value,) = fields["values"]
+            return cls(PrivacyPlan.from_dict(fields["plan"]), (int(value),))
 
 
 def check_private_count(privacy: PrivacyConfig) -> None:

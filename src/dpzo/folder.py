@@ -33,6 +33,11 @@ def make_folder(folder: Path) -> None:
         raise DpzoError(f"--output {folder}: {error.strerror}") from None
 
 
+def no_run(journal: Path) -> str:
+    """What to say of a journal that verifies, and whose header is none that a run writes."""
+    return f"{journal}: line 1 is not the header of a run; it is damaged or of another version"
+
+
 def require_begun(folder: Path) -> None:
     """Say what became of a run that died before its journal was made: there is nothing to go on with."""
     if (folder / JOURNAL).exists() or (not (folder / CONFIG).exists() and not (folder / COUNT).exists()):

@@ -26,13 +26,14 @@ from dpzo.config import PRIVATE, RunConfig, dump_config, parse_config
 from dpzo.count import PrivateCount, check_private_count, release_count
 from dpzo.data import parse_hub, read_records
 from dpzo.errors import DpzoError
-from dpzo.folder import CONFIG, COUNT, claim_new, claimed, make_folder, require_begun, require_new
+from dpzo.folder import CONFIG, COUNT, claim_new, claimed, make_folder, no_run, require_begun, require_new
 from dpzo.forecast.parts import storage_of
 from dpzo.forecast.sizing import require_memory, size_up_if_possible
 from dpzo.journal import Transcript, read, write_durably
 from dpzo.lm import LoadedModel, Shapes, fingerprint_tensors, isolated_shapes, load_saved, save
 from dpzo.lm.generation import generate as continue_prompts
 from dpzo.lm.quiet import silent_libraries
+from dpzo.plain import parse_yaml, refusing
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
 from dpzo.scoring import score
@@ -307,8 +308,9 @@ def _finish(parts: Assembled, output: Path) -> dict[str, Any]:
 
 def for_replay(transcript: Transcript, base: str | None) -> Assembled:
     """The parts of a run at θ_0, to rebuild it: nothing is evaluated. `base` replaces the header's base model."""
-    evaluation = transcript.header["evaluation"]
-    shapes = Shapes(evaluation["microbatch_size"], evaluation["head_block"], torch.get_num_threads())
+    with refusing(no_run(transcript.path)):
+        evaluation = transcript.header["evaluation"]
+        shapes = Shapes(evaluation["microbatch_size"], evaluation["head_block"], torch.get_num_threads())
     return _reassemble(transcript, base, shapes)
 
 
@@ -325,22 +327,22 @@ def save_model(parts: Assembled, output: Path) -> None:
 
 
 def _trained_fingerprint(folder: Path) -> str:
-    return str(json.loads((folder / FINISHED).read_text())["fingerprint"])
+    with refusing(f"{folder / FINISHED}: damaged; it names the trained weights: dpzo resume writes it anew"):
+        return str(json.loads((folder / FINISHED).read_text())["fingerprint"])
 
 
 def _reassemble(transcript: Transcript, base: str | None, shapes: Shapes | None = None) -> Assembled:
     header = transcript.header
-    return assemble(
-        parse_config(header["config"]),
-        num_examples=header["plan"]["num_examples"],
-        num_examples_source=header["num_examples_source"],
-        has_guarantee=header["secret_randomness"],
-        base=base,
-        plan=PrivacyPlan.from_dict(header["plan"]),
-        shapes=shapes,
-        variants=header["evaluation"].get("variants", 1),
-        count=None if header.get("count") is None else PrivateCount.from_dict(header["count"]),
-    )
+    with refusing(no_run(transcript.path)):
+        config, plan, count = parse_config(header["config"]), PrivacyPlan.from_dict(header["plan"]), header.get("count")
+        facts: dict[str, Any] = {
+            "num_examples": plan.num_examples,
+            "num_examples_source": header["num_examples_source"],
+            "has_guarantee": header["secret_randomness"],
+            "variants": header["evaluation"].get("variants", 1),
+            "count": None if count is None else PrivateCount.from_dict(count),
+        }
+    return assemble(config, base=base, plan=plan, shapes=shapes, **facts)
 
 
 def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomness: RandomnessAt | None) -> PrivateCount:
@@ -392,7 +394,7 @@ def _progress(parts: Assembled) -> Progress:
 def _local(folder: Path) -> tuple[DataSource, str | None]:
     """Where the private data lies, and the base model if it is a local folder: what only this machine needs to know."""
     try:
-        local = yaml.safe_load((folder / LOCAL).read_text())
+        local = parse_yaml((folder / LOCAL).read_text())
         return DataSource.from_dict(local["data"]), local["base"]
-    except (OSError, yaml.YAMLError, TypeError, AttributeError, KeyError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         raise DpzoError(f"{folder / LOCAL}: missing or damaged; it names where the private data lies") from None

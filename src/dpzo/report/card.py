@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from dpzo.count import PrivateCount
 from dpzo.journal import Transcript, write_durably
+from dpzo.plain import refusing
 from dpzo.privacy import PrivacyPlan, Tabled
 from dpzo.privacy.events import NeighboringRelation
 
@@ -48,7 +49,17 @@ class Assumption:
 
 
 def build_card(transcript: Transcript) -> dict[str, Any]:
-    """The card of a journal as plain data. Reads no data, no weights, nothing but the verified transcript."""
+    """The card of a journal as plain data. Reads no data, no weights, nothing but the verified transcript.
+
+    DpzoError for a header that lacks what a card states: a verified journal may still be someone else's invention.
+    """
+    with refusing(f"{transcript.path}: line 1 is not the header of a run; it is damaged or of another version"):
+        card = _card(transcript)
+        render_markdown(card)  # what cannot be shown is no card
+    return card
+
+
+def _card(transcript: Transcript) -> dict[str, Any]:
     header = transcript.header
     plan = PrivacyPlan.from_dict(header["plan"])
     assumptions = _assumptions(transcript, plan)

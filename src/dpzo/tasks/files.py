@@ -179,8 +179,16 @@ def _check_columns(path: Path, asked: Sequence[str], schema: Sequence[str]) -> N
     near = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.75)
     hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
     if len(missing) < len(asked):
-        fail(path, None, f"has no column {column!r}{hint or '; name another'} (it has {', '.join(map(repr, schema))})")
+        fail(path, None, f"has no column {column!r}{hint or '; name another'} (it has {_listed(schema)})")
     fail(path, None, f"has no column {column!r}{hint or '; name the right one, or add a header if the file has none'}")
+
+
+def _listed(schema: Sequence[str]) -> str:
+    names = [repr(name if len(name) <= _NAME_SHOWN else f"{name[:_NAME_SHOWN]}…") for name in schema[:_COLUMNS_SHOWN]]
+    return ", ".join(names) + (" …" if len(schema) > _COLUMNS_SHOWN else "")
+
+
+_NAME_SHOWN, _COLUMNS_SHOWN = 40, 20
 
 
 def _text(path: Path, row: int, column: str, values: Mapping[str, object]) -> str:

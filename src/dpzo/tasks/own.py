@@ -9,9 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dpzo.errors import DpzoError
+from dpzo.plain import PLAIN, parse_yaml
 from dpzo.tasks.base import Task
 from dpzo.tasks.tables import shown
 
@@ -38,11 +37,11 @@ def read_task_file(path: str | Path) -> dict[str, Any]:
     place = Path(path)
     try:
         text = place.read_text(encoding="utf-8")
-        tree = json.loads(text) if place.suffix.lower() == ".json" else yaml.safe_load(text)
+        tree = json.loads(text) if place.suffix.lower() == ".json" else parse_yaml(text)
     except OSError as error:
         raise DpzoError(f"--task {shown(place)}: {error.strerror or 'cannot be read'}") from None
-    except (ValueError, yaml.YAMLError, RecursionError):
-        raise DpzoError(f"--task {shown(place)}: is not a YAML file; see docs/tasks.md for one") from None
+    except (ValueError, RecursionError):
+        raise DpzoError(f"--task {shown(place)}: is not a YAML file {PLAIN}; see docs/tasks.md") from None
     if not isinstance(tree, dict):
         raise DpzoError(f"--task {shown(place)}: expected lines such as 'kind: classification'; see docs/tasks.md")
     tree.setdefault("name", place.stem)

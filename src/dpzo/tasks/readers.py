@@ -170,7 +170,8 @@ def _dart_entries(path: Path) -> Iterator[tuple[list[list[str]], list[str]]]:
     whole = _whole_json(path)
     try:
         for entry in whole:
-            yield entry["tripleset"], [annotation["text"] for annotation in entry["annotations"]]
+            triples = [[str(part) for part in triple] for triple in entry["tripleset"]]
+            yield triples, [annotation["text"] for annotation in entry["annotations"]]
     except (KeyError, TypeError):
         fail(path, None, "is not of DART's form: a list of tripleset and annotations")
 
