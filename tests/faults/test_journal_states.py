@@ -1,0 +1,130 @@
+"""The journal as a machine: append, die at any byte, reopen, be edited; no step twice, nothing lost, edits refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from dpzo.errors import DpzoError
+from dpzo.journal import HEAD, JOURNAL, Burnt, Journal, read
+from dpzo.privacy import Release
+
+STEPS = 12
+HEADER: dict[str, Any] = {"plan": {"num_directions": 2, "steps": STEPS}, "lattice_unit": 0.125}
+
+
+class Machine(RuleBasedStateMachine):
+    """`drawn`: every step that was drawn; `known`: what the journal must hold; `journal`: None while nobody has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="dpzo-states-"))
+        self.journal: Journal | None = Journal.create(self.folder, HEADER)
+        self.drawn: list[int] = []
+        self.known: list[Release | Burnt] = []
+        self.in_flight = True
+
+    def teardown(self) -> None:
+        self._die()
+        shutil.rmtree(self.folder)
+
+    @precondition(lambda self: self.journal is not None and self.journal.num_steps < STEPS)
+    @rule(values=st.tuples(st.integers(), st.integers()))
+    def append(self, values: tuple[int, int]) -> None:
+        assert self.journal is not None
+        release = self._draw(values)
+        self.journal.append(release)
+        self.known.append(release)
+
+    @precondition(lambda self: self.journal is not None and self.journal.num_steps < STEPS)
+    @rule(values=st.tuples(st.integers(), st.integers()), share=st.floats(0, 1), head=st.sampled_from(("old", "new")))
+    def die_within_an_append(self, values: tuple[int, int], share: float, head: str) -> None:
+        """Killed with some bytes of the line on the disk; with all of them, before or after the head moved."""
+        assert self.journal is not None
+        before, whole = (self.folder / HEAD).read_bytes(), (self.folder / JOURNAL).stat().st_size
+        release = self._draw(values)
+        self.journal.append(release)
+        size = (self.folder / JOURNAL).stat().st_size
+        keep = whole + int(share * (size - whole))
+        if keep < size:
+            os.truncate(self.folder / JOURNAL, keep)
+            (self.folder / HEAD).write_bytes(before)
+        else:
+            self.known.append(release)
+            if head == "old":
+                (self.folder / HEAD).write_bytes(before)
+        self._die()
+
+    @precondition(lambda self: self.journal is not None)
+    @rule()
+    def die(self) -> None:
+        self._die()
+
+    @precondition(lambda self: self.journal is not None)
+    @rule()
+    def close(self) -> None:
+        assert self.journal is not None
+        self.journal.close(clean=True)
+        self.journal, self.in_flight = None, False
+
+    @precondition(lambda self: self.journal is None)
+    @rule()
+    def reopen(self) -> None:
+        self.journal = Journal.reopen(self.folder)
+        if self.in_flight and len(self.known) < STEPS:
+            self.known.append(Burnt(len(self.known)))
+        assert self.journal.num_steps == len(self.known)
+        self.in_flight = True
+
+    @precondition(lambda self: self.journal is not None)
+    @rule()
+    def a_second_process_is_refused(self) -> None:
+        with pytest.raises(DpzoError, match="another process"):
+            Journal.reopen(self.folder)
+        with pytest.raises(DpzoError, match="already holds a run"):
+            Journal.create(self.folder, HEADER)
+
+    @precondition(lambda self: self.journal is None)
+    @rule(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+    def an_edit_is_refused(self, place: float, flip: int) -> None:
+        path = self.folder / JOURNAL
+        whole, held = path.read_bytes(), read(self.folder).size
+        changed = bytearray(whole)
+        changed[int(place * held)] ^= flip
+        path.write_bytes(bytes(changed))
+        with pytest.raises(DpzoError):
+            Journal.reopen(self.folder)
+        path.write_bytes(whole)
+
+    @invariant()
+    def it_holds_what_was_written_and_no_step_twice(self) -> None:
+        found = read(self.folder)
+        assert [entry for entry, _ in found.entries()] == self.known
+        assert [entry.step for entry in self.known] == list(range(len(self.known)))
+        assert len(self.drawn) == len(set(self.drawn))
+        assert found.closed == (not self.in_flight)
+
+    def _draw(self, values: tuple[int, int]) -> Release:
+        assert self.journal is not None
+        self.drawn.append(self.journal.num_steps)
+        return Release(self.journal.num_steps, values, 0.125)
+
+    def _die(self) -> None:
+        """The end of the process: its descriptors close, and nothing else happens."""
+        if self.journal is not None:
+            os.close(self.journal._file)
+        self.journal = None
+
+
+TestJournal = Machine.TestCase
+TestJournal.settings = settings(
+    max_examples=15 * int(os.environ.get("DPZO_FUZZ", "1")), stateful_step_count=25, deadline=None
+)
