@@ -18,10 +18,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
+from dpzo import zo
 from dpzo.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,7 +152,8 @@ def run_pycon(fence: Fence, names: dict[str, object]) -> None:
 
 def run(fence: Fence, names: dict[str, object]) -> None:
     if fence.language == "python":
-        exec(compile("\n" * fence.line + fence.body, str(fence.page), "exec"), names)
+        code = "\n" * fence.line + fence.body
+        exec(compile(code, str(fence.page), "exec", dont_inherit=True), names)
     elif fence.language == "pycon":
         run_pycon(fence, names)
     elif fence.language == "console":
@@ -166,7 +169,8 @@ def runs_here(fence: Fence) -> bool:
 
 def run_page(page: Path, folder: Path, slow: bool) -> None:
     names: dict[str, object] = {"__name__": "__page__"}
-    with torch.random.fork_rng():
+    registries = mock.patch.dict(zo.ESTIMATORS), mock.patch.dict(zo.UPDATES)  # a page may add to them
+    with torch.random.fork_rng(), registries[0], registries[1]:
         torch.manual_seed(0)
         for fence in ALL[page]:
             if not runs_here(fence) or (fence.slow and not slow):

@@ -1,0 +1,68 @@
+"""docs/auditing_the_code.md and its neighbours: counts are those of the files, and every file or test named exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import dpzo
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = Path(dpzo.__file__).resolve().parent
+PAGE = (ROOT / "docs" / "auditing_the_code.md").read_text(encoding="utf-8")
+NAMING = ("auditing_the_code.md", "guarantees.md", "threat_model.md", "pitfalls.md", "extending.md", "index.md")
+
+
+@pytest.fixture(scope="module")
+def core_size() -> ModuleType:
+    """The counter of tests/architecture: one definition of a line of code."""
+    path = ROOT / "tests" / "architecture" / "test_core_size.py"
+    spec = importlib.util.spec_from_file_location("dpzo_tests_core_size", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_counts_are_those_of_the_files(core_size: ModuleType) -> None:
+    told = {name: int(lines) for name, lines in re.findall(r"^\| \d \| `(\w+)\.py` \| (\d+) \|", PAGE, re.MULTILINE)}
+    counted = {
+        name: core_size.code_lines((SOURCE / "privacy" / f"{name}.py").read_text(encoding="utf-8"))
+        for name in core_size.CORE
+    }
+    assert told == counted
+    assert f"the limit is {core_size.LIMIT} together" in PAGE
+
+
+@pytest.mark.parametrize("name", NAMING)
+def test_every_file_that_a_page_names_is_there(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:tests|src|benchmarks)/[\w/.-]+)`", page))
+    assert named or name == "index.md"
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+def test_the_files_of_the_law_table_are_there() -> None:
+    rows = [row.split("|") for row in PAGE.splitlines() if re.match(r"\| \d+\. ", row)]
+    assert len(rows) >= 10
+    homes = [SOURCE, SOURCE / "privacy"]
+    for _, law, enforced, tests, _ in rows:
+        files = re.findall(r"`([\w/]+\.py)`", enforced)
+        assert files, law
+        for file in files:
+            assert any((home / file).is_file() for home in homes), file
+        assert "tests/" in tests, law
+
+
+def test_the_glossary_names_what_the_code_has() -> None:
+    """Names in the second column of the glossary occur in the source."""
+    rows = [row.split(" | ") for row in (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8").splitlines()]
+    names = {name for row in rows if len(row) >= 3 for name in re.findall(r"`([A-Za-z_]+)`", row[1])}
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    assert len(names) > 20
+    assert {name for name in names if not re.search(rf"\b{name}\b", source)} == set()
