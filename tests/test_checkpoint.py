@@ -77,7 +77,9 @@ def test_a_checkpoint_with_a_flipped_bit_is_disregarded(linear: ModuleType, stop
         path.write_bytes(bytes(changed))
         assert load(linear, stopped)[0].step == 0
     path.write_bytes(whole)
+    (stopped / f"{CHECKPOINT}.new").write_bytes(b"of a process that was killed while it saved")
     assert load(linear, stopped)[0].step == 10
+    assert not (stopped / f"{CHECKPOINT}.new").exists()
 
 
 def _other_hash(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

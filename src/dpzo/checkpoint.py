@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def save(
 def load(folder: Path, parameters: TrainableParameters, update: Update, transcript: Transcript) -> Restored:
     """Load the checkpoint into `parameters` if the journal vouches for it; otherwise leave θ_0 and start at step 0."""
     fresh = update.init(parameters)
+    with suppress(OSError):
+        (folder / f"{CHECKPOINT}.new").unlink()  # of a process that was killed while it saved
     try:
         with safetensors.safe_open(folder / CHECKPOINT, framework="pt") as file:
             metadata = file.metadata()
