@@ -22,15 +22,17 @@ RESULT = HERE.parents[1] / "benchmarks" / "results" / "fuzz.json"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sweep", type=int, default=10**6, help="acts of the double's run to die at, at most")
     parser.add_argument("--kills", type=int, default=240, help="of the double, beyond one at every act")
     parser.add_argument("--whole", type=int, default=30, help="of each of the whole runs")
     parser.add_argument("--stops", type=int, default=20, help="at random times, beyond one in every phase")
+    parser.add_argument("--phases", type=int, default=26, help="phases and signals, at most")
     parser.add_argument("--examples", type=int, default=8, help="times as many of each reader as in make test")
     given = parser.parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         found = Path(name) / "campaign.json"
-        numbers = {"seed": given.seed, "kills": given.kills, "whole": given.whole, "stops": given.stops}
+        numbers = {name: value for name, value in vars(given).items() if name != "examples"}
         words = [word for option, value in numbers.items() for word in (f"--{option}", str(value))]
         subprocess.run([sys.executable, str(HERE / "campaign.py"), "--json", str(found), *words], check=True)
         campaign = json.loads(found.read_text())
@@ -44,7 +46,7 @@ def main() -> int:
         print(readers.stdout[-6000:], readers.stderr[-2000:], file=sys.stderr)
     passed = re.search(r"(\d+) passed", readers.stdout)
     content = {
-        "command": "make fuzz",
+        "command": " ".join(["python tests/faults/at_length.py", *sys.argv[1:]]) if sys.argv[1:] else "make fuzz",
         "date": datetime.date.today().isoformat(),
         "cores": os.cpu_count(),
         "versions": environment(),
