@@ -87,11 +87,14 @@ class RunForecast:
         }
 
 
-def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None] = lambda text: None) -> RunForecast:
+def plan_run(
+    config: RunConfig, num_examples: int, *, tell: Callable[[str], None] = lambda text: None, advise: bool = True
+) -> RunForecast:
     """Forecast the run of `config` on a declared number of units.
 
     Memory comes from shapes, before anything is loaded. Time is measured on the model where its weights lie here, and
-    else on a stand-in of a few layers. Errors: `DpzoError` as for a run, and for a model that does not fit in memory.
+    else on a stand-in of a few layers. Without `advise` no suggestions are looked for. Errors: `DpzoError` as for a
+    run, and for a model that does not fit in memory.
     """
     task = task_of(config)
     checkpoint = look_up(config, task)
@@ -125,7 +128,10 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
         clock = StandInClock(checkpoint, task.labels, sized.skeleton.model.storage)
         shared = 0 if sized.config.training.prefix == "none" else frozen_layers(sized.skeleton)
         taken = _extended(sized, clock, cost, shared)
+    how = MEASURED if checkpoint.is_here else BY_LAYERS
     taken = replace(taken, release=_release_seconds(plan))
+    if not advise:
+        return RunForecast(sized, privacy, sized.memory, available, taken, how, torch.get_num_threads(), ())
     tell("looking for what would make it faster")
     now = Situation(
         config=sized.config,
@@ -141,7 +147,6 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
         cost_of=cost_of,
         memory_of=lambda other, shape: _memory_of(sized, other, shape),
     )
-    how = MEASURED if checkpoint.is_here else BY_LAYERS
     return RunForecast(sized, privacy, sized.memory, available, taken, how, torch.get_num_threads(), suggest(now))
 
 
