@@ -1,6 +1,6 @@
 """Every fenced block of README.md and docs/*.md runs as printed, or says in its title why not and is listed here.
 
-What a fence says after its language: `title="name.csv"` writes the block to that file; `title="not run: reason"` keeps
+What a fence says after its language: `title="name.csv"` writes the block to that file; `title="not tested: reason"` keeps
 it from running; `title="takes a minute"` moves it to the slow tests; any other title is for the reader. A page's blocks
 run from top to bottom, in one folder and, for Python, in one namespace. In `console` blocks lines after `$ ` are
 commands and the rest is what they print, `...` standing for anything.
@@ -72,7 +72,7 @@ class Fence:
 
     @property
     def not_run(self) -> bool:
-        return self.title.startswith("not run: ")
+        return self.title.startswith("not tested: ")
 
     @property
     def where(self) -> str:
@@ -209,7 +209,7 @@ def test_every_block_has_a_language_that_is_run_or_is_a_file_or_plain_text() -> 
 def test_what_is_not_run_is_exactly_this() -> None:
     left = [fence for found in ALL.values() for fence in found if fence.not_run]
     for fence in left:
-        told = (fence.page.name, fence.title.removeprefix("not run: "))
+        told = (fence.page.name, fence.title.removeprefix("not tested: "))
         assert any(told == known[:2] and fence.body.startswith(known[2]) for known in NOT_RUN), fence.where
     assert len(left) == len(NOT_RUN)
 
