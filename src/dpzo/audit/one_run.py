@@ -92,14 +92,15 @@ def one_run_epsilons(
     """
     half = len(mixed) // 2
     choosing, counting = mixed[:half], mixed[half:]
-    best, chosen = -1.0, (-math.inf, math.inf)
+    best, chosen = (-1.0, -math.inf), (-math.inf, math.inf)
     ranked = np.sort(scores[choosing])
     for share in np.linspace(0.02, 0.5, 25):
         count = max(1, int(share * half))
         low, high = float(ranked[count - 1]), float(ranked[-count])
-        epsilon = binomial_epsilon(guessed(scores[choosing], members[choosing], low, high), delta, miss)
-        if epsilon > best:
-            best, chosen = epsilon, (low, high)
+        tried = guessed(scores[choosing], members[choosing], low, high)
+        worth = (binomial_epsilon(tried, delta, miss), (tried.right - tried.made / 2) / math.sqrt(max(1, tried.made)))
+        if worth > best:
+            best, chosen = worth, (low, high)
     found = guessed(scores[counting], members[counting], *chosen)
     return binomial_epsilon(found, delta, miss), gaussian_epsilon(found, delta, miss), found
 
