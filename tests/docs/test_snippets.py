@@ -1,6 +1,6 @@
 """Every fenced block of README.md and docs/*.md runs as printed, or says in its title why not and is listed here.
 
-What a fence says after its language: `title="name.csv"` writes the block to that file; `title="not tested: reason"` keeps
+What a fence says after its language: `title="name.csv"` writes the block to that file; `title="not tested: why"` keeps
 it from running; `title="takes a minute"` moves it to the slow tests; any other title is for the reader. A page's blocks
 run from top to bottom, in one folder and, for Python, in one namespace. In `console` blocks lines after `$ ` are
 commands and the rest is what they print, `...` standing for anything.
@@ -212,6 +212,12 @@ def test_what_is_not_run_is_exactly_this() -> None:
         told = (fence.page.name, fence.title.removeprefix("not tested: "))
         assert any(told == known[:2] and fence.body.startswith(known[2]) for known in NOT_RUN), fence.where
     assert len(left) == len(NOT_RUN)
+
+
+def test_the_quickstart_is_ten_commands_at_most() -> None:
+    blocks = [fence for fence in ALL[ROOT / "docs" / "index.md"] if fence.language in ("sh", "console")]
+    typed = [line for fence in blocks for line in fence.body.splitlines() if fence.language == "sh" or line[:2] == "$ "]
+    assert 7 <= len(typed) <= 10
 
 
 def test_what_runs_elsewhere_does() -> None:
