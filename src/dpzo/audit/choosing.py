@@ -11,9 +11,10 @@ from dpzo.audit.attacks import Attack
 from dpzo.audit.bounds import Rates, Scores, candidates, clopper_pearson_epsilon, rates
 from dpzo.audit.family import NoiseFamily
 
-# Chances of an error that are tried in turn, in units of what is allowed: for counts, whose rare tails are many, and
-# for noise, which one rate in the middle shows as well as the tails do.
-FOR_COUNTS, FOR_NOISE = (0.01, 1.0, 10.0, 35.0), (1.0, 10.0, 35.0)
+# Chances of an error that are tried in turn, in units of what is allowed, each with what must then be refuted to be
+# content: of noise, five times the claimed; of counts, anything.
+FOR_NOISE = ((1e-4, 0.2), (0.01, 0.2), (1.0, 0.0), (10.0, 0.0), (35.0, 0.0))
+FOR_COUNTS = ((0.01, 0.0), (1.0, 0.0), (10.0, 0.0), (35.0, 0.0))
 MOST_CHANCE = 0.9
 
 Judge = Callable[[Rates], tuple[float, int]]
@@ -52,19 +53,22 @@ def by_noise(family: NoiseFamily) -> Judge:
     return judge
 
 
-def choose(trials: Sequence[Trial], judge: Judge, miss: float, cautions: Sequence[float]) -> tuple[Attack, float]:
+def choose(
+    trials: Sequence[Trial], judge: Judge, miss: float, cautions: Sequence[tuple[float, float]]
+) -> tuple[Attack, float]:
     """Attack and threshold that refute most.
 
     The best of many bounds owes some of it to luck, least so among cautious ones: so `cautions` are tried in turn, and
-    the first that refutes anything decides.
+    the first that refutes enough decides. (By simulation, Gaussian at ε = 1 and 5000 runs to choose by: the worst of 25
+    bounds was 0.79 of the claim, 0.49 when bounds at the reported confidence decided.)
     """
-    for caution in cautions:
+    for caution, enough in cautions:
         options = []
         for trial in trials:
             thresholds = candidates(trial.absent, trial.present)
             strength, best = judge(rates(trial.absent, trial.present, thresholds, min(MOST_CHANCE, miss * caution)))
             options.append((strength, trial.attack, float(thresholds[best])))
         strength, attack, threshold = max(options, key=lambda option: option[0])
-        if strength > 0.0:
+        if strength > enough:
             return attack, threshold
     return trials[0].attack, float(np.median(trials[0].present))
