@@ -3,8 +3,8 @@
     python -m benchmarks.planner [--quick] [--json] [--cpu-time]
 
 Each case is planned in one child process and trained in another, on made-up records that are nobody's. Time a step is
-the mean over the run's own steps but the first, which a real run would not tell; memory is the child's VmHWM. `--quick` leaves
-the larger models out.
+the mean over the run's own steps but the first, which a real run would not tell; memory is the child's VmHWM.
+`--quick` leaves the larger models out.
 """
 
 from __future__ import annotations
