@@ -58,11 +58,19 @@ class WithCanaries:
         found = np.empty(len(units))
         real = units < self.num_units
         found[real] = np.asarray(self.objective.losses(units[real]), dtype=np.float64) if real.any() else 0.0
-        flat = [parameter.detach().view(-1) for parameter in self.parameters]
-        for row in np.flatnonzero(~real):
-            place = self.at[int(units[row]) - self.num_units]
-            found[row] = self.slope * float(flat[place.parameter][place.element])
+        if not real.all():
+            found[~real] = self.slope * self._values()[units[~real] - self.num_units]
         return found
+
+    def _values(self) -> npt.NDArray[np.float64]:
+        """Each canary's own element of θ as it stands."""
+        values = np.empty(len(self.at))
+        for index, parameter in enumerate(self.parameters):
+            own = [i for i, place in enumerate(self.at) if place.parameter == index]
+            if own:
+                elements = torch.tensor([self.at[i].element for i in own], device=parameter.device)
+                values[own] = parameter.detach().view(-1)[elements].double().cpu().numpy()
+        return values
 
 
 def steepness(plan: PrivacyPlan) -> float:
