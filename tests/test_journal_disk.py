@@ -137,6 +137,31 @@ def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
     assert read(tmp_path).num_steps == steps
 
 
+def test_a_second_death_while_a_step_is_burnt_loses_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two deaths in a row, each between a line and the head's move: the head may not fall two lines behind."""
+    journal = Journal.create(tmp_path, HEADER)
+    moves: list[bool] = []
+    real = Journal._move_head
+
+    def move(self: Journal, *, closed: bool) -> None:
+        moves.append(closed)
+        if self.num_steps == dies_at:
+            raise _Died
+        real(self, closed=closed)
+
+    monkeypatch.setattr(Journal, "_move_head", move)
+    dies_at = 1
+    with pytest.raises(_Died):
+        journal.append(release(0))
+    os.close(journal._file)
+    dies_at = 2
+    with pytest.raises(_Died):
+        Journal.reopen(tmp_path)
+    monkeypatch.undo()
+    assert burn_on_reopen(tmp_path) == [2]
+    assert entries(tmp_path) == [release(0), Burnt(1), Burnt(2)]
+
+
 def test_a_refused_journal_can_be_mended_and_taken_up_by_the_same_process(tmp_path: Path) -> None:
     folder = write(tmp_path / "run")
     whole = (folder / HEAD).read_bytes()
@@ -213,7 +238,7 @@ def test_a_release_is_written_synced_and_then_the_head_moves(tmp_path: Path, rec
     journal.close(clean=False)
     recorder.acts.clear()
     Journal.reopen(tmp_path).close(clean=True)
-    assert recorder.acts == STEP + STEP[2:]
+    assert recorder.acts == STEP[2:] + STEP + STEP[2:]
 
 
 def test_a_short_write_is_completed(tmp_path: Path, recorder: Recorder) -> None:

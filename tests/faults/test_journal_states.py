@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import settings
@@ -19,6 +21,10 @@ from dpzo.privacy import Release
 
 STEPS = 12
 HEADER: dict[str, Any] = {"plan": {"num_directions": 2, "steps": STEPS}, "lattice_unit": 0.125}
+
+
+class _Died(BaseException):
+    """The end of the process."""
 
 
 class Machine(RuleBasedStateMachine):
@@ -83,6 +89,32 @@ class Machine(RuleBasedStateMachine):
             self.known.append(Burnt(len(self.known)))
         assert self.journal.num_steps == len(self.known)
         self.in_flight = True
+
+    @precondition(lambda self: self.journal is None)
+    @rule(call=st.integers(0, 2))
+    def die_within_a_reopen(self, call: int) -> None:
+        """Killed before one of the writes of a reopening: the head's, the burnt line's, the head's again."""
+        calls: list[None] = []
+
+        def dying(real: Any) -> Any:
+            def write(*arguments: Any, **options: Any) -> Any:
+                if len(calls) == call:
+                    raise _Died
+                calls.append(None)
+                return real(*arguments, **options)
+
+            return write
+
+        with (
+            mock.patch.object(Journal, "_move_head", dying(Journal._move_head)),
+            mock.patch.object(Journal, "_write_line", dying(Journal._write_line)),
+        ):
+            with contextlib.suppress(_Died):
+                self.journal = Journal.reopen(self.folder)
+        if len(calls) > 0:  # the head was moved, so the run is open
+            burns, self.in_flight = self.in_flight and len(self.known) < STEPS, True
+            if burns and len(calls) > 1:
+                self.known.append(Burnt(len(self.known)))
 
     @precondition(lambda self: self.journal is not None)
     @rule()
