@@ -174,7 +174,7 @@ def main() -> None:
         rows += [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
     if not given.quick:
         notes = f"random weights, LoRA r = 8 on query and value; ratio to 2K plain forwards; loads {os.getloadavg()}"
-        write_results("prefix", rows, notes)
+        write_results("prefix" if "," in given.threads else f"prefix_threads_{given.threads}", rows, notes, "prefix")
     if given.json:
         print(json.dumps(rows))
         return
