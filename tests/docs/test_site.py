@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -60,6 +61,12 @@ class Page(HTMLParser):
 def built(site: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(site.rglob("*.html")):
         yield str(path.relative_to(site)), path.read_text(encoding="utf-8")
+
+
+def test_a_broken_link_would_end_the_build(broken: subprocess.CompletedProcess[str]) -> None:
+    assert broken.returncode != 0
+    assert "two.md" in broken.stderr
+    assert "three.svg" in broken.stderr
 
 
 def test_every_page_is_built_and_in_the_navigation(site: Path) -> None:
