@@ -108,9 +108,9 @@ class Machine(RuleBasedStateMachine):
         with (
             mock.patch.object(Journal, "_move_head", dying(Journal._move_head)),
             mock.patch.object(Journal, "_write_line", dying(Journal._write_line)),
+            contextlib.suppress(_Died),
         ):
-            with contextlib.suppress(_Died):
-                self.journal = Journal.reopen(self.folder)
+            self.journal = Journal.reopen(self.folder)
         if len(calls) > 0:  # the head was moved, so the run is open
             burns, self.in_flight = self.in_flight and len(self.known) < STEPS, True
             if burns and len(calls) > 1:
