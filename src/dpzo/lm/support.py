@@ -124,12 +124,12 @@ def tiny_tokenizer(masked: bool) -> Any:
     )
 
 
-def make_tiny(family: str, folder: Path) -> Path:
-    """A random model of the family with its tokenizer, saved; the same bits at every call."""
+def make_tiny(family: str, folder: Path, **sizes: int) -> Path:
+    """A random model of the family with its tokenizer, saved, of other `sizes` if told; the same bits at every call."""
     chosen = FAMILIES[family]
     library: Any = transformers
     with silent_libraries(), global_generators_kept():
-        config = getattr(library, chosen.config)(vocab_size=_VOCABULARY, **chosen.arguments)
+        config = getattr(library, chosen.config)(vocab_size=_VOCABULARY, **{**chosen.arguments, **sizes})
         makers = {"causal": library.AutoModelForCausalLM, "masked": library.AutoModelForMaskedLM}
         maker = library.AutoModelForSeq2SeqLM if config.is_encoder_decoder else makers[chosen.form]
         model = maker.from_config(config)
