@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -55,3 +56,19 @@ def shared_folder() -> Callable[[str], Path]:
         return root / name
 
     return find
+
+
+@pytest.fixture(scope="session")
+def everyday_steps() -> ModuleType:
+    """tests/doubles/everyday.py: commands on local models in processes that bar and record the network."""
+    return _module("dpzo_tests_everyday", HERE / "doubles" / "everyday.py")
+
+
+@pytest.fixture(scope="session")
+def everyday(everyday_steps: ModuleType, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The workplace in which a run went from plan to signature: interrupted, resumed, replayed, evaluated, verified."""
+    place = everyday_steps.Workplace(tmp_path_factory.mktemp("everyday"))
+    everyday_steps.give(place.scratch)
+    codes, _, told = place.run(*everyday_steps.steps(tiny_bert))
+    assert codes == [0, 130, 0, 0, 0, 0, 0], told
+    return place
