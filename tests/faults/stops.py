@@ -27,7 +27,7 @@ PHASES: dict[str, tuple[Any, str]] = {
     "loading": (assembly, "load_model"),
     "calibration": (assembly, "build_plan"),
     "isolation check": (assembly, "_isolated"),
-    "forecast": (assembly, "_seconds_per_step"),
+    "forecast": (assembly, "timed_evaluations"),
     "preparing": (runs, "objective"),
     "folder": (runs, "dump_config"),
     "draw": (PrivateChannel, "draw_batch"),

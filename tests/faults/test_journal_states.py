@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -127,8 +128,10 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.journal is None)
     @rule(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
     def an_edit_is_refused(self, place: float, flip: int) -> None:
+        """Wherever the head vouches; a line beyond it that lost its end is one that a death has torn."""
         path = self.folder / JOURNAL
-        whole, held = path.read_bytes(), read(self.folder).size
+        whole, vouched = path.read_bytes(), json.loads((self.folder / HEAD).read_bytes())["step"] + 1
+        held = len(b"".join(whole.splitlines(keepends=True)[:vouched]))
         changed = bytearray(whole)
         changed[int(place * held)] ^= flip
         path.write_bytes(bytes(changed))
