@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import shapes
 from benchmarks.results_file import write_results
-from dpzo.lm import EncoderClassifier, LoraSettings, RowShape, TokenObjective, seeded_initialiser
-from dpzo.lm.adapters import add_adapter
+from benchmarks.shapes import Shape
+from dpzo.lm import RowShape, TokenObjective
 from dpzo.lm.isolation import synthetic_rows
 from dpzo.lm.prefix import frozen_depth
 from dpzo.zo import DirectionScheme, TrainableParameters, shifted
@@ -66,26 +67,13 @@ QUICK = ("quick-top2of6", "quick-top3of12")
 
 def made(case: Case) -> tuple[Any, list[str]]:
     """The module with its adapters, and the names of what learns."""
-    import transformers
-
-    library: Any = transformers
-    sizes = {"hidden_size": case.hidden, "num_hidden_layers": case.layers, "num_attention_heads": case.heads}
-    if case.family == "bert":
-        config = library.BertConfig(**sizes, intermediate_size=case.inner, vocab_size=case.vocabulary)
-        module: Any = EncoderClassifier(library.BertModel(config, add_pooling_layer=False), case.hidden, 2)
-        architecture = "encoder"
-    else:
-        config = library.OPTConfig(**sizes, ffn_dim=case.inner, vocab_size=case.vocabulary)
-        module, architecture = library.OPTForCausalLM(config), "causal"
-    lora = LoraSettings(layers=f"top:{case.top}")
-    module, names, _ = add_adapter("lora", module, architecture, (), seeded_initialiser(0), lora, 0)
-    return module.eval().requires_grad_(False), names
+    shape = Shape(case.family, case.hidden, case.layers, case.heads, case.inner, case.vocabulary)
+    return shapes.made(shape, f"top:{case.top}")
 
 
 def measure(name: str, directions: int, steps: int) -> dict[str, Any]:
     """Seconds of a step's evaluations (medians over steps) by clock and by CPU, and their ratios to plain forwards."""
     case = CASES[name]
-    torch.manual_seed(0)
     module, names = made(case)
     form: Any = "classes" if case.family == "bert" else "completion"
     shape = RowShape(form, case.length, case.vocabulary, 2, case.answer, left_padded=form == "completion")

@@ -35,7 +35,10 @@ SHAPES = {
 
 
 def made(shape: Shape, adapted: str | None = None) -> tuple[Any, list[str]]:
-    """The module in fp32, and the names of what learns: all of it, or LoRA (r = 8) on the `adapted` layers."""
+    """The module in fp32, and the names of what learns.
+
+    `adapted`: None for all of it, `head` for a classifier alone, `all` or `top:N` for LoRA (r = 8) on those layers.
+    """
     with silent_libraries():
         return _made(shape, adapted)
 
@@ -55,7 +58,9 @@ def _made(shape: Shape, adapted: str | None) -> tuple[Any, list[str]]:
         )
         module = library.OPTForCausalLM(config)
     names = [name for name, _ in module.named_parameters()]
-    if adapted is not None:
+    if adapted == "head":
+        names = ["head.weight", "head.bias"]
+    elif adapted is not None:
         architecture: Any = "encoder" if shape.family == "bert" else "causal"
         lora = LoraSettings(layers=None if adapted == "all" else adapted)
         module, names, _ = add_adapter("lora", module, architecture, (), seeded_initialiser(0), lora, 0)

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import shapes
 from benchmarks.results_file import write_results
-from dpzo.lm import EncoderClassifier, FeatureObjective, LoraSettings, RowShape, TokenObjective, seeded_initialiser
-from dpzo.lm.adapters import add_adapter
+from benchmarks.shapes import Shape
+from dpzo.lm import FeatureObjective, RowShape, TokenObjective
 from dpzo.lm.isolation import synthetic_rows
 from dpzo.lm.prepare import head_rows, synthetic_head
 from dpzo.zo import DirectionScheme, TrainableParameters, central_difference
@@ -74,24 +75,8 @@ QUICK = tuple(name for name in CASES if name.startswith("quick"))
 
 def made(case: Case) -> tuple[Any, list[str]]:
     """The module with its adapters, and the names of what learns."""
-    import transformers
-
-    library: Any = transformers
-    sizes = {"hidden_size": case.hidden, "num_hidden_layers": case.layers, "num_attention_heads": case.heads}
-    if case.family == "bert":
-        config = library.BertConfig(**sizes, intermediate_size=case.inner, vocab_size=case.vocabulary)
-        module: Any = EncoderClassifier(library.BertModel(config, add_pooling_layer=False), case.hidden, 2)
-        architecture = "encoder"
-    else:
-        config = library.OPTConfig(**sizes, ffn_dim=case.inner, vocab_size=case.vocabulary)
-        module, architecture = library.OPTForCausalLM(config), "causal"
-    if case.top == 0:
-        return module.eval().requires_grad_(False), ["head.weight", "head.bias"]
-    layers = None if case.top == case.layers else f"top:{case.top}"
-    module, names, _ = add_adapter(
-        "lora", module, architecture, (), seeded_initialiser(0), LoraSettings(layers=layers), 0
-    )
-    return module.eval().requires_grad_(False), names
+    shape = Shape(case.family, case.hidden, case.layers, case.heads, case.inner, case.vocabulary)
+    return shapes.made(shape, "head" if case.top == 0 else "all" if case.top == case.layers else f"top:{case.top}")
 
 
 def objectives(case: Case, module: Any) -> dict[int, TokenObjective | FeatureObjective]:
@@ -112,7 +97,6 @@ def objectives(case: Case, module: Any) -> dict[int, TokenObjective | FeatureObj
 def measure(name: str, directions: int, steps: int) -> dict[str, Any]:
     """Seconds of a step (medians over steps) by clock and by CPU at each number of settings, and the gains."""
     case = CASES[name]
-    torch.manual_seed(0)
     module, names = made(case)
     parameters = TrainableParameters(module, names)
     count = case.directions if case.directions > 0 else directions
