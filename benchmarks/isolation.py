@@ -427,6 +427,7 @@ def main() -> None:
     parser.add_argument(
         "--rows", nargs="*", default=[], help="files of rows that --child printed, in place of measuring"
     )
+    parser.add_argument("--notes", default="random weights", help="what stands beside the results")
     parser.add_argument("--child", action="store_true", help="measure in this process, and print a row a line")
     given = parser.parse_args()
     known = QUICK if given.quick else PARTS
@@ -444,7 +445,7 @@ def main() -> None:
     else:
         rows = [row for threads in given.threads.split(",") for row in measured(parts, int(threads), given.quick)]
     if given.rows or not (given.quick or given.parts):
-        write_results("isolation", rows, "random weights; see the module's text; loads change no bit, only time")
+        write_results("isolation", rows, given.notes)
         write_page(rows)
     print(json.dumps(rows) if given.json else tables(rows))
     if any(map(is_missed, rows)):
