@@ -356,7 +356,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a count left out of ε": (count_left_out, "header", "count is not what its config says"),
     "a header without a plan": (no_plan, "header", "its plan is none that dpzo makes (KeyError)"),
     "a config of nonsense": (nonsense("config", [1]), "header", "must be a valid dictionary"),
-    "a base of nonsense": (nonsense("base", None), "card", "header is not one of dpzo"),
+    "a base of nonsense": (nonsense("base", None), "card", "line 1 is not the header of a run"),
     "another learning rate in the header": (other_learning_rate, "weights", "its update is not the one found now"),
     "one bit of one weight": (one_weight, "weights", "adapter_model.safetensors: tensor"),
     "one weight of the checkpoint": (one_weight_of_the_checkpoint, "checkpoint", "element 0 of"),
