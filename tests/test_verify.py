@@ -99,7 +99,9 @@ def test_a_run_as_it_was_made_is_verified_without_data(
     assert all(verdicts.values())
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     (counted,) = (check.detail for check in report.checks if check.name == "epsilon")
-    assert counted.startswith("privacy_card.json claims 1.9")  # training and count together
+    assert counted.startswith(
+        ("privacy_card.json claims 1.9", "privacy_card.json claims 2")
+    )  # training and count together
     (second,) = (check.detail for check in report.checks if check.name == "second accountant")
     assert "claimed for training: 1.8" in second
 
@@ -365,7 +367,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a pickle added": (pickle_added, "weights", "model/pytorch_model.bin does not belong there"),
     "a link": (link_added, "weights", "model/adapter_config.json does not belong there"),
     "the card's page": (replaced("privacy_card.md", "single record", "whole company"), "card", "privacy_card.md, line"),
-    "the card's ε": (replaced("privacy_card.json", '"epsilon": 1.9', '"epsilon": 0.9'), "epsilon", "claims 0.9"),
+    "the card's ε": (replaced("privacy_card.json", '"epsilon": 1.9', '"epsilon": 0.9'), "epsilon", "the events give"),
     "the card's unit": (replaced("privacy_card.json", '"unit": "s', '"unit": "S'), "card", "line"),
     "the plan's file": (replaced("plan.json", '"steps": 4', '"steps": 3'), "plan", "plan.json, line"),
     "the config's file": (replaced("config.yaml", "steps: 4", "steps: 3"), "header", "config.yaml: privacy.steps"),
