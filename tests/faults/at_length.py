@@ -6,7 +6,6 @@ import argparse
 import datetime
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -44,7 +43,6 @@ def main() -> int:
     )
     if readers.returncode != 0:
         print(readers.stdout[-6000:], readers.stderr[-2000:], file=sys.stderr)
-    passed = re.search(r"(\d+) passed", readers.stdout)
     content = {
         "command": " ".join(["python tests/faults/at_length.py", *sys.argv[1:]]) if sys.argv[1:] else "make fuzz",
         "date": datetime.date.today().isoformat(),
@@ -54,7 +52,6 @@ def main() -> int:
         "campaign": campaign,
         "readers": {
             "times the examples of make test": given.examples,
-            "tests passed": int(passed[1]) if passed else None,
             "all passed": readers.returncode == 0,
         },
     }
