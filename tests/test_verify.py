@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,6 +45,7 @@ def train(model: Path, records: Path, folder: Path, seed: int = 0, **privacy: An
             "epsilon": 2.0,
             "delta": 1e-3,
             "num_examples": "private",
+            "count_share": 0.5,  # a count within a few units of the truth, so that every run has q < 1
             "relation": "add_or_remove_one",
             "expected_batch_size": 6,
             "steps": STEPS,
@@ -99,11 +101,11 @@ def test_a_run_as_it_was_made_is_verified_without_data(
     assert all(verdicts.values())
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     (counted,) = (check.detail for check in report.checks if check.name == "epsilon")
-    assert counted.startswith(
-        ("privacy_card.json claims 1.9", "privacy_card.json claims 2")
-    )  # training and count together
+    whole = float(re.match(r"privacy_card\.json claims ([\d.]+)", counted)[1])  # type: ignore[index]
     (second,) = (check.detail for check in report.checks if check.name == "second accountant")
-    assert "claimed for training: 1.8" in second
+    training = float(re.search(r"claimed for training: ([\d.]+)", second)[1])  # type: ignore[index]
+    assert 0.9 < training <= 1.0
+    assert whole == pytest.approx(training + 1.0, abs=1e-4)  # training and count together
 
 
 def test_the_base_model_may_lie_elsewhere(run: Path, tiny_llama: Path, tmp_path: Path) -> None:
@@ -332,8 +334,8 @@ def link_added(run: Path) -> None:
 def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:
     def change(run: Path) -> None:
         text = (run / name).read_text()
-        assert old in text
-        (run / name).write_text(text.replace(old, new, 1))
+        assert re.search(old, text)
+        (run / name).write_text(re.sub(old, new, text, count=1))
 
     return change
 
@@ -367,11 +369,11 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a pickle added": (pickle_added, "weights", "model/pytorch_model.bin does not belong there"),
     "a link": (link_added, "weights", "model/adapter_config.json does not belong there"),
     "the card's page": (replaced("privacy_card.md", "single record", "whole company"), "card", "privacy_card.md, line"),
-    "the card's ε": (replaced("privacy_card.json", '"epsilon": 1.9', '"epsilon": 0.9'), "epsilon", "the events give"),
+    "the card's ε": (replaced("privacy_card.json", r'"epsilon": \d', '"epsilon": 0'), "epsilon", "the events give"),
     "the card's unit": (replaced("privacy_card.json", '"unit": "s', '"unit": "S'), "card", "line"),
     "the plan's file": (replaced("plan.json", '"steps": 4', '"steps": 3'), "plan", "plan.json, line"),
     "the config's file": (replaced("config.yaml", "steps: 4", "steps: 3"), "header", "config.yaml: privacy.steps"),
-    "the count's file": (replaced("count.json", '"values": [', '"values": [1'), "header", "count.json"),
+    "the count's file": (replaced("count.json", r'"values": \[', '"values": [1'), "header", "count.json"),
 }
 
 
