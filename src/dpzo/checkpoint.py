@@ -37,7 +37,7 @@ def save(
     folder: Path, parameters: TrainableParameters, state: dict[str, torch.Tensor], step: int, chain_hash: str
 ) -> None:
     """Replace the run's checkpoint by (θ, update state) after `step` steps; atomic and synced."""
-    tensors = {f"parameter/{name}": tensor for name, tensor in parameters.state().items()}
+    tensors = {f"parameter/{name}": tensor for name, tensor in parameters.tensors().items()}
     tensors |= {f"update/{name}": tensor.contiguous() for name, tensor in state.items()}
     metadata = {"step": str(step), "hash": chain_hash, "content": _content(tensors)}
     path = folder / CHECKPOINT
@@ -68,8 +68,7 @@ def load(folder: Path, parameters: TrainableParameters, update: Update, transcri
         return Restored(0, fresh)
     theta = {n.removeprefix("parameter/"): t for n, t in tensors.items() if n.startswith("parameter/")}
     state = {n.removeprefix("update/"): t for n, t in tensors.items() if n.startswith("update/")}
-    known = parameters.state()
-    fits = _shapes(theta) == _shapes(known) and _shapes(state) == _shapes(fresh)
+    fits = _shapes(theta) == _shapes(parameters.tensors()) and _shapes(state) == _shapes(fresh)
     if not fits or not _vouched(transcript, step, chain_hash) or _content(tensors) != content:
         return Restored(0, fresh)
     parameters.load(theta)

@@ -108,7 +108,7 @@ def fit(
         make_folder(folder)
         write_durably(folder / "plan.json", (json.dumps(plan.summary(), indent=2) + "\n").encode())
         trainer.fit(job, objective, len(objective), folder, **arguments)
-    trained = job.parameters.state()
+    trained = job.parameters.tensors()
     write_durably(folder / WEIGHTS, safetensors.torch.save(trained, {"fingerprint": fingerprint_tensors(trained)}))
     return write_card(folder, read(folder))
 
@@ -128,7 +128,7 @@ def replay(model: nn.Module, run: str | Path) -> str:
     has_guarantee = header["secret_randomness"]
     job = Job(plan, parameters, scheme, settings.smoothing, update, journal_header(plan, has_guarantee, public))
     trainer.replay(job, transcript)
-    return fingerprint_tensors(parameters.state())
+    return fingerprint_tensors(parameters.tensors())
 
 
 class _Rows:

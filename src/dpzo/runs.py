@@ -322,7 +322,7 @@ def save_model(parts: Assembled, output: Path) -> None:
     assert subject.config.data.max_length is not None
     save(subject.loaded, folder, labels=subject.task.labels, max_length=subject.config.data.max_length)
     write_durably(
-        folder / FINISHED, json.dumps({"fingerprint": fingerprint_tensors(parts.job.parameters.state())}).encode()
+        folder / FINISHED, json.dumps({"fingerprint": fingerprint_tensors(parts.job.parameters.tensors())}).encode()
     )
 
 

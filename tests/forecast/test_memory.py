@@ -54,6 +54,7 @@ def test_the_parts_add_up(tiny_bert: Path) -> None:
     assert plain.needed == max(plain.phases.values()) + FIRST_USE
     assert plain.peak_resident >= plain.step + plain.program
     assert plain.update_state == plain.kept == 0
+    assert plain.phases["starting"] == plain.weights + plain.activations  # so small a part is held whole, unchecked
     adam = classes(tiny_bert, model__trainable="full", training__update="adam").memory
     assert adam.update_state == 2 * plain.trainable
     assert replace(adam, update_state=0, program=0) == replace(plain, program=0)
@@ -64,6 +65,15 @@ def test_the_parts_add_up(tiny_bert: Path) -> None:
     assert half.weights < 0.6 * plain.weights
     masters = classes(tiny_bert, model__trainable="full", model__dtype="bfloat16", training__master="float32").memory
     assert masters.update_state == pytest.approx(2 * half.trainable, rel=0.02)
+
+
+def test_no_phase_holds_the_weights_twice(tmp_path: Path) -> None:
+    options = {"data__kind": "completion", "model__trainable": "full", "model__dtype": "bfloat16"}
+    memory = sized(opt_66b(tmp_path / "opt"), **options).memory
+    vocabulary = 2 * 9216 * 50272
+    assert memory.phases["starting"] == memory.weights + memory.scratch + vocabulary + memory.activations
+    assert memory.needed < 1.02 * memory.weights
+    assert memory.scratch < 6 << 20
 
 
 def test_micro_batches_and_length_are_paid_for_in_activations(tiny_llama: Path) -> None:

@@ -114,7 +114,8 @@ def test_a_model_of_66_billion_parameters_takes_no_memory(tmp_path: Path) -> Non
     skeleton = build_skeleton(checkpoint, trainable="full", storage=Storage("bfloat16"))
     assert skeleton.elements == 65_719_701_504
     assert 2 * skeleton.elements <= skeleton.weights <= 2 * skeleton.elements + 2**20
-    assert skeleton.largest_shift == 2 * (9216 * 50272)  # the output layer, tied to the embedding
+    assert skeleton.largest_shift == 2 * (320 * 9216 + 36864)  # a slice of 36864 × 9216, and its bias
+    assert skeleton.largest_sliced == 2 * (9216 * 50272)  # the output layer, tied to the embedding
 
 
 def test_a_config_file_will_do_and_a_stand_in_has_its_shapes(tiny_llama: Path, tmp_path: Path) -> None:

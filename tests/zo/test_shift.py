@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
@@ -13,9 +12,9 @@ from dpzo.errors import DpzoError
 from dpzo.zo.directions import DirectionScheme, StepDirections
 from dpzo.zo.initial import public_normal
 from dpzo.zo.parameters import TrainableParameters
-from dpzo.zo.shift import check_shift, shifted
+from dpzo.zo.shift import shifted
 
-MODES: list[str] = ["all", "layer"]
+MODES: list[str] = ["all", "layer", "slice"]
 
 
 class Tied(nn.Module):
@@ -62,18 +61,6 @@ class Attentive(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens)
         return self.attention(x, x, x, need_weights=False)[0]
-
-
-class ByHand(nn.Module):
-    """Reads a child's weight without calling the child, and another one after its owner has returned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(11, 6)
-        self.unused_call = nn.Linear(6, 6, bias=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.embed(tokens) @ self.unused_call.weight @ self.embed.weight.T
 
 
 TOKENS = torch.tensor([[1, 2, 3, 1], [4, 10, 0, 7]])
@@ -183,9 +170,9 @@ def test_an_exception_that_the_model_catches_restores_that_layer() -> None:
     module = build(Forgiving)
     home = module.first.weight.data_ptr()  # type: ignore[union-attr, operator]
     parameters = everything(module, "layer")
-    with torch.no_grad(), shifted(parameters, directions_for(parameters), 0, 0.1) as visited:
+    with torch.no_grad(), shifted(parameters, directions_for(parameters), 0, 0.1) as shift:
         module(torch.ones(2, 6))
-    assert visited == {0, 1, 2, 3}
+    assert shift.visited == {0, 1, 2, 3}
 
 
 def test_layer_mode_holds_only_what_runs() -> None:
@@ -205,24 +192,9 @@ def test_layer_mode_holds_only_what_runs() -> None:
     assert sum(b.numel() for b in parameters.scratch._free) <= 2 * 64
 
 
-def test_check_shift_tells_layers_that_cannot_be_served() -> None:
-    with torch.no_grad():
-        for kind in (Tied, Recurrent, Attentive):
-            module = build(kind)
-            parameters = everything(module)
-            check = check_shift(parameters, partial(module, TOKENS))
-            assert check.unvisited == ()
-            assert check.layer_is_safe
-        module = build(ByHand)
-        check = check_shift(everything(module), lambda: module(TOKENS))
-    assert not check.equal
-    assert not check.layer_is_safe
-    assert check.unvisited == ("unused_call.weight",)
-
-
 def test_auto_takes_all_for_small_trainable_parts() -> None:
     big = nn.Sequential(nn.Linear(1200, 1200), nn.Linear(1200, 1200), nn.Linear(1200, 10)).requires_grad_(False)
-    assert everything(big).effective_materialise() == "layer"
+    assert everything(big).effective_materialise() == "slice"
     assert TrainableParameters(big, ["2.weight"]).effective_materialise() == "all"
     assert everything(build(Tied)).effective_materialise() == "all"
     assert everything(build(Tied), "layer").effective_materialise() == "layer"

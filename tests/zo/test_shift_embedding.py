@@ -36,6 +36,13 @@ class ByHand(nn.Embedding):
         return super().forward(tokens) + functional.linear(self.weight[tokens], self.weight[:6])
 
 
+class ByHandFirst(nn.Embedding):
+    """Reads the table without a lookup function, before one."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return functional.linear(self.weight[tokens], self.weight[:6]) + super().forward(tokens)
+
+
 class Rescaled(nn.Embedding):
     """Writes to its table while it looks rows up."""
 
@@ -43,7 +50,7 @@ class Rescaled(nn.Embedding):
         super().__init__(rows, width, max_norm=0.5)
 
 
-KINDS: list[Callable[[int, int], nn.Embedding]] = [nn.Embedding, Offset, Scaled, ByHand, Rescaled]
+KINDS: list[Callable[[int, int], nn.Embedding]] = [nn.Embedding, Offset, Scaled, ByHand, ByHandFirst, Rescaled]
 
 
 def model(kind: Callable[[int, int], nn.Embedding], dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -56,8 +63,8 @@ def model(kind: Callable[[int, int], nn.Embedding], dtype: torch.dtype = torch.f
 def under(module: nn.Module, materialise: str, kind: str = "gaussian") -> tuple[Tensor, set[int]]:
     names = [name for name, _ in module.named_parameters()]
     parameters = TrainableParameters(module, names, materialise)  # type: ignore[arg-type]
-    with torch.no_grad(), shifted(parameters, DirectionScheme(kind, 7, 2, parameters.sizes).at(4), 1, 0.3) as visited:
-        return module(TOKENS), visited
+    with torch.no_grad(), shifted(parameters, DirectionScheme(kind, 7, 2, parameters.sizes).at(4), 1, 0.3) as shift:
+        return module(TOKENS), shift.visited
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -78,9 +85,11 @@ def test_a_table_is_made_only_where_it_is_read_by_hand(
     looked_up: list[list[int]] = []
     shift, shift_rows = StepDirections.shift, StepDirections.shift_rows
 
-    def count(self: StepDirections, k: int, parameter: int, base: Tensor, scale: float, out: Tensor) -> None:
+    def count(
+        self: StepDirections, k: int, parameter: int, base: Tensor, scale: float, out: Tensor, start: int = 0
+    ) -> None:
         made.append(parameter)
-        shift(self, k, parameter, base, scale, out)
+        shift(self, k, parameter, base, scale, out, start)
 
     def note(self: StepDirections, k: int, parameter: int, base: Tensor, scale: float, rows: Tensor) -> Tensor:
         looked_up.append(rows.tolist())

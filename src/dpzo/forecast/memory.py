@@ -29,11 +29,12 @@ _PROBE = 1024
 
 @dataclass(frozen=True)
 class MemoryForecast:
-    """Bytes. What is needed at once is the most of four phases, beside what the process holds already.
+    """Bytes. What is needed at once is the most of three phases, beside what the process holds already.
 
     `weights` as they are held, `trainable` among them; `scratch` for shifted weights; `update_state` (momentum,
     averages, masters); `activations` of one micro-batch with its logits; `kept` output of frozen layers, or features;
-    `loading`, `starting`, `saving`: what those phases take beside or in place of the rest.
+    `loading`, `starting`: what those phases take beside or in place of the rest. Saving takes nothing of its own: files
+    are written from the weights themselves.
     """
 
     weights: int
@@ -44,7 +45,6 @@ class MemoryForecast:
     kept: int
     loading: int  # all of it
     starting: int  # beside weights and activations, while it is checked how shifted weights are to be held
-    saving: int  # beside weights and state
     mapped: int  # pages of the checkpoint's files, which the system takes back when it needs them
     program: int  # what the process holds before the model comes, and its libraries take when first used
 
@@ -60,7 +60,6 @@ class MemoryForecast:
             "loading": self.loading,
             "starting": self.weights + self.starting + self.activations,
             "training": self.step,
-            "saving": self.weights + self.update_state + self.kept + self.saving,
         }
 
     @property
@@ -91,6 +90,7 @@ def forecast_memory(
     model = skeleton.model
     trainable = skeleton.trainable_bytes
     whole = held_whole(skeleton.dimension, skeleton.elements)
+    shifted = trainable if whole else skeleton.largest_shift
     activations = _activations(skeleton, shape, microbatch_size)
     state = int(sum(elements * state_bytes(update, dtype) for elements, dtype in skeleton.trainable))
     if isinstance(model.module, EncoderClassifier) and keeps_features(model):
@@ -104,14 +104,13 @@ def forecast_memory(
     return MemoryForecast(
         weights=skeleton.weights,
         trainable=trainable,
-        scratch=together * (trainable if whole else skeleton.largest_shift) + skeleton.unpacked,
+        scratch=together * shifted + skeleton.unpacked,
         update_state=state,
         activations=together * activations,
         kept=kept,
         # Weights of the file's own dtype are read through a map of it; of another, all are made before any is packed.
         loading=skeleton.weights if same else max(skeleton.weights, skeleton.unquantised),
-        starting=0 if whole else trainable,
-        saving=trainable,
+        starting=0 if whole else shifted + skeleton.largest_sliced,
         mapped=0 if files is None else files,
         program=program + FIRST_USE,
     )

@@ -215,4 +215,4 @@ def _guessed_shape(config: RunConfig, task: Task, skeleton: Skeleton) -> RowShap
 
 
 def _nothing() -> MemoryForecast:
-    return MemoryForecast(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    return MemoryForecast(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)

@@ -26,7 +26,7 @@ from dpzo.lm.objectives import (
 from dpzo.lm.prefix import FrozenPrefix, Keep, frozen_depth
 from dpzo.spool import ArraySpool
 from dpzo.zo.parameters import TrainableParameters
-from dpzo.zo.shift import check_shift
+from dpzo.zo.shift_check import check_shift
 from dpzo.zo.stack import Weights
 
 FEATURES_ABOVE = 1 << 29
@@ -115,7 +115,7 @@ def _shares_bits(loaded: LoadedModel, shape: RowShape, size: int, depth: int, ke
 
 
 def settle_shift(parameters: TrainableParameters, synthetic: Objective, records: int) -> None:
-    """Hold shifted weights whole where holding them a layer at a time would give other bits.
+    """Hold shifted weights by layers or slices where that gives the right bits, else whole.
 
     Some families read a weight outside the call of the layer that owns it, and a shift held by layers would miss it.
     `synthetic` is the production objective over at least `records` public synthetic records.
@@ -124,9 +124,7 @@ def settle_shift(parameters: TrainableParameters, synthetic: Objective, records:
         parameters.materialise = "all"
         return
     units = np.arange(records, dtype=np.int64)
-    parameters.materialise = (
-        "layer" if check_shift(parameters, lambda: synthetic.losses(units)).layer_is_safe else "all"
-    )
+    parameters.materialise = check_shift(parameters, lambda: synthetic.losses(units)).held
 
 
 def make_objective(

@@ -40,6 +40,7 @@ from dpzo.lm.sources import (
 )
 from dpzo.lm.storage import Storage, packed_weights
 from dpzo.lm.trainable import quantised_is_frozen
+from dpzo.zo.pieces import is_wide, slice_height
 
 _FULL_PRECISION = Storage()
 _MADE_UP = 0.01
@@ -128,7 +129,8 @@ class Skeleton:
     unquantised: int  # bytes of the base before it is quantised, in its dtype
     unpacked: int  # bytes, in that dtype, of the largest weight that a quantised layer unpacks to multiply; 0 for none
     trainable: tuple[tuple[int, torch.dtype], ...]  # elements and dtype of each trained parameter
-    largest_shift: int  # bytes of the trained parameters that one layer owns, at most
+    largest_shift: int  # bytes of the trained parameters that one layer owns, at most; of a wide matrix, of a slice
+    largest_sliced: int  # bytes of the largest trained matrix that is shifted by slices
     elements: int  # of the whole module
     _memory: FakeTensorMode
     _known: dict[tuple[RowShape, int], int] = field(default_factory=dict)  # what `activations` has found
@@ -232,11 +234,14 @@ def build_skeleton(
             raise quantised_is_frozen(name)
     learning = {id(parameters[name]) for name in names}
     weights = sum(packed.get(id(p), p.numel() * p.element_size()) for p in parameters.values())
+    trained = [p for p in parameters.values() if id(p) in learning]
+    sliced = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear) and is_wide(m.weight)} & learning
     largest_shift = max(
-        sum(p.numel() * p.element_size() for p in part.parameters(recurse=False) if id(p) in learning)
+        sum(_shifted_bytes(p, id(p) in sliced) for p in part.parameters(recurse=False) if id(p) in learning)
         for part in module.modules()
         if not isinstance(part, nn.Embedding)  # of a table only the rows that are looked up are shifted
     )
+    largest_sliced = max((p.numel() * p.element_size() for p in trained if id(p) in sliced), default=0)
     memory = FakeTensorMode()
     _without_memory(module.eval(), memory)
     model = LoadedModel(
@@ -260,9 +265,16 @@ def build_skeleton(
         unpacked=unpacked,
         trainable=tuple((parameters[name].numel(), parameters[name].dtype) for name in names),
         largest_shift=largest_shift,
+        largest_sliced=largest_sliced,
         elements=sum(p.numel() for p in parameters.values()),
         _memory=memory,
     )
+
+
+def _shifted_bytes(parameter: nn.Parameter, sliced: bool) -> int:
+    """What is held of it while the layer that owns it runs."""
+    elements = slice_height(parameter) * parameter.shape[1] if sliced else parameter.numel()
+    return elements * parameter.element_size()
 
 
 def build_stand_in(checkpoint: Checkpoint, layers: int, labels: Sequence[str] | None, storage: Storage) -> nn.Module:

@@ -188,7 +188,7 @@ def _step(loaded: LoadedModel) -> int:
         alone = np.concatenate([objective.losses(units[i : i + 1]) for i in units[::-1]])[::-1]
         assert whole.tobytes() == alone.tobytes(), "a record's loss hangs on its neighbours"
         assert len(set(whole.tolist())) >= len(TEXTS) - 1, "records are told apart"
-    parameters = TrainableParameters(loaded.module, loaded.trainable_names, materialise="layer")
+    parameters = TrainableParameters(loaded.module, loaded.trainable_names, materialise="slice")
     settle_shift(parameters, objective, len(TEXTS))
     directions = DirectionScheme("gaussian", 3, 2, parameters.sizes).at(0)
     before = parameters.state()

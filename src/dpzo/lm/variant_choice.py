@@ -99,7 +99,7 @@ def _unserved(loaded: LoadedModel, parameters: TrainableParameters) -> str | Non
         return "a quantised base takes one setting at a time"
     if loaded.has_experts:
         return "a mixture of experts takes one setting at a time"
-    if loaded.trainable == "full" or parameters.effective_materialise() == "layer":
+    if loaded.trainable == "full" or parameters.effective_materialise() != "all":
         return "several copies of so large a trainable part are not made"
     return None
 

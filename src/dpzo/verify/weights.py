@@ -138,7 +138,7 @@ class _Watcher:
 
     def _compare(self) -> None:
         if self.done == self.step:
-            held = {f"parameter/{name}": tensor for name, tensor in self.parameters.state().items()}
+            held = {f"parameter/{name}": tensor for name, tensor in self.parameters.tensors().items()}
             held |= {f"update/{name}": tensor for name, tensor in self.state.items()}
             bad = _tensors_differ(self.path, held)
             good = passed("checkpoint", f"is the state after {self.step} steps, bit for bit")

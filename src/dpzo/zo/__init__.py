@@ -23,7 +23,8 @@ from dpzo.zo.parameters import TrainableParameters
 from dpzo.zo.rules import UPDATES, RuleSettings, build_update, update_facts
 from dpzo.zo.schedules import SCHEDULES, Schedule
 from dpzo.zo.shaping import Shrinkage, SignRelease
-from dpzo.zo.shift import check_shift, shifted
+from dpzo.zo.shift import shifted
+from dpzo.zo.shift_check import check_shift
 from dpzo.zo.stack import Weights, stacked
 from dpzo.zo.structures import LowRank, PublicBasis, RandomMask, direction_scheme, load_basis, public_basis
 from dpzo.zo.updates import Sgd, State, Update

@@ -278,23 +278,23 @@ class StepDirections:
             structure.fill(self, k, parameter, u, start + at)
             torch.add(base[at : at + block], u.mul_(scale32), out=target)
 
-    def shift(self, k: int, parameter: int, base: Tensor, scale: float, out: Tensor) -> None:
-        """out_j ← rn(fl(base_j + fl(scale·z_kj))) over a whole parameter: fp32, then to nearest even in `out`'s dtype.
+    def shift(self, k: int, parameter: int, base: Tensor, scale: float, out: Tensor, start: int = 0) -> None:
+        """out_j ← rn(fl(base_j + fl(scale·z_{k, start + j}))): fp32, then to nearest even in `out`'s dtype.
 
         `base` and `out` are flat, of one dtype: fp32, bf16 or fp16. Nothing of θ's size is made.
         """
         if self.scheme.structure is None:
             stream, factor = self.stream(k, parameter), self.scale_factor(k, out.device)
-            kernels_for(self.backend, out.device).add(stream, factor, base, scale, out, 0)
+            kernels_for(self.backend, out.device).add(stream, factor, base, scale, out, start)
             return
         if base.dtype == torch.float32:
-            self.add(k, parameter, base, scale, out)
+            self.add(k, parameter, base, scale, out, start)
             return
         block = block_elements(out.device)
-        for start in range(0, base.numel(), block):
-            wide = base[start : start + block].float()
-            self.add(k, parameter, wide, scale, wide, start)
-            out[start : start + block].copy_(wide)
+        for at in range(0, base.numel(), block):
+            wide = base[at : at + block].float()
+            self.add(k, parameter, wide, scale, wide, start + at)
+            out[at : at + block].copy_(wide)
 
     def shift_rows(self, k: int, parameter: int, base: Tensor, scale: float, rows: Tensor) -> Tensor:
         """Rows `rows` (R,) of what `shift` would make of the whole matrix `base` (V, W), to the bit; shape (R, W)."""

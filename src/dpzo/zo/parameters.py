@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from dpzo.errors import DpzoError
 from dpzo.zo.scratch import Scratch
 
-Materialise = Literal["auto", "all", "layer"]
+Held = Literal["all", "layer", "slice"]
+"""How `shift.shifted` holds shifted weights: all at once, a layer's at a time, or of its wide matrices slices only."""
+Materialise = Literal["auto", "all", "layer", "slice"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What can be trained; how 16 bits take a step is the update's choice."""
@@ -26,8 +28,8 @@ class TrainableParameters:
 
     - A tied weight has one entry, under its first name; any of its names may be given.
     - Every parameter of the module loses its gradient and `requires_grad`: nothing here uses autograd.
-    - `materialise`: how `shift.shifted` holds shifted weights: `all` at once, a `layer` at a time, or `auto`: `all`
-      when the trainable part is under 1/8 of the module's elements or under 4 MiB, else `layer`. The bits are the same.
+    - `materialise`: how `shift.shifted` holds shifted weights, see `Held`; `auto`: `all` when the trainable part is
+      under 1/8 of the module's elements or under 4 MiB, else `slice`. The bits are the same.
 
     Raises DpzoError when a name is unknown, none is given, or a parameter is not contiguous, not of one of
     `DTYPES`, or shares memory with another one without being the same parameter.
@@ -53,8 +55,8 @@ class TrainableParameters:
         places = [p.data_ptr() for _, p in chosen if p.numel()]
         if len(set(places)) != len(places):
             raise DpzoError("trainable: two parameters share memory without being tied; tie them or choose one")
-        if materialise not in ("auto", "all", "layer"):
-            raise DpzoError(f"materialise: {materialise!r} is unknown; choose auto, all or layer")
+        if materialise not in ("auto", "all", "layer", "slice"):
+            raise DpzoError(f"materialise: {materialise!r} is unknown; choose auto, all, layer or slice")
         for p in module.parameters():
             p.requires_grad_(False)
             p.grad = None
@@ -112,12 +114,16 @@ class TrainableParameters:
         """Parameter `index` as a flat view of its own memory."""
         return self._ordered[index].detach().view(-1)
 
-    def effective_materialise(self) -> Literal["all", "layer"]:
+    def effective_materialise(self) -> Held:
         """`materialise` with `auto` decided."""
         if self.materialise != "auto":
             return self.materialise
         total = sum(p.numel() for p in self.module.parameters())
-        return "all" if held_whole(self.dimension, total) else "layer"
+        return "all" if held_whole(self.dimension, total) else "slice"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trainable part itself, by first name: views of its memory, to be read."""
+        return {name: p.detach() for name, p in self._named.items()}
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the trainable part, by first name."""
