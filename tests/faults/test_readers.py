@@ -40,7 +40,7 @@ class Hangs(BaseException):
 
 
 @contextmanager
-def ending(seconds: int = 20) -> Iterator[None]:
+def ending(seconds: int = 120) -> Iterator[None]:
     """The block ends in time; a reader that hangs is a fault as any other."""
 
     def alarm(number: int, frame: object) -> None:
