@@ -46,7 +46,7 @@ def test_kill_9_at_random_times(linear: ModuleType, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_request_to_stop_is_honoured_between_two_steps(linear: ModuleType, tmp_path: Path, number: int) -> None:
-    steps = 150
+    steps = 150  # half a minute: it is still at work when the signal comes, however busy the machine is
     with subprocess.Popen(
         command("slow", tmp_path, steps), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -214,11 +215,18 @@ def burnt(folder: Path) -> set[int]:
     return {entry.step for entry, _ in read(folder).entries() if isinstance(entry, Burnt)}
 
 
-def go(folder: Path, steps: int, pause: float = 0.0) -> str:
-    """Fit, or resume where there is a run; the fingerprint at the end. Logs draws beside the folder's files."""
-    job = make_job(steps)
+def go(folder: Path, steps: int, pause: float = 0.0, most: int | None = None) -> str:
+    """Fit, or resume where there is a run; the fingerprint at the end. Logs draws beside the folder's files.
+
+    Each update waits for `pause` seconds first; those after `most` of them wait for ten minutes.
+    """
+    job, done = make_job(steps), count(1)
+
+    def wait(step: int) -> None:
+        time.sleep(pause if most is None or next(done) <= most else 600)
+
     if pause:
-        job = replace(job, update=Counted(job.update, before=lambda step: time.sleep(pause)))
+        job = replace(job, update=Counted(job.update, before=wait))
     draws = Draws(folder / "draws.log")
     act = train.resume if (folder / "journal.head").exists() else train.fit
     act(job, objective(job), NUM_UNITS, folder, nonprivate_randomness=draws)
@@ -226,14 +234,18 @@ def go(folder: Path, steps: int, pause: float = 0.0) -> str:
 
 
 def kill_repeatedly(folder: Path, steps: int, kills: int) -> None:
-    """Train in a child that is killed `kills` times, each soon after it has made a new draw; then let it finish."""
+    """Train in a child that is killed `kills` times, each soon after it has made a new draw; then let it finish.
+
+    However late the killing comes on a busy machine, the child is still there: in a life it makes `steps`/(kills + 2)
+    updates at most and then waits.
+    """
     clock = random.Random(11)
     log = folder / "draws.log"
     for _ in range(kills):
         seen = log.stat().st_size if log.exists() else 0
         child = os.fork()
         if child == 0:
-            go(folder, steps, pause=0.003)
+            go(folder, steps, pause=0.003, most=steps // (kills + 2))
             os._exit(0)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and (not log.exists() or log.stat().st_size <= seen):
@@ -251,4 +263,4 @@ if __name__ == "__main__":
     steps = int(sys.argv[3])
     if act == "kill":
         kill_repeatedly(folder, steps, int(sys.argv[4]))
-    print(go(folder, steps, pause=0.02 if act == "slow" else 0.0))
+    print(go(folder, steps, pause=0.2 if act == "slow" else 0.0))
