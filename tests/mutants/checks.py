@@ -32,7 +32,7 @@ from dpzo.privacy import (
     lattice,
 )
 
-FALSE_ALARM = 1e-6
+FALSE_ALARM = 1e-7
 
 Rows = npt.NDArray[np.float64]
 MakeChannel = Callable[..., Any]
@@ -106,7 +106,7 @@ def check_noise_is_secret(make: MakeChannel, plan: PrivacyPlan, seed: int = 42) 
 def check_batches_are_secret(make: MakeChannel, plan: PrivacyPlan, num_units: int, seed: int = 42) -> None:
     """Two runs that share all that is public must draw different batches.
 
-    Sound: equal with probability (q² + (1−q)²)^N a step; raises ValueError where four steps of that exceed 1e-6.
+    Sound: equal with probability (q² + (1−q)²)^N a step; raises ValueError where four steps of that exceed 1e-7.
     Never misses membership that is a function of what is public.
     """
     q = plan.sampler.sampling_prob
@@ -135,7 +135,7 @@ def check_batches_match_event(
     Exact binomial tests of: each unit's count, all counts together, sizes above the median and near the mean, units
     met in two batches running, and disjoint pairs of units met together. An event without a claim of sampling allows
     any batch that holds no unit twice. Misses with probability below 1e-6 (N ≥ 64, q ≥ 1/50, 600 draws): a fixed size,
-    epochs without repeats, and a q that is off by 16 % once N·draws·q ≥ 5 000.
+    epochs without repeats, and a q that is off by 16 % once N·draws·q ≥ 6 000.
     """
     member = np.zeros((draws, num_units), dtype=np.bool_)
     for t in range(draws):

@@ -105,6 +105,11 @@ def _cut_at_the_expected_size(num_units: int) -> Batch:
 _public = np.random.Generator(np.random.PCG64(10))
 
 
+@pytest.fixture(autouse=True)
+def _whatever_ran_before() -> None:
+    _public.bit_generator.state = np.random.PCG64(10).state
+
+
 @pytest.mark.parametrize(
     ("draw", "found"),
     [
