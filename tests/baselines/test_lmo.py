@@ -105,6 +105,8 @@ def test_the_ends_of_the_deviates_are_finite_in_single_precision(name: str) -> N
 def test_noise_lands_on_every_element_and_is_fresh(size: int) -> None:
     law = published("3").mixture
     first, second = torch.full((size,), 5.0), torch.full((size,), 5.0)
+    if size == 1:  # beside 5, floats are so far apart that two may meet by chance
+        first, second = torch.zeros(1), torch.zeros(1)
     add_mixture(first, law, 2.0, SecretRandom())
     add_mixture(second, law, 2.0, SecretRandom())
     assert size == 0 or float((first != second).double().mean()) > 0.999  # two floats of many may meet by chance
@@ -112,7 +114,7 @@ def test_noise_lands_on_every_element_and_is_fresh(size: int) -> None:
         # Not by the deviation: of a law with such tails it is itself too random.
         near = float(((first - 5.0).abs() <= 2.0).double().mean())
         expected = law.usefulness(1.0)
-        assert abs(near - expected) < 5 * math.sqrt(expected * (1 - expected) / size)
+        assert abs(near - expected) < 6 * math.sqrt(expected * (1 - expected) / size)
 
 
 def test_one_step_is_the_formula_in_either_norm(logistic: Make) -> None:

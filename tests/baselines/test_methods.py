@@ -179,7 +179,8 @@ class LowRank:
 def test_vector_noise_is_worse_than_scalar_noise_in_a_thousand_dimensions(logistic: Make) -> None:
     """Same ε, directions, rate and clip of slopes: noise on the slope leaves the descent, noise on θ undoes it.
 
-    Eight pilot pairs ended at 0.546 … 0.554 and at 1.02 … 1.27 of the loss they began with.
+    400 pilot pairs ended at 0.545 … 0.559 and at 0.91 … 1.46 of the loss they began with; ln 0.7 lies 60 and 6.1 standard
+    deviations from the mean of their logarithms.
     """
     options: dict[str, Any] = {"dimension": 1000, "units": 100, "batch": 50.0, "steps": 200, "noise": 2.0}
     ends: dict[str, list[float]] = {"scalar": [], "vector": []}
@@ -201,8 +202,7 @@ def test_vector_noise_is_worse_than_scalar_noise_in_a_thousand_dimensions(logist
                         rows = central_difference(objective, job.parameters, units, directions, job.smoothing)
                         job.update.apply(job.parameters, {}, directions, channel.release(rows).slopes(), step)
                 losses.append(float(objective.losses(everyone).mean()) / start)
-    assert max(ends["scalar"]) < 0.7
-    assert min(ends["vector"]) > 0.8
+    assert max(ends["scalar"]) < 0.7 < min(ends["vector"])
 
 
 def test_dp_sgd_comes_near_the_ceiling_at_eps_8(logistic: Make) -> None:
