@@ -15,8 +15,8 @@ from hypothesis import settings
 
 HERE = Path(__file__).resolve().parent
 
-# Neither how busy a machine is nor which examples happen to be drawn decides a test. With DPZO_FUZZ, as `make fuzz` sets
-# it, they are new ones each time.
+# Neither how busy a machine is nor which examples happen to be drawn decides a test. With DPZO_FUZZ, as `make fuzz`
+# sets it, they are new ones each time.
 settings.register_profile("dpzo", deadline=None, derandomize="DPZO_FUZZ" not in os.environ)
 settings.load_profile("dpzo")
 

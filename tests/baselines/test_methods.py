@@ -179,8 +179,8 @@ class LowRank:
 def test_vector_noise_is_worse_than_scalar_noise_in_a_thousand_dimensions(logistic: Make) -> None:
     """Same ε, directions, rate and clip of slopes: noise on the slope leaves the descent, noise on θ undoes it.
 
-    400 pilot pairs ended at 0.545 … 0.559 and at 0.91 … 1.46 of the loss they began with; ln 0.7 lies 60 and 6.1 standard
-    deviations from the mean of their logarithms.
+    400 pilot pairs ended at 0.545 … 0.559 and at 0.91 … 1.46 of the loss they began with; ln 0.7 lies 56 and 6.1
+    standard deviations from the means of their logarithms.
     """
     options: dict[str, Any] = {"dimension": 1000, "units": 100, "batch": 50.0, "steps": 200, "noise": 2.0}
     ends: dict[str, list[float]] = {"scalar": [], "vector": []}
