@@ -60,11 +60,11 @@ def make_plan() -> Callable[..., PrivacyPlan]:
 
 @pytest.fixture(scope="session")
 def audited() -> Callable[..., dict[str, Any]]:
-    """`audited(plan, channel_factory=…)` → the reports by method; each bound errs with a chance below 1e-3."""
+    """`audited(plan, channel_factory=…)` → the reports by method; what is sound is flagged with a chance of `miss`."""
     from dpzo.audit import audit_mechanism
 
-    def run(plan: PrivacyPlan, draws: int = 2000, **options: Any) -> dict[str, Any]:
-        found = audit_mechanism(plan, draws=draws, channel_draws=draws, confidence=1 - 1e-3, **options)
+    def run(plan: PrivacyPlan, draws: int = 2000, miss: float = 1e-3, **options: Any) -> dict[str, Any]:
+        found = audit_mechanism(plan, draws=draws, channel_draws=draws, confidence=1 - miss, **options)
         return {report.method: report for report in found}
 
     return run

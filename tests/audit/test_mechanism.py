@@ -1,4 +1,8 @@
-"""Bounds on sound plans: close below the claim where they can be, and never above it."""
+"""Bounds on sound plans: close below the claim where they can be, and never above it.
+
+How close is measured by bounds that err half of the time: they lie near what was seen, on either side of the claim.
+That none lies above is asked of bounds of which one in 10⁹ may.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from dpzo.privacy import Gaussian, Laplace, LatticeNoise, NeighboringRelation, P
 from dpzo.solve import solve_plan
 
 MakePlan = Callable[..., PrivacyPlan]
+CERTAIN, EVEN = 1 - 1e-9, 0.5
 
 
 def solved(epsilon: float, mechanism: str = "gaussian", **claims: Any) -> PrivacyPlan:
@@ -32,29 +37,31 @@ def solved(epsilon: float, mechanism: str = "gaussian", **claims: Any) -> Privac
 @pytest.mark.slow
 def test_a_gaussian_plan_at_one_is_measured_to_within_a_fifth() -> None:
     plan = solved(1.0)
-    (found, counted) = audit_mechanism(plan, draws=20_000, channel_draws=80_000)
+    (found, counted) = audit_mechanism(plan, draws=20_000, channel_draws=120_000, confidence=EVEN)
     assert (found.method, counted.method) == ("gaussian_dp", "clopper_pearson")
-    assert 0.8 * plan.epsilon <= found.epsilon_lower <= plan.epsilon
+    assert 0.8 * plan.epsilon <= found.epsilon_lower <= 1.2 * plan.epsilon
 
 
 def test_a_gaussian_plan_at_four_is_measured_to_within_a_fifth() -> None:
     plan = solved(4.0, steps=2)
-    (found, counted) = audit_mechanism(plan, draws=5000, channel_draws=5000)
-    assert 0.8 * plan.epsilon <= found.epsilon_lower <= plan.epsilon
+    (found, counted) = audit_mechanism(plan, draws=60_000, channel_draws=20_000, confidence=EVEN)
+    assert 0.8 * plan.epsilon <= found.epsilon_lower <= 1.2 * plan.epsilon
     assert 0.3 * plan.epsilon <= counted.epsilon_lower <= plan.epsilon
-    assert not found.flagged
+    for report in audit_mechanism(plan, draws=5000, channel_draws=5000, confidence=CERTAIN):
+        assert report.epsilon_lower <= plan.epsilon
+        assert not report.flagged
 
 
 def test_pure_laplace_is_measured_by_both(make_plan: MakePlan) -> None:
     plan = make_plan(Laplace(1.0), delta=0.0)
-    for report in audit_mechanism(plan, draws=20_000, channel_draws=8000):
+    for report in audit_mechanism(plan, draws=20_000, channel_draws=32_000, confidence=CERTAIN):
         assert 0.7 * plan.epsilon <= report.epsilon_lower <= plan.epsilon == 1.0
 
 
 def test_a_table_is_counted_and_has_no_family(make_plan: MakePlan) -> None:
     table = Tabled(LatticeNoise(tuple(w * 2**123 for w in (5, 5, 3, 2, 1)), 2**63, 2, 3, 6))
     plan = make_plan(table, delta=0.01)
-    (report,) = audit_mechanism(plan, draws=20_000, channel_draws=1000)
+    (report,) = audit_mechanism(plan, draws=60_000, channel_draws=1000, confidence=CERTAIN)
     assert report.method == "clopper_pearson"
     assert 0.7 * plan.epsilon <= report.epsilon_lower <= plan.epsilon
 
