@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -340,6 +341,36 @@ def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
+def noise_of_a_double(run: Path) -> None:
+    """A run as its trainer would publish it: honest about its noise, so that only the numbers look like a claim."""
+
+    def change(header: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+        header["secret_randomness"] = False
+
+    rewrite(run, change, papers=True)
+
+
+def diagnosed(run: Path) -> None:
+    rewrite(run, lambda header, entries: header.update(nonprivate_uses=["losses were shown"]), papers=True)
+
+
+def pipe(name: str) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        (run / name).unlink()
+        os.mkfifo(run / name)
+
+    return change
+
+
+def device(run: Path) -> None:
+    (run / "privacy_card.json").unlink()
+    (run / "privacy_card.json").symlink_to("/dev/zero")
+
+
+def name_that_moves_the_cursor(run: Path) -> None:
+    (run / "model" / "a\nb\x1b[31m\u202e.bin").write_bytes(b"")
+
+
 TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "one value": (one_value, "journal", "journal.jsonl: line 3 (step 1)"),
     "one step dropped": (step_dropped, "journal", "journal.jsonl: line 3 (step 1)"),
@@ -373,6 +404,19 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "the card's unit": (replaced("privacy_card.json", '"unit": "s', '"unit": "S'), "card", "line"),
     "the plan's file": (replaced("plan.json", '"steps": 4', '"steps": 3'), "plan", "plan.json, line"),
     "the config's file": (replaced("config.yaml", "steps: 4", "steps: 3"), "header", "config.yaml: privacy.steps"),
+    "noise that was no secret": (
+        noise_of_a_double,
+        "epsilon",
+        "it is not so that noise and batches come from operating",
+    ),
+    "a diagnostic that showed losses": (diagnosed, "epsilon", "it is not so that no non-private diagnostic"),
+    "a pipe for a card": (pipe("privacy_card.json"), "folder", "privacy_card.json is neither a file nor a folder"),
+    "a pipe for a head": (pipe(HEAD), "folder", "journal.head is neither"),
+    "a pipe for a journal": (pipe(JOURNAL), "folder", "journal.jsonl is neither"),
+    "a pipe for a checkpoint": (pipe("checkpoint.safetensors"), "folder", "checkpoint.safetensors is neither"),
+    "a pipe among the weights": (pipe("model/tokenizer.json"), "folder", "model/tokenizer.json is neither"),
+    "a device for a card": (device, "folder", "privacy_card.json is neither"),
+    "a name that moves the cursor": (name_that_moves_the_cursor, "weights", r"model/a\nb\x1b[31m\u202e.bin does not"),
     "the count's file": (replaced("count.json", r'"values": \[', '"values": [1'), "header", "count.json"),
 }
 
@@ -388,7 +432,7 @@ def test_a_changed_run_is_caught_and_the_place_named(run: Path, change: str, mon
     assert report.first_bad is not None
     assert report.first_bad.startswith(f"{name}: "), report.first_bad
     assert fragment in report.first_bad
-    assert "\n" not in report.first_bad
+    assert report.first_bad.isprintable()
 
 
 @pytest.mark.slow
@@ -413,7 +457,8 @@ def test_another_base_model_is_caught(run: Path, tiny_llama: Path, tiny_bert: Pa
     for wrong in (tiny_bert, tmp_path / "nowhere"):
         bad = verify(run, base=str(wrong)).first_bad
         assert bad is not None
-        assert bad.startswith("base: ")
+        assert bad.startswith(f"base: --base {wrong}: does not load as this run's base model: ")
+        assert "--model" not in bad
 
 
 # --- what is no such run

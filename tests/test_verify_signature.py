@@ -176,6 +176,16 @@ def test_a_link_is_not_signed(run: Path, keys: Path) -> None:
     with pytest.raises(DpzoError, match="is a link"):
         sign(run, keys / "mine")
     assert check_signature(run, keys / "mine.pub").ok is False
+    checked = check_signature(run, None)  # and one that took a signed file's place is named, not stumbled over
+    assert checked.ok is False
+    assert "model/config.json" in checked.detail
+    (run / "model" / "config.json").unlink()
+    (run / "model" / "config.json").write_text("{}")
+    (run / "model" / "added\\.json").write_text("{}")
+    checked = check_signature(run, None)
+    assert checked.ok is False
+    assert checked.detail.startswith("model/added")
+    assert "a line end or a backslash" in checked.detail
 
 
 def test_without_ssh_keygen_it_says_so(run: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -21,10 +22,12 @@ from dpzo.count import PrivateCount
 from dpzo.data import own_chat, read_records
 from dpzo.errors import DpzoError
 from dpzo.journal import HEAD, JOURNAL, Journal, read
-from dpzo.privacy import Release
-from dpzo.report import build_card, render_markdown
+from dpzo.privacy import FullBatch, Gaussian, PrivacyPlan, Release, lattice
+from dpzo.report import build_card, render_markdown, write_card
 from dpzo.tasks import own_classification, own_completion, read_task_file
 from dpzo.tasks.readers import READERS
+from dpzo.verify import verify
+from dpzo.verify.signature import shipped
 
 MARK = "zqj7xk"
 EXAMPLES = 25 * int(os.environ.get("DPZO_FUZZ", "1"))
@@ -364,13 +367,13 @@ HEADER: dict[str, Any] = {
 }
 
 
-def run_folder(folder: Path, header: dict[str, Any]) -> None:
+def run_folder(folder: Path, header: dict[str, Any], size: int = 1) -> None:
     folder.mkdir(exist_ok=True)
     for name in (JOURNAL, HEAD):
         (folder / name).unlink(missing_ok=True)
     journal = Journal.create(folder, header)
     for step in range(3):
-        journal.append(Release(step, (step, -step), 0.125))
+        journal.append(Release(step, (size * step, -size * step), header["lattice_unit"]))
     journal.close(clean=True)
 
 
@@ -383,6 +386,66 @@ def _card(folder: Path) -> None:
 def test_the_good_run_has_a_card(tmp_path: Path) -> None:
     run_folder(tmp_path / "run", HEADER)
     assert well(lambda: _card(tmp_path / "run"))
+
+
+# --- what a stranger ships beside a journal
+
+SHIPPED = ("privacy_card.json", "privacy_card.md", "plan.json", "journal.sums", "journal.sig")
+
+
+def _stranger(folder: Path) -> Path:
+    """A run of a module with its card and plan, and sums that are signed by nobody."""
+    plan = PrivacyPlan(100, FullBatch(), Gaussian(2.0), 1.0, 9, 2, 1e-5)
+    grid = lattice(plan.mechanism, plan.clip_norm, plan.num_directions)
+    header = {name: value for name, value in HEADER.items() if name != "config"} | {"plan": plan.to_dict()}
+    header |= {"lattice_unit": grid.unit, "lattice_bits": grid.bits, "lattice_bound": grid.bound}
+    run_folder(folder, header, 2**grid.bits)
+    (folder / "plan.json").write_text(json.dumps(plan.summary(), indent=2) + "\n")
+    write_card(folder, read(folder))
+    sums = "".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in shipped(folder))
+    (folder / "journal.sums").write_text(sums)
+    (folder / "journal.sig").write_text("-----BEGIN SSH SIGNATURE-----\nAAAA\n-----END SSH SIGNATURE-----\n")
+    return folder
+
+
+@pytest.fixture
+def no_second_accountant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads the plan alone, and takes its time."""
+    monkeypatch.setattr("dpzo.verify.papers.second_bracket", lambda plan: "left out")
+
+
+@pytest.mark.usefixtures("no_second_accountant")
+def test_the_good_folder_is_taken_but_for_its_signature(tmp_path: Path) -> None:
+    run = _stranger(tmp_path / "run")
+    assert [check.name for check in verify(run).checks if check.ok is False] == ["signature"]
+    (run / "journal.sums").unlink()
+    (run / "journal.sig").unlink()
+    assert verify(run).ok
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.usefixtures("no_second_accountant")
+@settings(fuzzed, max_examples=max(1, EXAMPLES // 2))
+@given(data=st.data())
+def test_a_strangers_folder(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    """Verifying never breaks off: whatever stands in a file, a check says it in one printable line."""
+    run = _stranger(tmp_path / "run")
+    if not name.startswith("journal."):
+        (run / "journal.sums").unlink()
+        (run / "journal.sig").unlink()
+    whole = (run / name).read_bytes()
+    changed = data.draw(spoilt(whole), label="content")
+    (run / name).write_bytes(changed)
+    with ending():
+        report = verify(run)
+    assert all(check.detail.isprintable() for check in report.checks)
+    bad = [check.name for check in report.checks if check.ok is False]
+    if name.startswith("journal."):
+        assert bad == ["signature"]
+    elif changed != whole:
+        # Only a last digit of an ε may be another machine's.
+        lines = zip(changed.split(b"\n"), whole.split(b"\n"), strict=False)
+        assert bad or all(one == two or b"epsilon" in two or "ε = ".encode() in two for one, two in lines)
 
 
 @pytest.mark.parametrize("name", [JOURNAL, HEAD])

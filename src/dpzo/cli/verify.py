@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpzo.cli.endings import ending_well
+from dpzo.errors import DpzoError
 
 if TYPE_CHECKING:
     from dpzo.verify import Report
@@ -29,7 +30,10 @@ def verify(
         from dpzo.cli.screen import print_json, teller
 
         if base is not None:
-            check_model(base)
+            try:
+                check_model(base)
+            except DpzoError as error:
+                raise DpzoError(str(error).replace("--model", "--base")) from None
         from dpzo.verify import verify as checked
 
         report = checked(run, base=base, key=key, tell=teller(quiet=as_json))

@@ -141,7 +141,10 @@ def check_claim(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Iterato
     whole, place = _claimed(run)
     recomputed = plan.epsilon + counted
     training = recomputed - counted if whole is None else whole - counted
-    if whole is None:
+    broken = _broken_assumption(transcript)
+    if broken is not None:
+        yield failed("epsilon", f"the run guarantees nothing, whatever its plan would cost: it is not so that {broken}")
+    elif whole is None:
         yield inapplicable("epsilon", f"nothing here claims an ε; the events give {recomputed:.6g}")
     elif abs(whole - recomputed) <= SAME * recomputed:
         yield passed("epsilon", f"{place} claims {whole:.6g}; the events give {recomputed:.6g}")
@@ -149,6 +152,19 @@ def check_claim(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Iterato
         yield failed("epsilon", f"{place} claims {whole:.6g}; the events give {recomputed:.6g} ({plan.accountant})")
     yield attempt("second accountant", lambda: _second(plan, training))
     yield attempt("Rényi bound", lambda: _bounded(plan, training))
+
+
+def _broken_assumption(transcript: Transcript) -> str | None:
+    """The first of the card's assumptions that the journal itself denies; None where it denies none.
+
+    A header that no card can be made of is told by `check_card`.
+    """
+    try:
+        assumptions = build_card(transcript)["assumptions"]
+    except DpzoError:
+        return None
+    said = next((each["statement"] for each in assumptions if each["verdict"] == "fail"), None)
+    return None if said is None else f"{said[:1].lower()}{said[1:]}"
 
 
 def _second(plan: PrivacyPlan, claimed: float) -> Check:

@@ -11,11 +11,18 @@ from dpzo.errors import DpzoError
 
 @dataclass(frozen=True)
 class Check:
-    """One check. `ok` is None where it does not apply, and `detail` then says why."""
+    """One check. `ok` is None where it does not apply, and `detail` then says why.
+
+    `detail` is one printable line whatever a stranger's files are called or hold: what would move a terminal's cursor,
+    turn text round or end the line is escaped.
+    """
 
     name: str
     ok: bool | None
     detail: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", printable(self.detail))
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,15 @@ class Report:
         """What `--json` prints."""
         checks = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in self.checks]
         return {"ok": self.ok, "checks": checks, "first_bad": self.first_bad}
+
+
+def printable(text: str) -> str:
+    """`text` with every character that is not for printing escaped as Python escapes it.
+
+    >>> printable("model/a\\nb\\x1b[31m.bin")
+    'model/a\\\\nb\\\\x1b[31m.bin'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def passed(name: str, detail: str) -> Check:

@@ -58,7 +58,10 @@ def check_signature(run: Path, key: Path | None) -> Check:
         if not (run / name).is_file():
             return failed("signature", f"{name} is missing, and its other half is here")
     content = (run / SUMS).read_bytes()
-    bad = _first_other_file(run, content)
+    try:
+        bad = _first_other_file(run, content)
+    except DpzoError as error:  # a link, or a name that no list of sums can hold
+        bad = str(error).replace(f"{run}/", "")
     if bad is not None:
         return failed("signature", bad)
     if key is None:
@@ -81,7 +84,7 @@ def shipped(run: Path) -> list[str]:
         if (run / name).is_symlink():
             raise DpzoError(f"{run / name}: is a link, and what it shows may change; put the file itself there")
         if "\n" in name or "\\" in name:
-            raise DpzoError(f"{run}: a file's name holds a line end or a backslash; rename it")
+            raise DpzoError(f"{run / name}: its name holds a line end or a backslash; rename it")
     return sorted(found)
 
 

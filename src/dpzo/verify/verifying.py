@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,7 +37,7 @@ def verify(
     or written into the folder. Raises DpzoError for a folder that holds no run.
     """
     folder = Path(run)
-    if not (folder / JOURNAL).is_file():
+    if not (folder / JOURNAL).exists():
         return Report(tuple(_baseline(folder)))
     return Report(tuple(_checks(folder, base, None if key is None else Path(key), module, tell)))
 
@@ -43,6 +45,13 @@ def verify(
 def _checks(
     run: Path, base: str | None, key: Path | None, module: nn.Module | None, tell: Callable[[str], None]
 ) -> Iterator[Check]:
+    strange = _first_that_is_no_file(run)
+    if strange is not None:
+        yield failed(
+            "folder", f"{strange} is neither a file nor a folder but a pipe, a device or a socket; nothing read"
+        )
+        yield from (inapplicable(name, "not checked") for name in ("journal", *_REST, "signature"))
+        return
     signed = check_signature(run, key)  # a mistake about the key is told before minutes are spent
     tell("reading the journal")
     try:
@@ -71,6 +80,20 @@ def _checks(
     tell("rebuilding the weights from base model and journal")
     yield from _weights(run, transcript, base, module)
     yield signed
+
+
+def _first_that_is_no_file(run: Path) -> str | None:
+    """The first entry of a run's folder that reading may never come back from; links are followed, folders are not."""
+    for folder, folders, files in os.walk(run):
+        for name in sorted([*folders, *files]):
+            path = Path(folder, name)
+            try:
+                kind = path.stat().st_mode
+            except OSError:  # a link to nowhere, and what may not be looked at: whoever needs it says so
+                continue
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                return path.relative_to(run).as_posix()
+    return None
 
 
 def _weights(run: Path, transcript: Transcript, base: str | None, module: nn.Module | None) -> Iterator[Check]:

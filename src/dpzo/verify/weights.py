@@ -40,7 +40,9 @@ def check_weights(run: Path, transcript: Transcript, base: str | None) -> Iterat
         try:
             parts = runs.for_replay(transcript, base)
         except DpzoError as error:
-            yield failed("base", str(error).replace("--model", "--base" if base is not None else "base model"))
+            what = f"{header['name']}: " if base is None else f"--base {base}: "
+            said = str(error).replace("--model ", "").removeprefix(what.removeprefix("--base "))
+            yield failed("base", f"{what}does not load as this run's base model: {said}")
             return
         found, named = parts.subject.loaded.base_fingerprint, header["fingerprint"]
         if found != named:
