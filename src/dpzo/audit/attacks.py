@@ -69,6 +69,11 @@ class Attack:
         return self._clipped(self.canary)
 
     @cached_property
+    def touched(self) -> npt.NDArray[np.int64]:
+        """The coordinates that the canary moves, ascending; a likelihood ratio hangs on no other."""
+        return np.flatnonzero(self.shift)
+
+    @cached_property
     def baseline(self) -> npt.NDArray[np.int64]:
         """What a sound channel's bystanders sum to, (K,); theirs are zeros unless everyone is in every batch."""
         return self._clipped(self.bystander) * (self.num_units - 1)
@@ -91,13 +96,16 @@ class Attack:
         Formula: ln((1−q) + q·f(v−c)/f(v)); under replace-one less ln((1−q) + q·f(v+c)/f(v)). Rounded to nine digits,
         so that ties are ties.
         """
-        q = self.plan.sampler.sampling_prob if sampling_prob is None else sampling_prob
-        touched = np.flatnonzero(self.shift)
         if self.score_by == "sum":
             return np.asarray((values @ self.shift) / self.grid.bound)
         if self.score_by == "contrast":
             values = values - values[:, [1]]
-        v, c = (values - self.baseline)[:, touched], self.shift[touched].astype(np.float64)
+        return self.likelihood(values[:, self.touched], sampling_prob)
+
+    def likelihood(self, values: Numbers, sampling_prob: float | None = None) -> Numbers:
+        """`score` by the likelihood, of the coordinates `touched` alone: (n, touched) → (n,)."""
+        q = self.plan.sampler.sampling_prob if sampling_prob is None else sampling_prob
+        v, c = values - self.baseline[self.touched], self.shift[self.touched].astype(np.float64)
         ratio = _mixed(self._gain(v, c), q)
         if self.plan.relation is NeighboringRelation.REPLACE_ONE:
             ratio = ratio - _mixed(self._gain(v, -c), q)

@@ -24,6 +24,7 @@ from dpzo.privacy import NeighboringRelation, PrivacyPlan, PrivateChannel, Secre
 
 AT_ONCE = 100_000  # steps held in memory
 RUNS_AT_ONCE = 1000
+NUMBERS_AT_ONCE = 2_000_000  # released, held in memory
 ChannelFactory = Callable[[PrivacyPlan], Any]
 """`PrivateChannel`, or what is audited in its place: from a plan to an object with `draw_batch` and `release`."""
 
@@ -74,10 +75,11 @@ def channel_scores(make: ChannelFactory, run: Run, attack: Attack, present: bool
     q = 1.0 if attack.knows == "batches" else None
     scores: list[Scores] = []
     with nullcontext() if attack.knows == "releases" else generators_put_back():
-        for start in range(0, draws, RUNS_AT_ONCE):
+        most = max(1, min(RUNS_AT_ONCE, NUMBERS_AT_ONCE // (attack.plan.steps * attack.plan.num_directions)))
+        for start in range(0, draws, most):
             steps: list[Sequence[float]] = []
             owners: list[int] = []
-            count = min(RUNS_AT_ONCE, draws - start)
+            count = min(most, draws - start)
             for i in range(count):
                 seen = _seen(make, run, attack, data, absent)
                 steps += seen
@@ -111,7 +113,7 @@ def mechanism_scores(attack: Attack, present: bool, draws: int) -> Scores:
     Only coordinates that the canary touches are drawn: the others' densities cancel in the ratio.
     """
     plan, secret = attack.plan, SecretRandom()
-    touched = np.flatnonzero(attack.shift)
+    touched = attack.touched
     row = clip_rows(attack.data(True)[-1:], attack.grid)[0][touched]
     if not present:
         row = -row if plan.relation is NeighboringRelation.REPLACE_ONE else 0 * row
@@ -120,12 +122,10 @@ def mechanism_scores(attack: Attack, present: bool, draws: int) -> Scores:
     for start in range(0, draws, most):
         count = min(most, draws - start)
         steps, words = count * plan.steps, secret.words()
-        values = np.zeros((steps, plan.num_directions))
         drawn = plan.mechanism.draw(attack.grid.bits, steps * len(touched), words)
-        values[:, touched] = np.array(drawn, dtype=np.float64).reshape(steps, len(touched))
-        members = plan.sampler.draw(steps, secret)
-        values[np.ix_(members, touched)] += row
-        scores[start : start + count] = attack.score(values).reshape(count, plan.steps).sum(axis=1)
+        values = np.array(drawn, dtype=np.float64).reshape(steps, len(touched))
+        values[plan.sampler.draw(steps, secret)] += row
+        scores[start : start + count] = attack.likelihood(values).reshape(count, plan.steps).sum(axis=1)
     return np.round(scores, 9)
 
 

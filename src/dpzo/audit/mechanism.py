@@ -39,6 +39,7 @@ DRAWS, CHANNEL_DRAWS = 3_000_000, 100_000
 MOST_STEPS = 3_000_000  # noise draws a side of Clopper–Pearson
 MOST_RELEASES = 400_000  # releases a side through channels, of one direction each
 FEWEST = 10_000  # transcripts a side: rather fewer steps than fewer of them
+MOST_DIRECTIONS = 4096  # eight times what is published; beyond, ten thousand transcripts take too long
 KNOWN_SEED_DRAWS = 5000  # of attacks that run everything twice; predictable noise shows in a handful
 CONFIDENCE = 0.95
 Drawn = Callable[[Attack, bool, int], Scores]
@@ -60,12 +61,14 @@ def audit_mechanism(
     through whole channels, by each of `attacks`. A `channel_factory` or `run` of one's own is audited by both, through
     channels alone. Long plans: see `_extent`. `workers` processes share the work.
     Guarantee: on sound code each bound exceeds the true ε with probability at most (1 − confidence)/(number of bounds).
-    Errors: DpzoError when a number is out of range.
+    Errors: DpzoError when a number is out of range, or the plan has more than 4096 directions a step.
     """
-    if not 0.0 < confidence < 1.0:
-        raise DpzoError("--confidence must lie between 0 and 1: 0.95 is usual")
-    if min(draws, channel_draws) < 100:
-        raise DpzoError("--draws must be at least 100: fewer show nothing")
+    require_numbers(min(draws, channel_draws), confidence)
+    if plan.num_directions > MOST_DIRECTIONS:
+        raise DpzoError(
+            f"--num-directions: an audit draws every direction's noise, and {plan.num_directions:,} are more than the "
+            f"{MOST_DIRECTIONS:,} it can; the same plan with fewer spends the same ε"
+        )
     own = shipped(channel_factory, run)
     family = NoiseFamily.exists(plan)
     miss = (1.0 - confidence) / (2 if family else 1)
@@ -77,6 +80,14 @@ def audit_mechanism(
         if own:
             reports.append(_by_parts(plan, draws, confidence, miss, partial(share, mechanism_scores)))
     return reports
+
+
+def require_numbers(draws: int | None, confidence: float) -> None:
+    """Refuse a number of draws that shows nothing, or a confidence that is none. DpzoError in one line."""
+    if not 0.0 < confidence < 1.0:
+        raise DpzoError("--confidence must lie between 0 and 1: 0.95 is usual")
+    if draws is not None and draws < 100:
+        raise DpzoError("--draws must be at least 100: fewer show nothing")
 
 
 def _extent(plan: PrivacyPlan, draws: int, most: float) -> tuple[PrivacyPlan, int]:

@@ -28,7 +28,7 @@ def plan_of(run: Path | None, file: Path | None) -> PrivacyPlan:
         fields = json.loads(file.read_bytes())
     except OSError as error:
         raise DpzoError(f"--plan {file}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DpzoError(f"--plan {file}: is not JSON; write it with dpzo plan ... --json") from None
     return _plan(fields, f"--plan {file}")
 
@@ -38,6 +38,8 @@ def _plan(fields: object, source: str) -> PrivacyPlan:
         raise DpzoError(f"{source} holds no plan; write one with dpzo plan ... --json")
     try:
         return PrivacyPlan.from_dict(fields)
+    except DpzoError as error:
+        raise DpzoError(f"{source}: {error}") from None
     except KeyError as missing:
         raise DpzoError(f"{source} lacks {missing.args[0]}; write it with dpzo plan ... --json") from None
     except (TypeError, ValueError, AttributeError):

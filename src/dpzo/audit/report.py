@@ -18,7 +18,7 @@ class AuditReport:
 
     `epsilon_claimed` at `delta` is what the plan's accountant says, an upper bound; `epsilon_lower` what was measured:
     but for a chance of 1 − `confidence` the true ε at `delta` is no less. `draws` runs (or canaries) on each side,
-    `seconds` of computing, `note` what was attacked and what limits the figure.
+    `seconds` of computing (None where they would tell of records), `note` what was attacked and what limits the figure.
     """
 
     method: str
@@ -27,7 +27,7 @@ class AuditReport:
     delta: float
     confidence: float
     draws: int
-    seconds: float
+    seconds: float | None
     note: str = ""
 
     @property
@@ -45,7 +45,7 @@ class AuditReport:
             "confidence": self.confidence,
             "flagged": self.flagged,
             "draws": self.draws,
-            "seconds": round(self.seconds, 1),
+            "seconds": None if self.seconds is None else round(self.seconds, 1),
             "note": self.note,
         }
 

@@ -42,18 +42,22 @@ def audit(
     instead, on public records. Exit code 1 when a bound lies above the claim.
     """
     from dpzo.audit import joint
+    from dpzo.audit.mechanism import require_numbers
     from dpzo.cli.screen import print_json, teller
 
     given = [name for name, value in (("--data", data), ("--data-dir", data_dir), ("--data-is", data_is)) if value]
     if canaries is None and given:
         raise DpzoError(f"{given[0]}: the mechanism's audit reads no data; give --canaries, or leave it out")
+    if canaries is not None and draws is not None:
+        raise DpzoError("--draws: a run with canaries is one run; leave it out, or leave --canaries out")
+    require_numbers(draws, confidence)
     with ending_well(None, resumable=False):
         if canaries is None:
             found = _mechanism(run, plan, draws, confidence, teller(quiet=as_json))
         else:
             found = _rerun(run, canaries, (data, data_dir, data_is), confidence, teller(quiet=as_json))
     if as_json:
-        print_json(joint(found))
+        print_json(joint(found) | {"epsilon_spent": found[0].epsilon_claimed if data_is == "charged" else 0.0})
     else:
         _show(found)
     if any(report.flagged for report in found):
