@@ -461,6 +461,17 @@ def test_another_base_model_is_caught(run: Path, tiny_llama: Path, tiny_bert: Pa
         assert "--model" not in bad
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+def test_rubbish_in_a_base_model_is_told_in_a_line(run: Path, tiny_llama: Path, tmp_path: Path, name: str) -> None:
+    spoilt = Path(shutil.copytree(tiny_llama, tmp_path / "spoilt"))
+    assert (spoilt / name).exists()
+    (spoilt / name).write_bytes(bytes(range(255, -1, -1)) * 9)
+    bad = verify(run, base=str(spoilt)).first_bad
+    assert bad is not None
+    assert bad.startswith(f"base: --base {spoilt}: does not load as this run's base model: cannot load the ")
+    assert bad.isprintable()
+
+
 # --- what is no such run
 
 
