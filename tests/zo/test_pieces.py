@@ -41,6 +41,12 @@ class Transposed(nn.Linear):
 TOKENS = torch.tensor([[1, 2, 3, 1, 332], [4, 10, 0, 7, 9]])
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toy layers are treated as large ones are."""
+    monkeypatch.setattr("dpzo.zo.parameters._SMALL_ELEMENTS", 0)
+
+
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> int:
     """64 rows of the tests' matrices, so that one of 333 is wide."""

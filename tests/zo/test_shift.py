@@ -200,6 +200,84 @@ def test_auto_takes_all_for_small_trainable_parts() -> None:
     assert everything(build(Tied), "layer").effective_materialise() == "layer"
 
 
+class Mixed(nn.Module):
+    """Biases and norms beside a matrix that is larger than all of them; one is read where no layer of its own runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(40, 40)
+        self.norms = nn.Sequential(nn.LayerNorm(40), nn.LayerNorm(40))
+        self.last = nn.Linear(40, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norms(self.first(x)) * self.norms[0].weight)
+
+
+@pytest.fixture
+def vectors_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpzo.zo.parameters._SMALL_ELEMENTS", 80)
+
+
+@pytest.mark.parametrize("direction_kind", ["rademacher", "gaussian", "sphere", "orthogonal"])
+@pytest.mark.parametrize("dtypes", [(torch.float32,), (torch.bfloat16,), (torch.float16,), (torch.float32, torch.half)])
+@pytest.mark.parametrize("materialise", MODES)
+def test_small_parameters_are_shifted_together_and_to_the_same_bits(
+    materialise: str, dtypes: tuple[torch.dtype, ...], direction_kind: str, vectors_are_small: None
+) -> None:
+    module = build(Mixed)
+    for place, p in enumerate(module.parameters()):
+        p.data = p.data.to(dtypes[place % len(dtypes)])
+    parameters = everything(module, materialise)
+    groups = parameters.together(parameters.effective_materialise())
+    assert [len(group) for group in groups] == ([7] if len(dtypes) == 1 else [4, 3])
+    at, bits = directions_for(parameters, direction_kind), parameters.state()
+    homes = [p.data_ptr() for p in parameters]
+    calls: list[str] = []
+    with torch.no_grad(), shifted(parameters, at, 1, 0.3, "all"):
+        for index, p in enumerate(parameters):
+            wanted = torch.empty_like(p).view(-1)
+            at.shift(1, index, bits[parameters.names[index]].view(-1), 0.3, wanted)
+            assert torch.equal(p.view(-1), wanted)
+            calls.append(parameters.names[index])
+    assert len(calls) == 8
+    assert [p.data_ptr() for p in parameters] == homes
+    assert all(torch.equal(p, bits[name]) for name, p in parameters.state().items())
+
+
+@pytest.mark.parametrize("materialise", MODES)
+def test_one_call_serves_all_small_parameters(
+    materialise: str, vectors_are_small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = build(Mixed)
+    parameters = everything(module, materialise)
+    shift, single = StepDirections.shift, list[int]()
+
+    def note(self: StepDirections, k: int, parameter: int, *arguments: object) -> None:
+        single.append(parameter)
+        shift(self, k, parameter, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StepDirections, "shift", note)
+    x = public_normal(3, "x", 80, 1.0).view(2, 40)
+    with torch.no_grad():
+        with shifted(parameters, directions_for(parameters), 0, 0.1) as shift_:
+            got = module(x)
+        assert single == [0]
+        assert shift_.visited == set(range(8))
+        other = build(Mixed)
+        written = everything(other)
+        for index in range(len(written)):
+            flat = written.flat(index)
+            directions_for(written).add(0, index, flat.clone(), 0.1, flat)
+        assert torch.equal(got, other(x))
+
+
+def test_small_parameters_that_outweigh_the_largest_are_not_held_together() -> None:
+    module = nn.Sequential(*[nn.LayerNorm(8) for _ in range(3)])
+    parameters = everything(module)
+    assert parameters.together("layer") == ()
+    assert parameters.together("all") == (tuple(range(6)),)
+
+
 def test_blocks_do_not_nest() -> None:
     parameters = everything(build(Tied))
     at = directions_for(parameters)

@@ -18,6 +18,12 @@ from dpzo.zo.shift_check import ShiftCheck, check_shift
 TOKENS = torch.tensor([[1, 2, 3, 1], [4, 10, 0, 7]])
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toy layers are treated as large ones are."""
+    monkeypatch.setattr("dpzo.zo.parameters._SMALL_ELEMENTS", 0)
+
+
 class Plain(nn.Module):
     def __init__(self, rows: int = 11) -> None:
         super().__init__()

@@ -15,6 +15,12 @@ from dpzo.zo.shift import shifted
 TOKENS = torch.tensor([[1, 2, 3, 1], [4, 10, 0, 7]])
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toy layers are treated as large ones are."""
+    monkeypatch.setattr("dpzo.zo.parameters._SMALL_ELEMENTS", 0)
+
+
 class Offset(nn.Embedding):
     """Positions that begin at 2, as in OPT."""
 

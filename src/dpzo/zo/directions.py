@@ -19,7 +19,16 @@ from torch import Tensor
 
 from dpzo.errors import DpzoError
 from dpzo.zo.kernels import spec
-from dpzo.zo.kernels.choose import Backend, block_elements, fuses_rounding, kernels_for, round_into, step_rounded
+from dpzo.zo.kernels.choose import (
+    Backend,
+    add_each,
+    block_elements,
+    fuses_rounding,
+    kernels_for,
+    round_into,
+    step_each,
+    step_rounded,
+)
 from dpzo.zo.kernels.spec import SCHEME, Stream
 
 __all__ = [
@@ -296,6 +305,17 @@ class StepDirections:
             self.add(k, parameter, wide, scale, wide, start + at)
             out[at : at + block].copy_(wide)
 
+    def shift_each(
+        self, k: int, parameters: Sequence[int], bases: Sequence[Tensor], scale: float, outs: Sequence[Tensor]
+    ) -> None:
+        """`shift` of several whole parameters, all of one dtype and device: for many small ones."""
+        if self.scheme.structure is not None:
+            for parameter, base, out in zip(parameters, bases, outs, strict=True):
+                self.shift(k, parameter, base, scale, out)
+        elif parameters:
+            streams = [self.stream(k, parameter) for parameter in parameters]
+            add_each(self.backend, streams, self.scale_factor(k, outs[0].device), bases, scale, outs)
+
     def shift_rows(self, k: int, parameter: int, base: Tensor, scale: float, rows: Tensor) -> Tensor:
         """Rows `rows` (R,) of what `shift` would make of the whole matrix `base` (V, W), to the bit; shape (R, W)."""
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(base):
@@ -337,6 +357,15 @@ class StepDirections:
                 part.add_(g)
             else:
                 self.round_into(parameter, g.add_(part), part, start)
+
+    def step_each(self, parameters: Sequence[int], coefficients: Sequence[float], thetas: Sequence[Tensor]) -> None:
+        """`step_into` of several whole parameters, all fp32 and on one device: for many small ones."""
+        if self.scheme.structure is not None:
+            for parameter, theta in zip(parameters, thetas, strict=True):
+                self.step_into(parameter, coefficients, theta)
+        elif parameters:
+            terms = [self._terms(parameter, coefficients, thetas[0].device) for parameter in parameters]
+            step_each(self.backend, [streams for streams, _, _ in terms], terms[0][1], coefficients, thetas)
 
     def _terms(
         self, parameter: int, coefficients: Sequence[float], device: torch.device

@@ -21,6 +21,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _SMALL_BYTES = 4 << 20
 _SMALL_SHARE = 8
+_SMALL_ELEMENTS = 1 << 14
 
 
 class TrainableParameters:
@@ -113,6 +114,24 @@ class TrainableParameters:
     def flat(self, index: int) -> Tensor:
         """Parameter `index` as a flat view of its own memory."""
         return self._ordered[index].detach().view(-1)
+
+    def together(self, held: Held) -> tuple[tuple[int, ...], ...]:
+        """Indices of parameters too small to be worth a call each (biases, norms), by dtype and device.
+
+        Unless all are held anyway, none if together they are more than the largest parameter: a layer's memory is the
+        bound.
+        """
+        if held != "all" and sum(self.sizes[index] for group in self._small for index in group) > max(self.sizes):
+            return ()
+        return self._small
+
+    @cached_property
+    def _small(self) -> tuple[tuple[int, ...], ...]:
+        groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+        for index, parameter in enumerate(self._ordered):
+            if 0 < parameter.numel() <= _SMALL_ELEMENTS:
+                groups.setdefault((parameter.dtype, parameter.device), []).append(index)
+        return tuple(tuple(group) for group in groups.values())
 
     def effective_materialise(self) -> Held:
         """`materialise` with `auto` decided."""

@@ -64,13 +64,13 @@ class Pieces(TorchFunctionMode):
 
 
 def piecewise(module: nn.Module, parameters: Sequence[Tensor], owned: Sequence[int], held: Held) -> int | None:
-    """Which of the parameters that a module owns it may read in pieces, if any.
+    """Which of the parameters that a module owns, and that are not held anyway, it may read in pieces, if any.
 
     An embedding's table, unless the layer writes to it (`max_norm` rescales rows in place); with `slice` also the wide
     matrix of a linear layer.
     """
     if isinstance(module, nn.Embedding):
-        reads = len(owned) == 1 and module.max_norm is None and module.weight.dim() == 2
+        reads = len(owned) <= 1 and module.max_norm is None and module.weight.dim() == 2
     else:
         reads = held == "slice" and isinstance(module, nn.Linear) and is_wide(module.weight)
     return next((i for i in owned if reads and parameters[i] is module.weight), None)

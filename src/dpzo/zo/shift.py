@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,12 +28,16 @@ class Shift:
     ) -> None:
         self._directions, self._k, self._scale, self._scratch = directions, k, scale, parameters.scratch
         self._parameters = list(parameters)
-        self._pieces = {module: piecewise(module, list(parameters), owned, held) for module, owned in parameters.owners}
-        self._owned = {
-            module: tuple(index for index in owned if index != self._pieces[module])
-            for module, owned in parameters.owners
-        }
-        self._live: dict[int, tuple[Tensor, Tensor]] = {}
+        self._together = parameters.together(held)
+        apart = set(range(len(parameters))).difference(*self._together)
+        self._pieces: dict[nn.Module, int | None] = {}
+        self._owned: dict[nn.Module, tuple[int, ...]] = {}
+        for module, owned in parameters.owners:
+            own = tuple(index for index in owned if index in apart)
+            self._pieces[module] = table = piecewise(module, self._parameters, own, held)
+            self._owned[module] = tuple(index for index in own if index != table)
+        self._live: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._shared: list[Tensor] = []
         self._users: dict[int, int] = {}
         self._running: list[nn.Module] = []
         self._reading: list[Pieces] = []
@@ -41,6 +46,11 @@ class Shift:
         """Whether θ is read to be shifted, right now."""
         self.on_product: Callable[[int, Tensor, Tensor | None, Tensor], None] | None = None
         """Told of each product that was made of slices: (index, x, bias, product)."""
+
+    @property
+    def served(self) -> list[nn.Module]:
+        """Modules whose parameters are shifted when they are called."""
+        return [module for module, own in self._owned.items() if own or self._pieces[module] is not None]
 
     def is_parameter(self, tensor: Any, index: int) -> bool:
         """Whether `tensor` is trainable parameter `index` itself, and not yet shifted."""
@@ -84,6 +94,28 @@ class Shift:
         self._live[index] = (theta, buffer)
         parameter.data = view.view(theta.shape)
 
+    def enter_together(self) -> None:
+        """`enter` for the small parameters, in one call and one buffer for each dtype and device."""
+        for group in self._together:
+            homes = [self._parameters[index].data for index in group]
+            sizes = [theta.numel() for theta in homes]
+            buffer = self._scratch.take(sum(sizes), homes[0].device, homes[0].dtype)
+            self._shared.append(buffer)
+            views = torch.split(buffer[: sum(sizes)], sizes)
+            with self._at_work():
+                self._directions.shift_each(self._k, group, [theta.view(-1) for theta in homes], self._scale, views)
+            for index, theta, view in zip(group, homes, views, strict=True):
+                self._users[index] = 1
+                self._live[index] = (theta, None)
+                self._parameters[index].data = view.view(theta.shape)
+            self.visited.update(group)
+
+    def enter_rest(self) -> None:
+        """`enter` for all parameters that are not yet shifted."""
+        for index in range(len(self._parameters)):
+            if index not in self._live:
+                self.enter(index)
+
     def leave(self, index: int) -> None:
         if index not in self._live:  # an error came before it was entered
             return
@@ -91,7 +123,8 @@ class Shift:
         if self._users[index] == 0:
             theta, buffer = self._live.pop(index)
             self._parameters[index].data = theta
-            self._scratch.give(buffer)
+            if buffer is not None:
+                self._scratch.give(buffer)
 
     def before(self, module: nn.Module, _arguments: Any) -> None:
         self._running.append(module)
@@ -118,6 +151,8 @@ class Shift:
         for index in list(self._live):
             self._users[index] = 1
             self.leave(index)
+        while self._shared:
+            self._scratch.give(self._shared.pop())
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -154,11 +189,11 @@ def shifted(
     shift = Shift(parameters, directions, k, scale, mode)
     with parameters.scratch.lend(), ExitStack() as stack:
         stack.callback(shift.restore)
+        shift.enter_together()
         if mode == "all":
-            for index in range(len(parameters)):
-                shift.enter(index)
+            shift.enter_rest()
         else:
-            for module, _ in parameters.owners:
+            for module in shift.served:
                 hooks = (
                     module.register_forward_pre_hook(shift.before, prepend=True),
                     module.register_forward_hook(shift.after, always_call=True),

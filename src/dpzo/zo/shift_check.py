@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,18 +52,19 @@ def check_shift(parameters: TrainableParameters, call: Callable[[], Any], scale:
     extension that is handed an address) is not seen: a shift that it misses costs accuracy, never privacy.
     """
     directions = DirectionScheme("rademacher", 0, 1, parameters.sizes).at(0)
-    homes = list(parameters)
+    thetas = [p.data for p in parameters]
+    homes = {theta.untyped_storage().data_ptr(): index for index, theta in enumerate(thetas) if theta.numel()}
     other_bits: set[int] = set()
 
     def compare(index: int, x: Tensor, bias: Tensor | None, found: Tensor) -> None:
-        theta = homes[index].data
+        theta = thetas[index]
         whole = torch.empty_like(theta)
         directions.shift(0, index, theta.view(-1), scale, whole.view(-1))
         wanted = functional.linear(x, whole, bias)
         if not torch.equal(found.view(torch.uint8), wanted.view(torch.uint8)):
             other_bits.add(index)
 
-    with shifted(parameters, directions, 0, scale, "slice") as shift, _Watch(parameters, shift) as watch:
+    with shifted(parameters, directions, 0, scale, "slice") as shift, _Watch(homes, shift) as watch:
         shift.on_product = compare
         call()
     parameters.scratch.clear()
@@ -78,10 +79,9 @@ def check_shift(parameters: TrainableParameters, call: Callable[[], Any], scale:
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes each operation that is handed a trainable parameter's own memory, but for those that shift it."""
 
-    def __init__(self, parameters: TrainableParameters, shift: Shift) -> None:
+    def __init__(self, homes: Mapping[int, int], shift: Shift) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._homes = {p.data.untyped_storage().data_ptr(): index for index, p in enumerate(parameters) if p.numel()}
-        self._shift = shift
+        self._homes, self._shift = homes, shift  # which parameter lies at an address
         self.missed: set[int] = set()
 
     def __torch_dispatch__(

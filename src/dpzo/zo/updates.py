@@ -175,8 +175,13 @@ class Sgd:
         coefficients = self.coefficients(values, step)
         names = parameters.names
         with torch.no_grad():
+            together: set[int] = set()
+            for group in parameters.together("all"):
+                if parameters.dtypes[group[0]] == "float32":
+                    directions.step_each(group, coefficients, [parameters.flat(index) for index in group])
+                    together.update(group)
             for index, dtype in enumerate(parameters.dtypes):
-                if dtype == "float32" or not self.master:
+                if index not in together and (dtype == "float32" or not self.master):
                     directions.step_into(index, coefficients, parameters.flat(index))
             mastered = combined(parameters, directions, coefficients, sixteen_bit=True) if self.master else ()
             for index, start, theta, gradient in mastered:

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from dpzo.zo.kernels import cpu, reference, rounding, rounding_cpu, team
+from dpzo.zo.kernels import cpu, reference, rounding, rounding_cpu, small_cpu, team
 from dpzo.zo.kernels.half_cpu import narrow, widen
 from dpzo.zo.kernels.spec import NORMALS, SIGNS, WALSH, Stream
 
@@ -140,3 +141,46 @@ def test_a_forked_child_has_a_pool_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     finally:
         torch.set_num_threads(before)
         team._pool = None
+
+
+SMALL = (1, 3, 128, 129, 768, 4096, 5000)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_many_small_parameters_in_one_call_have_the_oracles_bits(law: int, dtype: torch.dtype) -> None:
+    streams = [replace(stream(law), parameter=place, origin=1000 * place) for place in range(len(SMALL))]
+    bases = [numbers(size, dtype, place) for place, size in enumerate(SMALL)]
+    own, theirs = ([torch.empty_like(base) for base in bases] for _ in range(2))
+    small_cpu.add_each(streams, 1.25, bases, 0.01, own)
+    for each, base, out in zip(streams, bases, theirs, strict=True):
+        reference.add(each, 1.25, base, 0.01, out, 0)
+    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(own, theirs, strict=True))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("coefficients", [[0.1], [0.0], [-1e-45], [0.1, -0.2, 0.3]])
+def test_many_small_steps_in_one_call_have_the_oracles_bits(law: int, coefficients: list[float]) -> None:
+    thirds = [stream(law, k).c3 for k in range(len(coefficients))]
+    streams = [replace(stream(law), parameter=place, origin=1000 * place) for place in range(len(SMALL))]
+    own = [numbers(size, torch.float32, place) * (-1) ** place for place, size in enumerate(SMALL)]
+    own[3][:] = -0.0
+    theirs = [theta.clone() for theta in own]
+    factors = [1.0] * len(coefficients)
+    small_cpu.step_each(streams, thirds, factors, coefficients, own)
+    for each, theta in zip(streams, theirs, strict=True):
+        reference.step([replace(each, c3=third) for third in thirds], factors, coefficients, theta, 0)
+    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(own, theirs, strict=True))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("start", [0, 129])
+@pytest.mark.parametrize("coefficient", [0.1, 0.0, -0.0, 1e-45, 1e38, float("inf")])
+def test_one_term_added_at_once_has_the_oracles_bits(law: int, start: int, coefficient: float, threads: int) -> None:
+    """Where θ is −0 a sum that was made from +0 shows: 0 + −0 is +0, and −0 + +0 is +0."""
+    own = numbers(SIZE, torch.float32)
+    own[::3] = -0.0
+    theirs = own.clone()
+    cpu.step([stream(law)], [1.0], [coefficient], own, start)
+    reference.step([stream(law)], [1.0], [coefficient], theirs, start)
+    assert torch.equal(bits(own), bits(theirs))

@@ -86,6 +86,44 @@ def keep(backend: Backend, stream: Stream, threshold: int, out: Tensor, start: i
         mask.keep(stream, threshold, out, start)
 
 
+def add_each(
+    backend: Backend,
+    streams: Sequence[Stream],
+    factor: float,
+    bases: Sequence[Tensor],
+    scale: float,
+    outs: Sequence[Tensor],
+) -> None:
+    """`Kernels.add` of many small bases on one device, all of one law and dtype: in one call where calls cost most."""
+    if _serving(backend, outs[0].device) == "numba":
+        from dpzo.zo.kernels import small_cpu
+
+        small_cpu.add_each(streams, factor, bases, scale, outs)
+        return
+    kernels = kernels_for(backend, outs[0].device)
+    for stream, base, out in zip(streams, bases, outs, strict=True):
+        kernels.add(stream, factor, base, scale, out, 0)
+
+
+def step_each(
+    backend: Backend,
+    streams: Sequence[Sequence[Stream]],
+    factors: Sequence[float],
+    coefficients: Sequence[float],
+    thetas: Sequence[Tensor],
+) -> None:
+    """`Kernels.step` of many small fp32 thetas on one device, with the streams of each."""
+    if _serving(backend, thetas[0].device) == "numba":
+        from dpzo.zo.kernels import small_cpu
+
+        thirds = [stream.c3 for stream in streams[0]]
+        small_cpu.step_each([own[0] for own in streams], thirds, factors, coefficients, thetas)
+        return
+    kernels = kernels_for(backend, thetas[0].device)
+    for own, theta in zip(streams, thetas, strict=True):
+        kernels.step(own, factors, coefficients, theta, 0)
+
+
 def fuses_rounding(backend: Backend, device: torch.device) -> bool:
     """Whether `step_rounded` serves the device."""
     return _serving(backend, device) == "triton"

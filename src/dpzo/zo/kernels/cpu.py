@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from dpzo.zo.kernels.team import FIRST, LENGTH, Job, bits, bounds, floats, memor
 _2P24 = np.float32(2.0**24)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _EDGE = 128
-Halves = NDArray[np.uint16]
+Halves: TypeAlias = NDArray[np.uint16]
 
 
 @jit
@@ -55,9 +55,10 @@ def _fill(law: int, stream: Address, start: int, factor: np.float32, out: Floats
 
 
 @jit
-def _add(
+def add_elements(
     law: int, stream: Address, start: int, factor: np.float32, base: Floats, scale: np.float32, out: Floats
 ) -> None:
+    """`add` of fp32 arrays by one thread."""
     words, normals = _buffers()
     edge = np.zeros(_EDGE, np.float32)
     per_block, chunk_blocks = shape(law)
@@ -83,7 +84,7 @@ def _add(
 
 
 @jit
-def _add_half(
+def add_half_elements(
     law: int,
     stream: Address,
     start: int,
@@ -93,6 +94,7 @@ def _add_half(
     out: Halves,
     is_bf16: bool,
 ) -> None:
+    """`add` of 16-bit arrays by one thread."""
     words, normals = _buffers()
     wide = np.zeros(MAX_ELEMENTS, np.float32)
     per_block, chunk_blocks = shape(law)
@@ -119,7 +121,7 @@ def _add_rows(
 ) -> None:
     width = base.shape[1]
     for i in range(rows.size):
-        _add(law, stream, rows[i] * width, factor, base[rows[i]], scale, out[i])
+        add_elements(law, stream, rows[i] * width, factor, base[rows[i]], scale, out[i])
 
 
 @jit
@@ -135,11 +137,11 @@ def _add_half_rows(
 ) -> None:
     width = base.shape[1]
     for i in range(rows.size):
-        _add_half(law, stream, rows[i] * width, factor, base[rows[i]], scale, out[i], is_bf16)
+        add_half_elements(law, stream, rows[i] * width, factor, base[rows[i]], scale, out[i], is_bf16)
 
 
 @jit
-def _accumulate(
+def sum_elements(
     law: int,
     stream: Address,
     c3: NDArray[np.uint64],
@@ -155,9 +157,17 @@ def _accumulate(
     total = np.empty(MAX_ELEMENTS, np.float32)
     per_block, chunk_blocks = shape(law)
     block, skip, at, count = start // per_block, start % per_block, 0, acc.size
+    # A sum from 0 of one term is that term, and may be added as it is: but for −0, which 0 + −0 makes +0. A sign times
+    # a number that is not 0 is never −0; a normal times a small one may be, by underflow.
+    alone = is_step and c3.size == 1 and law != NORMALS and factors[0] * coefficients[0] != _ZERO
     while at < count:
         blocks = min(chunk_blocks, (skip + count - at + per_block - 1) // per_block)
         take = min(blocks * per_block - skip, count - at)
+        if alone and take == blocks * per_block:
+            make(law, (origin, key0, key1, parameter, c2, c3[0]), np.uint64(block), blocks, words, normals)
+            put_more(law, words, normals, blocks, factors[0], coefficients[0], acc, np.uint64(at))
+            block, skip, at = block + blocks, 0, at + take
+            continue
         total[: blocks * per_block] = _ZERO
         if not is_step:
             for i in range(np.uint64(take)):
@@ -220,7 +230,7 @@ def _add_region(data: Any) -> None:
     base = memory(pointer(job[_BASE] + 4 * begin), (end - begin,), np.float32)
     out = memory(pointer(job[_OUT] + 4 * begin), (end - begin,), np.float32)
     start, factor, scale = job[_START] + begin, number(job[_FACTOR]), number(job[_SCALE])
-    _add(job[_LAW], _address_in(job), start, factor, base, scale, out)
+    add_elements(job[_LAW], _address_in(job), start, factor, base, scale, out)
 
 
 @region
@@ -230,7 +240,7 @@ def _add_half_region(data: Any) -> None:
     base = memory(pointer(job[_BASE] + 2 * begin), (end - begin,), np.uint16)
     out = memory(pointer(job[_OUT] + 2 * begin), (end - begin,), np.uint16)
     start, factor, scale = job[_START] + begin, number(job[_FACTOR]), number(job[_SCALE])
-    _add_half(job[_LAW], _address_in(job), start, factor, base, scale, out, job[_FLAG] != 0)
+    add_half_elements(job[_LAW], _address_in(job), start, factor, base, scale, out, job[_FLAG] != 0)
 
 
 @region
@@ -243,7 +253,7 @@ def _accumulate_region(data: Any) -> None:
     coefficients = memory(pointer(job[_COEFFICIENTS]), (terms,), np.float32)
     acc = memory(pointer(job[_OUT] + 4 * begin), (end - begin,), np.float32)
     is_step = job[_FLAG] != 0
-    _accumulate(job[_LAW], _address_in(job), c3, job[_START] + begin, factors, coefficients, acc, is_step)
+    sum_elements(job[_LAW], _address_in(job), c3, job[_START] + begin, factors, coefficients, acc, is_step)
 
 
 def _halves(tensor: Tensor) -> Halves:
