@@ -1,6 +1,6 @@
 """What a private step costs beside two plain forward passes, and beside other ways of stepping.
 
-    python -m benchmarks.step [--cases NAME,…] [--threads 2] [--repeats 7] [--directions-kind gaussian]
+    python -m benchmarks.step [--cases NAME,…] [--threads 2] [--repeats 15] [--directions-kind gaussian]
                              [--quick] [--json]
 
 Same module object, records, trainable part, micro-batch and threads for all; interleaved in one run, medians of the
@@ -203,7 +203,7 @@ def measured(
     case: Case,
     *,
     threads: int = 2,
-    repeats: int = 7,
+    repeats: int = 15,
     kind: str = "rademacher",
     methods: Sequence[str] = METHODS,
     peaks: Sequence[str] = METHODS,
@@ -244,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--directions-kind", default="rademacher")
     parser.add_argument("--quick", action="store_true", help="small shapes, under a minute, nothing written")
     parser.add_argument("--json", action="store_true")

@@ -18,6 +18,7 @@ from dpzo.lm.prepare import FEATURES_ABOVE, Shapes, keeps_features
 from dpzo.lm.skeleton import Skeleton
 from dpzo.zo import TrainableParameters, Update
 from dpzo.zo.parameters import held_whole
+from dpzo.zo.scratch import RING_BYTES
 
 ALLOCATOR = 1.4
 """Memory that evaluations take from the system ÷ bytes of the tensors that live at their peak; docs/planner.md."""
@@ -90,7 +91,8 @@ def forecast_memory(
     model = skeleton.model
     trainable = skeleton.trainable_bytes
     whole = held_whole(skeleton.dimension, skeleton.elements)
-    shifted = trainable if whole else skeleton.largest_shift
+    turns = min(RING_BYTES, max(elements * dtype.itemsize for elements, dtype in skeleton.trainable))
+    shifted = trainable if whole else max(skeleton.largest_shift, turns)
     activations = _activations(skeleton, shape, microbatch_size)
     state = int(sum(elements * state_bytes(update, dtype) for elements, dtype in skeleton.trainable))
     if isinstance(model.module, EncoderClassifier) and keeps_features(model):

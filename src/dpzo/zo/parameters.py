@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpzo.errors import DpzoError
-from dpzo.zo.scratch import Scratch
+from dpzo.zo.scratch import RING_BYTES, Scratch
 
 Held = Literal["all", "layer", "slice"]
 """How `shift.shifted` holds shifted weights: all at once, a layer's at a time, or of its wide matrices slices only."""
@@ -63,7 +63,8 @@ class TrainableParameters:
             p.grad = None
         self.module = module
         self.materialise: Materialise = materialise
-        self.scratch = Scratch()
+        largest = max(p.numel() * p.element_size() for _, p in chosen)
+        self.scratch = Scratch(min(RING_BYTES, largest))  # a layer's memory is the bound
         self._named: dict[str, nn.Parameter] = dict(chosen)
         self._ordered = tuple(self._named.values())
 

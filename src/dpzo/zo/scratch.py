@@ -8,24 +8,49 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+RING_BYTES = 48 << 20
+"""Of buffers that take turns, at most."""
+_TURNS = 4
+"""Buffers of about one size that take turns."""
+_CLOSE = 4
+
 
 class Scratch:
-    """Flat buffers, handed out and taken back; as many as parameters are shifted at the same time."""
+    """Flat buffers, handed out and taken back; as many as parameters are shifted at the same time.
 
-    def __init__(self) -> None:
-        self._free: list[Tensor] = []
+    On a CPU of several cores a buffer that a product has just read lies in all their caches, and to write to it takes
+    twice as long as to write elsewhere. So buffers take turns, as many as `ring_bytes` hold.
+    """
+
+    def __init__(self, ring_bytes: int = 0) -> None:
+        self._ring_bytes = ring_bytes
+        self._free: list[Tensor] = []  # the one that has rested longest comes first
+        self._held = 0
         self._lent = False
 
+    @property
+    def held(self) -> int:
+        """Bytes of all buffers, handed out or not."""
+        return self._held
+
     def take(self, size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-        """A free buffer of this very size, else the smallest that fits, else a new one in place of the largest."""
+        """A buffer of at least `size` elements.
+
+        A new one as long as there is room for one more to take turns; else of those that fit the one that has rested
+        longest, or the smallest if all are far too large; else a new one in place of as many as make room for it.
+        """
         own = [(i, b.numel()) for i, b in enumerate(self._free) if b.device == device and b.dtype == dtype]
-        chosen = next((i for i, held in own if held == size), None)
-        if chosen is None:
-            chosen = min(((held, i) for i, held in own if held > size), default=(0, None))[1]
-        if chosen is not None:
-            return self._free.pop(chosen)
-        if own:
-            self._free.pop(max((held, i) for i, held in own)[1])
+        fitting = [i for i, held in own if size <= held <= _CLOSE * size]
+        needed = size * dtype.itemsize
+        room = device.type == "cpu" and self._held + needed <= self._ring_bytes
+        if fitting and not (room and len(fitting) < _TURNS):
+            return self._free.pop(fitting[0])
+        larger = min(((held, i) for i, held in own if held >= size), default=None)
+        if larger is not None and not room:
+            return self._free.pop(larger[1])
+        while self._free and self._held + needed > self._ring_bytes:
+            self._held -= _bytes(self._free.pop(0))
+        self._held += needed
         with torch.inference_mode(False):  # an inference tensor could not serve outside inference mode
             return torch.empty(size, dtype=dtype, device=device)
 
@@ -34,7 +59,8 @@ class Scratch:
         self._free.append(buffer)
 
     def clear(self) -> None:
-        """Let go of all memory."""
+        """Let go of all memory that is not handed out."""
+        self._held -= sum(_bytes(buffer) for buffer in self._free)
         self._free = []
 
     @contextmanager
@@ -47,3 +73,7 @@ class Scratch:
             yield
         finally:
             self._lent = False
+
+
+def _bytes(buffer: Tensor) -> int:
+    return buffer.numel() * buffer.element_size()

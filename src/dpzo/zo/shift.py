@@ -63,21 +63,21 @@ class Shift:
             return self._directions.shift_rows(self._k, index, theta, self._scale, chosen)
 
     def product(self, index: int, x: Tensor, bias: Tensor | None) -> Tensor:
-        """`linear(x, shifted matrix, bias)`, a slice of the matrix at a time through one small buffer."""
+        """`linear(x, shifted matrix, bias)`, a slice of the matrix at a time through small buffers."""
         theta = self._parameters[index].data
         (rows, width), height = theta.shape, slice_height(theta)
         out = x.new_empty((*x.shape[:-1], rows))
-        buffer = self._scratch.take(height * width, theta.device, theta.dtype)
         with self._at_work():
             for first in range(0, rows, height):
                 part = theta[first : first + height]
+                buffer = self._scratch.take(height * width, theta.device, theta.dtype)
                 moved = buffer[: part.numel()].view_as(part)
                 own_bias = None if bias is None else bias[first : first + height]
                 self._directions.shift(self._k, index, part.view(-1), self._scale, moved.view(-1), first * width)
                 out[..., first : first + height] = functional.linear(x, moved, own_bias)
+                self._scratch.give(buffer)
             if self.on_product is not None:
                 self.on_product(index, x, bias, out)
-        self._scratch.give(buffer)
         return out
 
     def enter(self, index: int) -> None:
