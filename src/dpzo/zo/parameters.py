@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,7 @@ class TrainableParameters:
         self.materialise: Materialise = materialise
         largest = max(p.numel() * p.element_size() for _, p in chosen)
         self.scratch = Scratch(min(RING_BYTES, largest))  # a layer's memory is the bound
+        self.layouts: dict[Held, Any] = {}  # `shift` keeps here what it works out once
         self._named: dict[str, nn.Parameter] = dict(chosen)
         self._ordered = tuple(self._named.values())
 
@@ -138,8 +139,11 @@ class TrainableParameters:
         """`materialise` with `auto` decided."""
         if self.materialise != "auto":
             return self.materialise
-        total = sum(p.numel() for p in self.module.parameters())
-        return "all" if held_whole(self.dimension, total) else "slice"
+        return "all" if self._is_held_whole else "slice"
+
+    @cached_property
+    def _is_held_whole(self) -> bool:
+        return held_whole(self.dimension, sum(p.numel() for p in self.module.parameters()))
 
     def tensors(self) -> dict[str, Tensor]:
         """The trainable part itself, by first name: views of its memory, to be read."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,33 @@ from dpzo.zo.parameters import Held, TrainableParameters
 from dpzo.zo.pieces import Pieces, piecewise, slice_height
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Who is shifted when, for one way of holding.
+
+    `together`: small parameters, in groups, for as long as the block lasts. `served`: modules whose call needs more,
+    with the parameter that they read in pieces, if any, and those that are held while they run.
+    """
+
+    together: tuple[tuple[int, ...], ...]
+    served: dict[nn.Module, tuple[int | None, tuple[int, ...]]]
+
+
+def _layout(parameters: TrainableParameters, held: Held) -> Layout:
+    """Found once for each way; a step asks twice for each direction."""
+    known: Layout | None = parameters.layouts.get(held)
+    if known is None:
+        together, tensors = parameters.together(held), list(parameters)
+        apart, served = set(range(len(parameters))).difference(*together), {}
+        for module, owned in parameters.owners:
+            own = tuple(index for index in owned if index in apart)
+            table = piecewise(module, tensors, own, held)
+            if own:
+                served[module] = table, tuple(index for index in own if index != table)
+        known = parameters.layouts[held] = Layout(together, served)
+    return known
+
+
 class Shift:
     """The live state of one `shifted` block: who points at scratch, and how many running layers need it."""
 
@@ -28,14 +56,7 @@ class Shift:
     ) -> None:
         self._directions, self._k, self._scale, self._scratch = directions, k, scale, parameters.scratch
         self._parameters = list(parameters)
-        self._together = parameters.together(held)
-        apart = set(range(len(parameters))).difference(*self._together)
-        self._pieces: dict[nn.Module, int | None] = {}
-        self._owned: dict[nn.Module, tuple[int, ...]] = {}
-        for module, owned in parameters.owners:
-            own = tuple(index for index in owned if index in apart)
-            self._pieces[module] = table = piecewise(module, self._parameters, own, held)
-            self._owned[module] = tuple(index for index in own if index != table)
+        self._layout = _layout(parameters, held)
         self._live: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._shared: list[Tensor] = []
         self._users: dict[int, int] = {}
@@ -47,11 +68,6 @@ class Shift:
         self.on_product: Callable[[int, Tensor, Tensor | None, Tensor], None] | None = None
         """Told of each product that was made of slices: (index, x, bias, product)."""
 
-    @property
-    def served(self) -> list[nn.Module]:
-        """Modules whose parameters are shifted when they are called."""
-        return [module for module, own in self._owned.items() if own or self._pieces[module] is not None]
-
     def is_parameter(self, tensor: Any, index: int) -> bool:
         """Whether `tensor` is trainable parameter `index` itself, and not yet shifted."""
         return tensor is self._parameters[index] and index not in self._live
@@ -59,15 +75,19 @@ class Shift:
     def rows(self, index: int, chosen: Tensor) -> Tensor:
         """Rows `chosen` of the shifted matrix."""
         theta = self._parameters[index].data
-        with self._at_work():
+        self.is_at_work = True
+        try:
             return self._directions.shift_rows(self._k, index, theta, self._scale, chosen)
+        finally:
+            self.is_at_work = False
 
     def product(self, index: int, x: Tensor, bias: Tensor | None) -> Tensor:
         """`linear(x, shifted matrix, bias)`, a slice of the matrix at a time through small buffers."""
         theta = self._parameters[index].data
         (rows, width), height = theta.shape, slice_height(theta)
         out = x.new_empty((*x.shape[:-1], rows))
-        with self._at_work():
+        self.is_at_work = True
+        try:
             for first in range(0, rows, height):
                 part = theta[first : first + height]
                 buffer = self._scratch.take(height * width, theta.device, theta.dtype)
@@ -78,6 +98,8 @@ class Shift:
                 self._scratch.give(buffer)
             if self.on_product is not None:
                 self.on_product(index, x, bias, out)
+        finally:
+            self.is_at_work = False
         return out
 
     def enter(self, index: int) -> None:
@@ -87,23 +109,30 @@ class Shift:
             return
         parameter = self._parameters[index]
         theta = parameter.data
-        buffer = self._scratch.take(theta.numel(), theta.device, theta.dtype)
-        view = buffer[: theta.numel()]
-        with self._at_work():
+        size = theta.numel()
+        buffer = self._scratch.take(size, theta.device, theta.dtype)
+        view = buffer if buffer.numel() == size else buffer[:size]
+        self.is_at_work = True
+        try:
             self._directions.shift(self._k, index, theta.view(-1), self._scale, view)
+        finally:
+            self.is_at_work = False
         self._live[index] = (theta, buffer)
         parameter.data = view.view(theta.shape)
 
     def enter_together(self) -> None:
         """`enter` for the small parameters, in one call and one buffer for each dtype and device."""
-        for group in self._together:
+        for group in self._layout.together:
             homes = [self._parameters[index].data for index in group]
             sizes = [theta.numel() for theta in homes]
             buffer = self._scratch.take(sum(sizes), homes[0].device, homes[0].dtype)
             self._shared.append(buffer)
             views = torch.split(buffer[: sum(sizes)], sizes)
-            with self._at_work():
+            self.is_at_work = True
+            try:
                 self._directions.shift_each(self._k, group, [theta.view(-1) for theta in homes], self._scale, views)
+            finally:
+                self.is_at_work = False
             for index, theta, view in zip(group, homes, views, strict=True):
                 self._users[index] = 1
                 self._live[index] = (theta, None)
@@ -128,20 +157,21 @@ class Shift:
 
     def before(self, module: nn.Module, _arguments: Any) -> None:
         self._running.append(module)
-        table = self._pieces[module]
+        table, owned = self._layout.served[module]
         if table is not None:
             self.visited.add(table)
             self._reading.append(Pieces(self, table))
             self._reading[-1].open()
-        for index in self._owned[module]:
+        for index in owned:
             self.enter(index)
 
     def after(self, module: nn.Module, _arguments: Any, _output: Any) -> None:
         if self._running and self._running[-1] is module:
             self._running.pop()
-            if self._pieces[module] is not None:
+            table, owned = self._layout.served[module]
+            if table is not None:
                 self._reading.pop().close()
-            for index in self._owned[module]:
+            for index in owned:
                 self.leave(index)
 
     def restore(self) -> None:
@@ -153,14 +183,6 @@ class Shift:
             self.leave(index)
         while self._shared:
             self._scratch.give(self._shared.pop())
-
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        self.is_at_work = True
-        try:
-            yield
-        finally:
-            self.is_at_work = False
 
 
 @contextmanager
@@ -193,7 +215,7 @@ def shifted(
         if mode == "all":
             shift.enter_rest()
         else:
-            for module in shift.served:
+            for module in _layout(parameters, mode).served:
                 hooks = (
                     module.register_forward_pre_hook(shift.before, prepend=True),
                     module.register_forward_hook(shift.after, always_call=True),
