@@ -223,9 +223,13 @@ def test_an_encoder_with_its_head_loads_by_the_lines_of_its_readme(head: Made, m
     monkeypatch.chdir(head.folder / "model")
     exec(lines, scope)
     rows = [json.loads(line) for line in head.data.read_text().splitlines()]
-    predicted = scope["logits"]([row["text"] for row in rows]).argmax(-1).tolist()
-    right = np.mean([scope["labels"][index] == row["label"] for index, row in zip(predicted, rows, strict=True)])
-    assert runs.evaluate(head.folder, runs.DataSource(file=head.data))["value"] == right
+    logits = scope["logits"]([row["text"] for row in rows])
+    right = [scope["labels"][i] == row["label"] for i, row in zip(logits.argmax(-1).tolist(), rows, strict=True)]
+    upper, lower = logits.topk(2).values.unbind(-1)
+    ties = int((upper - lower < 1e-4).sum())  # may go either way in a batch of another shape
+    found = runs.evaluate(head.folder, runs.DataSource(file=head.data))["value"]
+    assert ties < len(rows) / 4
+    assert abs(float(found) - np.mean(right)) * len(rows) <= ties + 1e-6
 
 
 def test_evaluation_is_the_mean_loss_of_a_completion_task(full: Made, lora: Made) -> None:

@@ -258,6 +258,13 @@ def more_noise_claimed(run: Path) -> None:
     rewrite(run, change, papers=True)
 
 
+def steps_beyond_counting(run: Path) -> None:
+    def change(header: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+        header["plan"]["steps"] = 10**9
+
+    rewrite(run, change)
+
+
 def less_noise_throughout(run: Path) -> None:
     def change(header: dict[str, Any], entries: list[dict[str, Any]]) -> None:
         header["plan"]["scale"] /= 2
@@ -388,6 +395,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "noise taken away": (silent, "releases", "too little noise"),
     "more noise in the plan than there is": (more_noise_claimed, "releases", "is not that of its plan"),
     "less noise in the plan than the config pays for": (less_noise_throughout, "header", "plan.scale"),
+    "a plan of more steps than can be counted": (steps_beyond_counting, "header", "1000000000 steps; more than"),
     "a count left out of ε": (count_left_out, "header", "count is not what its config says"),
     "a header without a plan": (no_plan, "header", "its plan is none that dpzo makes (KeyError)"),
     "a config of nonsense": (nonsense("config", [1]), "header", "must be a valid dictionary"),

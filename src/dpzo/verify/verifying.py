@@ -18,6 +18,8 @@ from dpzo.verify.report import Check, Report, attempt, failed, inapplicable, pas
 from dpzo.verify.signature import check_signature
 from dpzo.verify.weights import NAMES, check_module, check_weights
 
+MOST_STEPS = 5_000_000
+"""Whose ε takes a minute. A stranger's plan may name any number, and a journal of so many lines is a gigabyte."""
 BASELINE_CARD = "baseline_card.json"
 _REST = ("steps", "releases", "header", "epsilon", "second accountant", "Rényi bound", "card", "plan", *NAMES)
 
@@ -64,6 +66,8 @@ def _checks(
     yield passed("journal", f"{transcript.num_steps + 1} lines hang together; hash {transcript.last_hash[:16]}…")
     try:
         plan = PrivacyPlan.from_dict(transcript.header["plan"])
+        if plan.steps > MOST_STEPS:
+            raise DpzoError(f"{plan.steps} steps; more than {MOST_STEPS} are not counted")
     except (DpzoError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         said = str(error) if isinstance(error, DpzoError) else type(error).__name__
         yield failed("header", f"its plan is none that dpzo makes ({said})")
