@@ -28,7 +28,7 @@ CASES = [  # ε, mechanism, q, K, T
     (4.0, "laplace", 0.1, 1, 16),
 ]
 NOTES = (
-    "lower bounds hold together with 95 % confidence; three tenths of the draws choose attack and threshold, the others "
+    "lower bounds hold together with 95 % confidence; three tenths of the draws choose attack and threshold, the rest "
     "are counted; f_dp (gaussian_dp: the same, exact) assumes the plan's mechanism with an unknown amount of noise, "
     "clopper_pearson assumes nothing; laplace with K = 16 is claimed by its pure or Rényi bound, which one canary "
     "cannot reach"
