@@ -58,6 +58,15 @@ class Scratch:
         """Take a buffer back."""
         self._free.append(buffer)
 
+    @contextmanager
+    def lent(self, size: int, device: torch.device, dtype: torch.dtype) -> Iterator[Tensor]:
+        """A buffer as `take` gives it, taken back when the block ends."""
+        buffer = self.take(size, device, dtype)
+        try:
+            yield buffer
+        finally:
+            self.give(buffer)
+
     def clear(self) -> None:
         """Let go of all memory that is not handed out."""
         self._held -= sum(_bytes(buffer) for buffer in self._free)

@@ -90,12 +90,11 @@ class Shift:
         try:
             for first in range(0, rows, height):
                 part = theta[first : first + height]
-                buffer = self._scratch.take(height * width, theta.device, theta.dtype)
-                moved = buffer[: part.numel()].view_as(part)
                 own_bias = None if bias is None else bias[first : first + height]
-                self._directions.shift(self._k, index, part.view(-1), self._scale, moved.view(-1), first * width)
-                out[..., first : first + height] = functional.linear(x, moved, own_bias)
-                self._scratch.give(buffer)
+                with self._scratch.lent(height * width, theta.device, theta.dtype) as buffer:
+                    moved = buffer[: part.numel()].view_as(part)
+                    self._directions.shift(self._k, index, part.view(-1), self._scale, moved.view(-1), first * width)
+                    out[..., first : first + height] = functional.linear(x, moved, own_bias)
             if self.on_product is not None:
                 self.on_product(index, x, bias, out)
         finally:
@@ -112,12 +111,12 @@ class Shift:
         size = theta.numel()
         buffer = self._scratch.take(size, theta.device, theta.dtype)
         view = buffer if buffer.numel() == size else buffer[:size]
+        self._live[index] = (theta, buffer)
         self.is_at_work = True
         try:
             self._directions.shift(self._k, index, theta.view(-1), self._scale, view)
         finally:
             self.is_at_work = False
-        self._live[index] = (theta, buffer)
         parameter.data = view.view(theta.shape)
 
     def enter_together(self) -> None:
