@@ -39,14 +39,26 @@ class Scratch:
         A new one as long as there is room for one more to take turns; else of those that fit the one that has rested
         longest, or the smallest if all are far too large; else a new one in place of as many as make room for it.
         """
-        own = [(i, b.numel()) for i, b in enumerate(self._free) if b.device == device and b.dtype == dtype]
-        fitting = [i for i, held in own if size <= held <= _CLOSE * size]
         needed = size * dtype.itemsize
         room = device.type == "cpu" and self._held + needed <= self._ring_bytes
-        if fitting and not (room and len(fitting) < _TURNS):
-            return self._free.pop(fitting[0])
-        larger = min(((held, i) for i, held in own if held >= size), default=None)
-        if larger is not None and not room:
+        first, fitting, larger = (
+            -1,
+            0,
+            (0, -1),
+        )  # places in the list, and the size of the smallest that is far too large
+        for place, buffer in enumerate(self._free):
+            held = buffer.numel()
+            if held < size or buffer.dtype != dtype or buffer.device != device:
+                continue
+            if held <= _CLOSE * size:
+                first, fitting = place if first < 0 else first, fitting + 1
+                if (
+                    not room or fitting == _TURNS
+                ):  # a layer asks between two products, when all is slow: look no further
+                    return self._free.pop(first)
+            elif larger[1] < 0 or held < larger[0]:
+                larger = held, place
+        if larger[1] >= 0 and not room:
             return self._free.pop(larger[1])
         while self._free and self._held + needed > self._ring_bytes:
             self._held -= _bytes(self._free.pop(0))

@@ -42,6 +42,7 @@ def _serving(backend: Backend, device: torch.device) -> Backend:
     return "reference"
 
 
+@cache
 def kernels_for(backend: Backend, device: torch.device) -> Kernels:
     """The kernels that serve tensors of `device`. Raises DpzoError for a backend that is unknown or cannot."""
     serving = _serving(backend, device)
