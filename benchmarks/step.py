@@ -1,10 +1,11 @@
 """What a private step costs beside two plain forward passes, and beside other ways of stepping.
 
-    python -m benchmarks.step [--cases NAME,…] [--threads 2] [--repeats 15] [--directions-kind gaussian]
+    python -m benchmarks.step [--cases NAME,…] [--threads 2] [--repeats 7] [--processes 3] [--directions-kind gaussian]
                              [--quick] [--json]
 
 Same module object, records, trainable part, micro-batch and threads for all; interleaved in one run, medians of the
-repeats, ratios to two plain forwards of the same micro-batch with the same logits.
+repeats, ratios to two plain forwards of the same micro-batch with the same logits. Where memory comes to lie moves a
+ratio by some percent from process to process, so the repeats of several processes are put together.
 
 - ours: Poisson draw, K = 1 central difference beside the weights, exact noise, update. Two evaluations.
 - mezo: the same loss in the style of MeZO: +φz, −2φz, +φz in place with `torch.normal` from a re-seeded generator,
@@ -137,7 +138,7 @@ class Bench:
 
 
 def timings(name: str, case: Case, repeats: int, kind: str, methods: Sequence[str]) -> dict[str, Any]:
-    """Median seconds and ratios of every method that runs."""
+    """The seconds of every repeat of every method that runs, under `seconds`, and why others do not."""
     row: dict[str, Any] = {"case": name, "threads": torch.get_num_threads(), "directions": kind}
     bench = Bench(case, kind, repeats + 2)
     row["trainable"] = bench.parameters.dimension
@@ -157,15 +158,22 @@ def timings(name: str, case: Case, repeats: int, kind: str, methods: Sequence[st
             with torch.no_grad():
                 run()
             seconds[method].append(time.perf_counter() - start)
-    for method, found in seconds.items():
-        row[f"{method}_s"] = round(statistics.median(found), 4)
+    return row | {"seconds": seconds}
+
+
+def summed_up(rows: Sequence[dict[str, Any]], target: float | None) -> dict[str, Any]:
+    """One row of the medians over all processes, each ratio's range, and its median in each process."""
+    row = {key: value for key, value in rows[0].items() if key != "seconds"}
+    for method in rows[0]["seconds"]:
+        own, plain = ([s for each in rows for s in each["seconds"][name]] for name in (method, "plain"))
+        row[f"{method}_s"] = round(statistics.median(own), 4)
         if method != "plain":
-            ratios = [own / two for own, two in zip(found, seconds["plain"], strict=True)]
-            row[f"{method}_ratio"] = round(statistics.median(found) / statistics.median(seconds["plain"]), 3)
+            ratios = [one / two for one, two in zip(own, plain, strict=True)]
+            row[f"{method}_ratio"] = round(statistics.median(own) / statistics.median(plain), 3)
             row[f"{method}_ratio_range"] = [round(min(ratios), 3), round(max(ratios), 3)]
-    if case.target is not None:
-        row["target_ratio"] = case.target
-    return row
+            medians = [[statistics.median(each["seconds"][name]) for name in (method, "plain")] for each in rows]
+            row[f"{method}_ratio_by_process"] = [round(one / two, 3) for one, two in medians]
+    return row if target is None else row | {"target_ratio": target}
 
 
 def peak(case: Case, method: str, kind: str) -> dict[str, Any]:
@@ -203,14 +211,15 @@ def measured(
     case: Case,
     *,
     threads: int = 2,
-    repeats: int = 15,
+    repeats: int = 7,
+    processes: int = 1,
     kind: str = "rademacher",
     methods: Sequence[str] = METHODS,
     peaks: Sequence[str] = METHODS,
 ) -> dict[str, Any]:
-    """A case's row: times of `methods` in one child, and the peak of each of `peaks` in a child of its own."""
+    """A case's row: times of `methods` in some children, and the peak of each of `peaks` in a child of its own."""
     common = {"case": asdict(case), "name": name, "threads": threads, "kind": kind, "repeats": repeats}
-    row = _child({**common, "methods": list(methods)})
+    row = summed_up([_child({**common, "methods": list(methods)}) for _ in range(processes)], case.target)
     for method in peaks:
         if f"{method}_s" in row:
             found = _child({**common, "peak": method})
@@ -244,7 +253,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--directions-kind", default="rademacher")
     parser.add_argument("--quick", action="store_true", help="small shapes, under a minute, nothing written")
     parser.add_argument("--json", action="store_true")
@@ -258,8 +268,7 @@ def main() -> None:
     rows = []
     for name in given.cases.split(",") if given.cases else list(table):
         settings: dict[str, Any] = {"threads": given.threads, "repeats": given.repeats, "kind": given.directions_kind}
-        if given.quick:
-            settings["peaks"] = ("plain", "ours")
+        settings |= {"peaks": ("plain", "ours")} if given.quick else {"processes": given.processes}
         rows.append(measured(name, table[name], **settings))
     if not given.quick and not given.cases:
         result = "step" if given.directions_kind == "rademacher" else f"step_{given.directions_kind}"
