@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpzo.errors import DpzoError
-from dpzo.zo.directions import KINDS, Backend, DirectionScheme, StepDirections
+from dpzo.zo.directions import Backend, DirectionScheme, StepDirections
 from dpzo.zo.initial import public_normal, public_uniform
 from dpzo.zo.kernels import reference, spec
+from dpzo.zo.kinds import KINDS
 
 BACKENDS: list[Backend] = ["numba", "reference"]
 

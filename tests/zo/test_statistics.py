@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from dpzo.zo.directions import KINDS, DirectionScheme
+from dpzo.zo.directions import DirectionScheme
 from dpzo.zo.initial import public_normal, public_uniform
+from dpzo.zo.kinds import KINDS
 
 DRAWS = 2_000_000
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Final, Protocol
@@ -30,6 +29,7 @@ from dpzo.zo.kernels.choose import (
     step_rounded,
 )
 from dpzo.zo.kernels.spec import SCHEME, Stream
+from dpzo.zo.kinds import KINDS, Kind, sphere_factor
 
 __all__ = [
     "KINDS",
@@ -43,22 +43,6 @@ __all__ = [
 
 
 _CPU: Final = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A law of z with E[zzᵀ] = I: the element law, and whether the whole direction is scaled to ‖z‖ = √d."""
-
-    law: int
-    on_sphere: bool
-
-
-KINDS: Final[dict[str, Kind]] = {
-    "rademacher": Kind(spec.SIGNS, on_sphere=False),
-    "gaussian": Kind(spec.NORMALS, on_sphere=False),
-    "sphere": Kind(spec.NORMALS, on_sphere=True),
-    "orthogonal": Kind(spec.WALSH, on_sphere=False),
-}
 
 
 class Structure(Protocol):
@@ -403,14 +387,3 @@ class StepDirections:
         _check_flat(out)
         if start < 0 or start + out.numel() > self.scheme.sizes[parameter]:
             raise IndexError("the elements asked for lie outside the parameter")
-
-
-def sphere_factor(dimension: int, square_sum: int) -> float:
-    """fl32(√(d·2²⁴ / S)) for the integer sum S = Σ⌊g²·2²⁴⌋: the ratio and the root each rounded once in float64.
-
-    S = 0 (only possible for a handful of elements, about once in 2²⁰ draws of a single one) yields 0: no direction.
-    """
-    if square_sum == 0:
-        return 0.0
-    root = math.sqrt(Fraction(dimension << spec.FIXED_POINT_BITS, square_sum))
-    return float(torch.tensor(root, dtype=torch.float32))

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from dpzo.errors import DpzoError
-from dpzo.zo.directions import KINDS, DirectionScheme, StepDirections, Structure, sphere_factor
+from dpzo.zo.directions import DirectionScheme, StepDirections, Structure
 from dpzo.zo.kernels import spec
 from dpzo.zo.kernels.choose import Backend, keep
 from dpzo.zo.kernels.spec import Stream
+from dpzo.zo.kinds import KINDS, sphere_factor
 from dpzo.zo.parameters import TrainableParameters
 
 __all__ = ["LowRank", "PublicBasis", "RandomMask", "direction_scheme", "load_basis", "public_basis"]
