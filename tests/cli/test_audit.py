@@ -45,7 +45,7 @@ def test_the_table(dpzo: Dpzo, plan_file: Path) -> None:
     assert said.code == 0
     assert said.err == "dpzo: drawing up to 1,000 transcripts a side\n"
     lines = said.out.splitlines()
-    assert lines[0].startswith("ε at δ = 1e-05; all lower bounds hold together with 0.95 confidence")
+    assert lines[0].startswith("ε at δ = 1e-05; all lower bounds hold together with 0.999999 confidence")
     assert [line.split()[0] for line in lines[2::2][:2]] == ["gaussian_dp", "clopper_pearson"]
     assert lines[-1].startswith("A lower bound above the claim proves a fault")
     assert all(len(line) <= 120 for line in lines[:-1])

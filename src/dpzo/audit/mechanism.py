@@ -41,7 +41,7 @@ MOST_RELEASES = 400_000  # releases a side through channels, of one direction ea
 FEWEST = 10_000  # transcripts a side: rather fewer steps than fewer of them
 MOST_DIRECTIONS = 4096  # eight times what is published; beyond, ten thousand transcripts take too long
 KNOWN_SEED_DRAWS = 5000  # of attacks that run everything twice; predictable noise shows in a handful
-CONFIDENCE = 0.95
+CONFIDENCE = 0.999_999  # a flag accuses: of a million audits of sound code one may be wrong
 Drawn = Callable[[Attack, bool, int], Scores]
 
 

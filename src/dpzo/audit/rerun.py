@@ -9,7 +9,7 @@ from dpzo import runs
 from dpzo.assembly import objective
 from dpzo.audit.plans import plan_of
 from dpzo.audit.report import AuditReport
-from dpzo.audit.transcript import audit_transcript, require_canaries
+from dpzo.audit.transcript import CONFIDENCE, audit_transcript, require_canaries
 from dpzo.errors import DpzoError
 from dpzo.journal import read
 
@@ -22,7 +22,7 @@ def audit_rerun(
     data_is: str | None,
     *,
     canaries: int,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     base: str | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[AuditReport]:

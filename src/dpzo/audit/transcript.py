@@ -20,6 +20,7 @@ from dpzo.train import Job
 from dpzo.zo import Objective
 
 FEWEST = 20
+CONFIDENCE = 0.95  # of one run with canaries, which shows little
 Fit = Callable[[Job, Objective, int, Path], None]
 
 
@@ -29,7 +30,7 @@ def audit_transcript(
     num_units: int,
     *,
     canaries: int,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     seed: int = 0,
     fit: Fit = train.fit,
 ) -> list[AuditReport]:

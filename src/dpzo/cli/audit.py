@@ -25,7 +25,10 @@ def audit(
     draws: Annotated[
         int | None, typer.Option(help="Transcripts a side for Clopper-Pearson; 3 000 000 by default.")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="With which all lower bounds hold together.")] = 0.95,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="With which all lower bounds hold together; 0.999999 by default, 0.95 with --canaries."),
+    ] = None,
     canaries: Annotated[
         int | None, typer.Option(help="Train RUN once more with this many canaries on --data, and find them again.")
     ] = None,
@@ -41,8 +44,7 @@ def audit(
     Reads no data and spends no privacy. Takes a minute or two. With --canaries a whole training run is audited
     instead, on public records. Exit code 1 when a bound lies above the claim.
     """
-    from dpzo.audit import joint
-    from dpzo.audit.mechanism import require_numbers
+    from dpzo.audit import joint, mechanism, transcript
     from dpzo.cli.screen import print_json, teller
 
     given = [name for name, value in (("--data", data), ("--data-dir", data_dir), ("--data-is", data_is)) if value]
@@ -50,7 +52,9 @@ def audit(
         raise DpzoError(f"{given[0]}: the mechanism's audit reads no data; give --canaries, or leave it out")
     if canaries is not None and draws is not None:
         raise DpzoError("--draws: a run with canaries is one run; leave it out, or leave --canaries out")
-    require_numbers(draws, confidence)
+    if confidence is None:
+        confidence = mechanism.CONFIDENCE if canaries is None else transcript.CONFIDENCE
+    mechanism.require_numbers(draws, confidence)
     with ending_well(None, resumable=False):
         if canaries is None:
             found = _mechanism(run, plan, draws, confidence, teller(quiet=as_json))
