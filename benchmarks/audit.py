@@ -31,8 +31,8 @@ CASES = [  # ε, mechanism, q, K, T
 NOTES = (
     "a row's bounds hold together with 99.9999 % confidence; three tenths of the draws choose attack and threshold, "
     "the rest are counted; f_dp (gaussian_dp: the same, exact) assumes the plan's mechanism with an unknown amount of "
-    "noise, clopper_pearson assumes nothing; laplace with K = 16 is claimed by its pure or Rényi bound, which one canary "
-    "cannot reach"
+    "noise, clopper_pearson assumes nothing; laplace with K = 16 is claimed by its pure or Rényi bound, which one "
+    "canary cannot reach"
 )
 
 
