@@ -85,7 +85,7 @@ def audit_mechanism(
 def require_numbers(draws: int | None, confidence: float) -> None:
     """Refuse a number of draws that shows nothing, or a confidence that is none. DpzoError in one line."""
     if not 0.0 < confidence < 1.0:
-        raise DpzoError("--confidence must lie between 0 and 1: 0.95 is usual")
+        raise DpzoError("--confidence must lie between 0 and 1, as 0.999999 does")
     if draws is not None and draws < 100:
         raise DpzoError("--draws must be at least 100: fewer show nothing")
 

@@ -33,9 +33,9 @@ class Source(Protocol):
 class Pieces(TorchFunctionMode):
     """While a layer runs: of its matrix only what is read is shifted. Any other reader gets it whole."""
 
-    def __init__(self, source: Source, index: int) -> None:
+    def __init__(self, source: Source, index: int, slices: bool) -> None:
         super().__init__()
-        self._source, self._index, self._is_whole = source, index, False
+        self._source, self._index, self._slices, self._is_whole = source, index, slices, False
 
     def open(self) -> None:
         """Start of the layer's call."""
@@ -49,7 +49,7 @@ class Pieces(TorchFunctionMode):
         if reads == [1] and function is functional.embedding:
             chosen, places = torch.unique(arguments[0], return_inverse=True)
             return functional.embedding(places, self._source.rows(self._index, chosen))
-        if reads == [1] and function is functional.linear and not options:
+        if self._slices and reads == [1] and function is functional.linear and not options:
             return self._source.product(self._index, arguments[0], arguments[2] if len(arguments) > 2 else None)
         if reads and function.__name__ != "__get__":  # no glance at its shape
             self._is_whole = True

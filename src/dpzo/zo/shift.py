@@ -159,7 +159,7 @@ class Shift:
         table, owned = self._layout.served[module]
         if table is not None:
             self.visited.add(table)
-            self._reading.append(Pieces(self, table))
+            self._reading.append(Pieces(self, table, slices=isinstance(module, nn.Linear)))
             self._reading[-1].open()
         for index in owned:
             self.enter(index)
