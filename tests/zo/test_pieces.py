@@ -91,9 +91,9 @@ def test_the_whole_is_never_made(small_slices: int, monkeypatch: pytest.MonkeyPa
         made.append((parameter, start // WIDTH, base.numel() // WIDTH))
         shift(self, k, parameter, base, scale, out, start)
 
-    def weigh(self: Scratch, size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    def weigh(self: Scratch, size: int, device: torch.device, dtype: torch.dtype, **options: bool) -> Tensor:
         taken.append(size)
-        return take(self, size, device, dtype)
+        return take(self, size, device, dtype, **options)
 
     monkeypatch.setattr(StepDirections, "shift", note)
     monkeypatch.setattr(Scratch, "take", weigh)

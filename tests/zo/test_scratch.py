@@ -11,10 +11,10 @@ from dpzo.zo.scratch import RING_BYTES, Scratch
 CPU = torch.device("cpu")
 
 
-def places(scratch: Scratch, sizes: list[int]) -> list[int]:
+def places(scratch: Scratch, sizes: list[int], *, rested: bool = True) -> list[int]:
     found = []
     for size in sizes:
-        buffer = scratch.take(size, CPU)
+        buffer = scratch.take(size, CPU, rested=rested)
         assert buffer.numel() >= size
         found.append(buffer.data_ptr())
         scratch.give(buffer)
@@ -42,6 +42,18 @@ def test_buffers_take_turns_as_far_as_the_ring_goes() -> None:
     assert turns[4:8] == turns[:4]
 
 
+def test_the_last_one_given_back_serves_again_where_none_has_to_rest() -> None:
+    scratch = Scratch(ring_bytes=1 << 20)
+    first, *_, last = places(scratch, [100] * 4)
+    assert places(scratch, [100, 30, 100], rested=False) == [last] * 3
+    assert places(scratch, [100], rested=True) == [first]
+    assert places(scratch, [100], rested=False) == [first]
+    larger = places(scratch, [101], rested=False)
+    assert larger[0] not in (first, last)
+    assert places(scratch, [100, 2], rested=False) == larger * 2
+    assert scratch.held == 4 * 501
+
+
 def test_the_ring_is_the_bound_unless_one_buffer_is_larger() -> None:
     scratch = Scratch(ring_bytes=4 * 300)
     for size in (10, 250, 60, 299, 120, 7, 300, 30):
@@ -55,12 +67,12 @@ def test_the_ring_is_the_bound_unless_one_buffer_is_larger() -> None:
 
 def test_buffers_in_use_are_never_handed_out_twice() -> None:
     scratch = Scratch(ring_bytes=4 * 300)
-    taken = [scratch.take(size, CPU) for size in (100, 100, 50, 300)]
+    taken = [scratch.take(size, CPU, rested=True) for size in (100, 100, 50, 300)]
     assert len({buffer.data_ptr() for buffer in taken}) == 4
     assert scratch.held == 4 * 550
     for buffer in taken:
         scratch.give(buffer)
-    again = [scratch.take(size, CPU) for size in (100, 100, 50, 300)]
+    again = [scratch.take(size, CPU, rested=True) for size in (100, 100, 50, 300)]
     assert [buffer.data_ptr() for buffer in again] == [buffer.data_ptr() for buffer in taken]  # nothing new
     scratch.clear()
     assert scratch.held == 4 * 550  # all are in use
@@ -85,8 +97,8 @@ def test_a_ring_is_never_larger_than_the_largest_parameter() -> None:
     for module, bound in ((small, 4 * 64), (large, RING_BYTES)):
         scratch = TrainableParameters(module, ["weight"]).scratch
         for _ in range(6):
-            scratch.give(scratch.take(bound // 40, CPU))
-            scratch.give(scratch.take(bound // 8, CPU))
+            scratch.give(scratch.take(bound // 40, CPU, rested=True))
+            scratch.give(scratch.take(bound // 8, CPU, rested=True))
             assert scratch.held <= bound
 
 

@@ -192,6 +192,23 @@ def test_layer_mode_holds_only_what_runs() -> None:
     assert sum(b.numel() for b in parameters.scratch._free) <= 2 * 64
 
 
+@pytest.mark.parametrize(
+    ("x", "rests"), [((256, 192), True), ((4, 64, 192), True), ((255, 192), False), ((192,), False)]
+)
+def test_buffers_rest_after_products_of_many_rows(x: tuple[int, ...], rests: bool) -> None:
+    """Those read the whole matrix on every core; after one of few rows the cache holds the last buffer for its core."""
+    module = build(lambda: nn.Sequential(*[nn.Linear(192, 192, bias=False) for _ in range(6)], nn.Linear(192, 4096)))
+    parameters = everything(module, "layer")
+    used: list[int] = []
+    for layer in module:  # type: ignore[union-attr]
+        layer.register_forward_hook(lambda layer, *_: used.append(layer.weight.data_ptr()))
+    with torch.no_grad(), shifted(parameters, directions_for(parameters), 0, 0.1):
+        module(torch.ones(x))
+        module[0](input=torch.ones(x))  # type: ignore[index, operator]
+    assert len(set(used[:6])) == (4 if rests else 1)
+    assert used[7] == used[6]  # rows that are not seen count as few
+
+
 def test_auto_takes_all_for_small_trainable_parts() -> None:
     big = nn.Sequential(nn.Linear(1200, 1200), nn.Linear(1200, 1200), nn.Linear(1200, 10)).requires_grad_(False)
     assert everything(big).effective_materialise() == "slice"

@@ -18,8 +18,9 @@ _CLOSE = 4
 class Scratch:
     """Flat buffers, handed out and taken back; as many as parameters are shifted at the same time.
 
-    On a CPU of several cores a buffer that a product has just read lies in all their caches, and to write to it takes
-    twice as long as to write elsewhere. So buffers take turns, as many as `ring_bytes` hold.
+    The last one given back lies in the cache, and to take it again is best, unless what read it was a product of many
+    rows: its threads share the rows out, each reads the whole buffer, and to write where every core's cache has a copy
+    takes twice as long as to write elsewhere. After those, buffers take turns, as many as `ring_bytes` hold.
     """
 
     def __init__(self, ring_bytes: int = 0) -> None:
@@ -33,51 +34,49 @@ class Scratch:
         """Bytes of all buffers, handed out or not."""
         return self._held
 
-    def take(self, size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-        """A buffer of at least `size` elements.
+    def take(
+        self, size: int, device: torch.device, dtype: torch.dtype = torch.float32, *, rested: bool = False
+    ) -> Tensor:
+        """A buffer of at least `size` elements: the last one given back that holds them, or a new one.
 
-        A new one as long as there is room for one more to take turns; else of those that fit the one that has rested
-        longest, or the smallest if all are far too large; else a new one in place of as many as make room for it.
+        `rested`: a new one as long as there is room for one more to take turns; else of those that fit the one that has
+        rested longest, or the smallest if all are far too large. New ones replace as many as make room for them.
         """
+        place = self._longest_rested(size, device, dtype) if rested else self._latest(size, device, dtype)
+        if place is not None:
+            return self._free.pop(place)
         needed = size * dtype.itemsize
-        room = device.type == "cpu" and self._held + needed <= self._ring_bytes
-        first, fitting, larger = (
-            -1,
-            0,
-            (0, -1),
-        )  # places in the list, and the size of the smallest that is far too large
-        for place, buffer in enumerate(self._free):
-            held = buffer.numel()
-            if held < size or buffer.dtype != dtype or buffer.device != device:
-                continue
-            if held <= _CLOSE * size:
-                first, fitting = place if first < 0 else first, fitting + 1
-                if (
-                    not room or fitting == _TURNS
-                ):  # a layer asks between two products, when all is slow: look no further
-                    return self._free.pop(first)
-            elif larger[1] < 0 or held < larger[0]:
-                larger = held, place
-        if larger[1] >= 0 and not room:
-            return self._free.pop(larger[1])
         while self._free and self._held + needed > self._ring_bytes:
             self._held -= _bytes(self._free.pop(0))
         self._held += needed
         with torch.inference_mode(False):  # an inference tensor could not serve outside inference mode
             return torch.empty(size, dtype=dtype, device=device)
 
+    def _latest(self, size: int, device: torch.device, dtype: torch.dtype) -> int | None:
+        for place in reversed(range(len(self._free))):
+            buffer = self._free[place]
+            if buffer.numel() >= size and buffer.dtype == dtype and buffer.device == device:
+                return place
+        return None
+
+    def _longest_rested(self, size: int, device: torch.device, dtype: torch.dtype) -> int | None:
+        room = device.type == "cpu" and self._held + size * dtype.itemsize <= self._ring_bytes
+        first, fitting, larger, least = None, 0, None, 0
+        for place, buffer in enumerate(self._free):
+            held = buffer.numel()
+            if held < size or buffer.dtype != dtype or buffer.device != device:
+                continue
+            if held <= _CLOSE * size:
+                first, fitting = place if first is None else first, fitting + 1
+                if not room or fitting == _TURNS:  # a layer asks between two products: look no further
+                    return first
+            elif larger is None or held < least:
+                larger, least = place, held
+        return None if room else larger
+
     def give(self, buffer: Tensor) -> None:
         """Take a buffer back."""
         self._free.append(buffer)
-
-    @contextmanager
-    def lent(self, size: int, device: torch.device, dtype: torch.dtype) -> Iterator[Tensor]:
-        """A buffer as `take` gives it, taken back when the block ends."""
-        buffer = self.take(size, device, dtype)
-        try:
-            yield buffer
-        finally:
-            self.give(buffer)
 
     def clear(self) -> None:
         """Let go of all memory that is not handed out."""

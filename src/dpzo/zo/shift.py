@@ -20,6 +20,9 @@ from dpzo.zo.directions import StepDirections
 from dpzo.zo.parameters import Held, TrainableParameters
 from dpzo.zo.pieces import Pieces, piecewise, slice_height
 
+_MANY_ROWS = 256
+"""Products of so many rows share them out over the threads; those of fewer share out the matrix."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -82,26 +85,28 @@ class Shift:
             self.is_at_work = False
 
     def product(self, index: int, x: Tensor, bias: Tensor | None) -> Tensor:
-        """`linear(x, shifted matrix, bias)`, a slice of the matrix at a time through small buffers."""
+        """`linear(x, shifted matrix, bias)`, a slice of the matrix at a time through one small buffer."""
         theta = self._parameters[index].data
         (rows, width), height = theta.shape, slice_height(theta)
         out = x.new_empty((*x.shape[:-1], rows))
+        buffer = self._scratch.take(height * width, theta.device, theta.dtype)
         self.is_at_work = True
         try:
             for first in range(0, rows, height):
                 part = theta[first : first + height]
                 own_bias = None if bias is None else bias[first : first + height]
-                with self._scratch.lent(height * width, theta.device, theta.dtype) as buffer:
-                    moved = buffer[: part.numel()].view_as(part)
-                    self._directions.shift(self._k, index, part.view(-1), self._scale, moved.view(-1), first * width)
-                    out[..., first : first + height] = functional.linear(x, moved, own_bias)
+                moved = buffer[: part.numel()].view_as(part)
+                self._directions.shift(self._k, index, part.view(-1), self._scale, moved.view(-1), first * width)
+                out[..., first : first + height] = functional.linear(x, moved, own_bias)
             if self.on_product is not None:
                 self.on_product(index, x, bias, out)
         finally:
             self.is_at_work = False
+            self._scratch.give(buffer)
         return out
 
-    def enter(self, index: int) -> None:
+    def enter(self, index: int, rows: int = 0) -> None:
+        """Point parameter `index` at its shifted weights, for a layer that multiplies so many rows by them."""
         self.visited.add(index)
         self._users[index] = self._users.get(index, 0) + 1
         if self._users[index] > 1:
@@ -109,7 +114,7 @@ class Shift:
         parameter = self._parameters[index]
         theta = parameter.data
         size = theta.numel()
-        buffer = self._scratch.take(size, theta.device, theta.dtype)
+        buffer = self._scratch.take(size, theta.device, theta.dtype, rested=rows >= _MANY_ROWS)
         view = buffer if buffer.numel() == size else buffer[:size]
         self._live[index] = (theta, buffer)
         self.is_at_work = True
@@ -154,15 +159,16 @@ class Shift:
             if buffer is not None:
                 self._scratch.give(buffer)
 
-    def before(self, module: nn.Module, _arguments: Any) -> None:
+    def before(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         self._running.append(module)
         table, owned = self._layout.served[module]
         if table is not None:
             self.visited.add(table)
             self._reading.append(Pieces(self, table, slices=isinstance(module, nn.Linear)))
             self._reading[-1].open()
+        rows = _rows(arguments)
         for index in owned:
-            self.enter(index)
+            self.enter(index, rows)
 
     def after(self, module: nn.Module, _arguments: Any, _output: Any) -> None:
         if self._running and self._running[-1] is module:
@@ -182,6 +188,12 @@ class Shift:
             self.leave(index)
         while self._shared:
             self._scratch.give(self._shared.pop())
+
+
+def _rows(arguments: tuple[Any, ...]) -> int:
+    """Of a layer's first input: all its dimensions but the last; 0 where it has none."""
+    x = arguments[0] if arguments else None
+    return x.numel() // x.shape[-1] if isinstance(x, Tensor) and x.dim() > 1 and x.shape[-1] else 0
 
 
 @contextmanager
