@@ -229,7 +229,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
         for field, label in names:
             panel.plot([row["x"] for row in own], [row[field] for row in own], marker="o", label=label)
         panel.set_xscale("log")
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.1 * max(row[field] for row in own for field, _ in names))
         panel.set_xlabel(labels[axis][0])
         panel.set_ylabel(labels[axis][1])
         panel.grid(alpha=0.3)
