@@ -196,7 +196,7 @@ def test_layer_mode_holds_only_what_runs() -> None:
     ("x", "rests"), [((256, 192), True), ((4, 64, 192), True), ((255, 192), False), ((192,), False)]
 )
 def test_buffers_rest_after_products_of_many_rows(x: tuple[int, ...], rests: bool) -> None:
-    """Those read the whole matrix on every core; after one of few rows the cache holds the last buffer for its core."""
+    """After one of few rows the last buffer, still in the cache, serves again."""
     module = build(lambda: nn.Sequential(*[nn.Linear(192, 192, bias=False) for _ in range(6)], nn.Linear(192, 4096)))
     parameters = everything(module, "layer")
     used: list[int] = []

@@ -19,8 +19,8 @@ class Scratch:
     """Flat buffers, handed out and taken back; as many as parameters are shifted at the same time.
 
     The last one given back lies in the cache, and to take it again is best, unless what read it was a product of many
-    rows: its threads share the rows out, each reads the whole buffer, and to write where every core's cache has a copy
-    takes twice as long as to write elsewhere. After those, buffers take turns, as many as `ring_bytes` hold.
+    rows: after those a buffer took up to twice as long to overwrite as one at rest, on a CPU of two cores. For them
+    buffers take turns, as many as `ring_bytes` hold.
     """
 
     def __init__(self, ring_bytes: int = 0) -> None:

@@ -21,7 +21,7 @@ from dpzo.zo.parameters import Held, TrainableParameters
 from dpzo.zo.pieces import Pieces, piecewise, slice_height
 
 _MANY_ROWS = 256
-"""Products of so many rows share them out over the threads; those of fewer share out the matrix."""
+"""Rows of a product after which its matrix is slow to overwrite; measured, see docs/decisions.md."""
 
 
 @dataclass(frozen=True)
