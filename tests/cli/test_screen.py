@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.core
 
 from dpzo import runs
 from dpzo.cli.screen import rounded_up
@@ -125,6 +126,19 @@ def test_ctrl_c_in_other_commands(
         assert (said.code, said.out, said.err) == (130, "", "dpzo: stopped\n")
     said = dpzo("resume", run)
     assert (said.code, said.err) == (130, f"dpzo: stopped; dpzo resume {run} goes on\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("method", ["parse_args", "invoke"])
+def test_a_stop_outside_every_command_is_told_too(
+    dpzo: Dpzo, monkeypatch: pytest.MonkeyPatch, method: str, number: int, code: int
+) -> None:
+    """While the arguments are read, and in a command that says nothing of its own: typer swallows the interrupt."""
+    monkeypatch.setattr(typer.core.TyperCommand, method, lambda *_: signal.raise_signal(number))
+    said = dpzo("env")
+    assert (said.code, said.out, said.err.strip()) == (code, "", "dpzo: stopped")
+    monkeypatch.undo()
+    assert dpzo("env").code == 0
 
 
 def test_elsewhere_ten_lines(dpzo: Dpzo, arguments: Arguments, tmp_path: Path) -> None:

@@ -6,13 +6,23 @@ import os
 import sys
 import traceback
 
-from dpzo.cli.signals import die_quietly_at_exit, stop_asked, stop_code, stop_signals
+from dpzo.cli.signals import (
+    die_quietly_at_exit,
+    say_stopped,
+    stop_asked,
+    stop_code,
+    stop_signals,
+    stopped_silently,
+)
 from dpzo.errors import DpzoError
 
 __all__ = ["main"]
 
 # Tracebacks quote values, and a value may be a record: they are shown only to someone who asks by this name.
 TRACEBACK_VARIABLE = "DPZO_NONPRIVATE_TRACEBACK"
+
+# What typer makes of an interrupt that reaches it, without a word: while it reads the arguments, say.
+_TYPERS_CTRL_C = 130
 
 
 def main() -> None:
@@ -31,6 +41,8 @@ def _run() -> int:
 
         code = app(standalone_mode=False, prog_name="dpzo")
         sys.stdout.flush()
+        if code == _TYPERS_CTRL_C and stopped_silently():
+            return _stopped()
         return code if isinstance(code, int) else 0
     except DpzoError as error:
         if stop_asked():
@@ -48,7 +60,7 @@ def _run() -> int:
 
 
 def _stopped() -> int:
-    _say("stopped")
+    say_stopped("stopped")
     return stop_code()
 
 

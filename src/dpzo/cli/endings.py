@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from dpzo.cli.signals import stop_asked, stop_code
+from dpzo.cli.signals import say_stopped, stop_asked, stop_code
 from dpzo.errors import DpzoError
 
 
@@ -62,5 +61,5 @@ def _stop(said: str, folder: Path | None, resumable: bool, again: bool, number: 
         how = f" before the first step; spent is the ε of the private count in {folder / 'count.json'}, and no more"
     else:
         how = " before the first step; nothing was spent"
-    print(f"dpzo: {said}{how}", file=sys.stderr)
+    say_stopped(f"{said}{how}")
     raise typer.Exit(stop_code(number))

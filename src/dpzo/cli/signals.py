@@ -16,6 +16,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN_SECONDS = 0.02
 
 _asked: list[int] = []
+_said: list[str] = []
 
 
 def stop_asked() -> bool:
@@ -29,6 +30,17 @@ def stop_code(number: int | None = None) -> int:
     return 128 + (first if number is None else number)
 
 
+def say_stopped(line: str) -> None:
+    """The one line that a stopped command ends with."""
+    _said.append(line)
+    print(f"dpzo: {line}", file=sys.stderr)
+
+
+def stopped_silently() -> bool:
+    """Whether a signal has interrupted this command and no line has told so yet."""
+    return bool(_asked) and not _said
+
+
 @contextmanager
 def stop_signals() -> Iterator[None]:
     """Within the block either signal raises KeyboardInterrupt at once; a signal that was ignored stays ignored.
@@ -37,6 +49,7 @@ def stop_signals() -> Iterator[None]:
     moment later. Handlers are put back afterwards. Without effect outside the main thread.
     """
     _asked.clear()
+    _said.clear()
     previous: dict[int, Any] = {}
     hook = sys.unraisablehook
     try:
