@@ -4,8 +4,8 @@
                              [--quick] [--json]
 
 Same module object, records, trainable part, micro-batch and threads for all; interleaved in one run, medians of the
-repeats, ratios to two plain forwards of the same micro-batch with the same logits. Where memory comes to lie moves a
-ratio by some percent from process to process, so the repeats of several processes are put together.
+repeats, ratios to two plain forwards of the same micro-batch with the same logits. Ratios move by some percent from
+process to process (docs/log.md), so the repeats of several processes are put together.
 
 - ours: Poisson draw, K = 1 central difference beside the weights, exact noise, update. Two evaluations.
 - mezo: the same loss in the style of MeZO: +φz, −2φz, +φz in place with `torch.normal` from a re-seeded generator,

@@ -196,11 +196,12 @@ def test_private_records(tmp_path: Path, name: str, data: st.DataObject) -> None
     well(lambda: read_records([path], task, config))
 
 
-@pytest.mark.parametrize("kind", READS)
-@pytest.mark.parametrize("name", TABLES)
+GOOD = [(name, kind) for name in TABLES for kind in READS if kind != "chat" or name not in ("a.csv", "a.tsv")]
+"""A chat is a list, which those two formats have not."""
+
+
+@pytest.mark.parametrize(("name", "kind"), GOOD)
 def test_the_good_files_are_read(tmp_path: Path, name: str, kind: str) -> None:
-    if kind == "chat" and name in ("a.csv", "a.tsv"):
-        pytest.skip("a chat is a list")
     path = tmp_path / name
     path.write_bytes(TABLES[name](tmp_path))
     task, config = READS[kind]

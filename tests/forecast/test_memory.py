@@ -73,7 +73,7 @@ def test_no_phase_holds_the_weights_twice(tmp_path: Path) -> None:
     vocabulary = 2 * 9216 * 50272
     assert memory.phases["starting"] == memory.weights + memory.scratch + vocabulary + memory.activations
     assert memory.needed < 1.02 * memory.weights
-    assert memory.scratch == 48 << 20  # slices that take turns
+    assert memory.scratch == 48 << 20  # a slice takes 6 MiB, buffers that take turns no more than this
 
 
 def test_micro_batches_and_length_are_paid_for_in_activations(tiny_llama: Path) -> None:

@@ -51,6 +51,18 @@ def _layout(parameters: TrainableParameters, held: Held) -> Layout:
     return known
 
 
+class _Work:
+    """Whether θ is read to be shifted, right now. A class: a generator takes six times as long to enter."""
+
+    is_on = False
+
+    def __enter__(self) -> None:
+        self.is_on = True
+
+    def __exit__(self, *_: object) -> None:
+        self.is_on = False
+
+
 class Shift:
     """The live state of one `shifted` block: who points at scratch, and how many running layers need it."""
 
@@ -59,17 +71,21 @@ class Shift:
     ) -> None:
         self._directions, self._k, self._scale, self._scratch = directions, k, scale, parameters.scratch
         self._parameters = list(parameters)
-        self._layout = _layout(parameters, held)
+        self.layout = _layout(parameters, held)
         self._live: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._shared: list[Tensor] = []
         self._users: dict[int, int] = {}
         self._running: list[nn.Module] = []
         self._reading: list[Pieces] = []
         self.visited: set[int] = set()
-        self.is_at_work = False
-        """Whether θ is read to be shifted, right now."""
+        self._at_work = _Work()
         self.on_product: Callable[[int, Tensor, Tensor | None, Tensor], None] | None = None
         """Told of each product that was made of slices: (index, x, bias, product)."""
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether θ is read to be shifted, right now."""
+        return self._at_work.is_on
 
     def is_parameter(self, tensor: Any, index: int) -> bool:
         """Whether `tensor` is trainable parameter `index` itself, and not yet shifted."""
@@ -78,11 +94,8 @@ class Shift:
     def rows(self, index: int, chosen: Tensor) -> Tensor:
         """Rows `chosen` of the shifted matrix."""
         theta = self._parameters[index].data
-        self.is_at_work = True
-        try:
+        with self._at_work:
             return self._directions.shift_rows(self._k, index, theta, self._scale, chosen)
-        finally:
-            self.is_at_work = False
 
     def product(self, index: int, x: Tensor, bias: Tensor | None) -> Tensor:
         """`linear(x, shifted matrix, bias)`, a slice of the matrix at a time through one small buffer."""
@@ -90,18 +103,17 @@ class Shift:
         (rows, width), height = theta.shape, slice_height(theta)
         out = x.new_empty((*x.shape[:-1], rows))
         buffer = self._scratch.take(height * width, theta.device, theta.dtype)
-        self.is_at_work = True
         try:
-            for first in range(0, rows, height):
-                part = theta[first : first + height]
-                own_bias = None if bias is None else bias[first : first + height]
-                moved = buffer[: part.numel()].view_as(part)
-                self._directions.shift(self._k, index, part.view(-1), self._scale, moved.view(-1), first * width)
-                out[..., first : first + height] = functional.linear(x, moved, own_bias)
-            if self.on_product is not None:
-                self.on_product(index, x, bias, out)
+            with self._at_work:
+                for first in range(0, rows, height):
+                    part = theta[first : first + height]
+                    own_bias = None if bias is None else bias[first : first + height]
+                    moved = buffer[: part.numel()].view_as(part)
+                    self._directions.shift(self._k, index, part.view(-1), self._scale, moved.view(-1), first * width)
+                    out[..., first : first + height] = functional.linear(x, moved, own_bias)
+                if self.on_product is not None:
+                    self.on_product(index, x, bias, out)
         finally:
-            self.is_at_work = False
             self._scratch.give(buffer)
         return out
 
@@ -117,26 +129,20 @@ class Shift:
         buffer = self._scratch.take(size, theta.device, theta.dtype, rested=rows >= _MANY_ROWS)
         view = buffer if buffer.numel() == size else buffer[:size]
         self._live[index] = (theta, buffer)
-        self.is_at_work = True
-        try:
+        with self._at_work:
             self._directions.shift(self._k, index, theta.view(-1), self._scale, view)
-        finally:
-            self.is_at_work = False
         parameter.data = view.view(theta.shape)
 
     def enter_together(self) -> None:
         """`enter` for the small parameters, in one call and one buffer for each dtype and device."""
-        for group in self._layout.together:
+        for group in self.layout.together:
             homes = [self._parameters[index].data for index in group]
             sizes = [theta.numel() for theta in homes]
             buffer = self._scratch.take(sum(sizes), homes[0].device, homes[0].dtype)
             self._shared.append(buffer)
             views = torch.split(buffer[: sum(sizes)], sizes)
-            self.is_at_work = True
-            try:
+            with self._at_work:
                 self._directions.shift_each(self._k, group, [theta.view(-1) for theta in homes], self._scale, views)
-            finally:
-                self.is_at_work = False
             for index, theta, view in zip(group, homes, views, strict=True):
                 self._users[index] = 1
                 self._live[index] = (theta, None)
@@ -161,7 +167,7 @@ class Shift:
 
     def before(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         self._running.append(module)
-        table, owned = self._layout.served[module]
+        table, owned = self.layout.served[module]
         if table is not None:
             self.visited.add(table)
             self._reading.append(Pieces(self, table, slices=isinstance(module, nn.Linear)))
@@ -173,7 +179,7 @@ class Shift:
     def after(self, module: nn.Module, _arguments: Any, _output: Any) -> None:
         if self._running and self._running[-1] is module:
             self._running.pop()
-            table, owned = self._layout.served[module]
+            table, owned = self.layout.served[module]
             if table is not None:
                 self._reading.pop().close()
             for index in owned:
@@ -226,7 +232,7 @@ def shifted(
         if mode == "all":
             shift.enter_rest()
         else:
-            for module in _layout(parameters, mode).served:
+            for module in shift.layout.served:
                 hooks = (
                     module.register_forward_pre_hook(shift.before, prepend=True),
                     module.register_forward_hook(shift.after, always_call=True),
