@@ -11,7 +11,15 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpzo.config import RunConfig, dump_config, load_config, parse_config, with_values
+from dpzo.config import (
+    RunConfig,
+    derived_fields,
+    dump_config,
+    load_config,
+    parse_config,
+    with_open_fields,
+    with_values,
+)
 from dpzo.errors import DpzoError
 
 SECRET = "zxqv"
@@ -98,6 +106,21 @@ def test_a_template_of_any_characters_is_read_back(tmp_path: Path, text: str) ->
 
 def test_a_config_in_any_script_stays_readable() -> None:
     assert "Größe: {text}" in dump_config(parse_config({**LEAST, "data": {"template": "Größe: {text}"}}))
+
+
+def test_open_fields_are_named_and_opened_again() -> None:
+    chosen = parse_config({**LEAST, "training": {"smoothing": 0.5}})
+    filled = with_values(chosen, privacy={"steps": 7}, training={"learning_rate": 0.1}, data={"max_length": 8})
+    names = derived_fields(chosen, filled)
+    assert names == ("data.max_length", "privacy.steps", "training.learning_rate")
+    assert with_open_fields(filled, names) == chosen
+    assert with_open_fields(filled, ()) == filled
+
+
+@pytest.mark.parametrize("name", ["training", "training.rate", "nothing.steps", "privacy.delta", "", 7])
+def test_only_fields_that_may_be_open_are_opened(name: Any) -> None:
+    with pytest.raises(DpzoError):
+        with_open_fields(parse_config(LEAST), [name])
 
 
 def test_a_config_is_frozen() -> None:

@@ -20,7 +20,8 @@ import yaml
 from peft import PeftModel
 
 from dpzo import runs
-from dpzo.config import RunConfig, load_config, parse_config
+from dpzo.assembly import Assembled, assemble
+from dpzo.config import RunConfig, dump_config, load_config, parse_config
 from dpzo.count import PrivateCount
 from dpzo.errors import DpzoError
 from dpzo.journal import Burnt, Journal, read
@@ -143,17 +144,70 @@ def test_the_folder_holds_what_is_promised_and_is_the_owners(made: Made) -> None
     assert Path(local["base"]).is_absolute()
 
 
-def test_the_saved_config_states_every_value_and_makes_the_same_run(made: Made) -> None:
-    saved = load_config(made.folder / "config.yaml", {})
+def test_the_saved_config_is_what_was_chosen_and_the_header_states_every_value(made: Made) -> None:
     header = read(made.folder).header
-    assert saved.model_dump(mode="json") == header["config"]
-    for group in (saved.privacy, saved.training):
+    assert load_config(made.folder / "config.yaml", {}) == made.config == runs.chosen_config(header)
+    used = parse_config(header["config"])
+    for group in (used.privacy, used.training):
         unset = {name for name, value in group.model_dump().items() if value is None}
         assert unset <= {"epsilon", "noise_multiplier", "basis"}
+    assert {"privacy.clip_norm", "training.smoothing", "training.average"} <= set(header["derived"])
+    assert "training.learning_rate" not in header["derived"]
     plan = json.loads((made.folder / "plan.json").read_text())
     assert {name: plan[name] for name in header["plan"]} == header["plan"]
     assert plan["noise_multiplier"] == pytest.approx(2.0)
     assert plan["steps"] == STEPS == read(made.folder).num_steps
+
+
+LEFT_OPEN = {
+    "epsilon": ({"privacy.epsilon": 8.0}, {"learning_rate"}),
+    "steps": ({"privacy.steps": 50}, {"learning_rate"}),
+    "directions": ({"privacy.num_directions": 2}, {"learning_rate", "clip_norm"}),
+    "mechanism": ({"privacy.mechanism": "laplace"}, {"learning_rate", "clip_norm"}),
+    "units": ({"privacy.num_examples": 400}, {"learning_rate", "expected_batch_size"}),
+    "part": (
+        {"model.trainable": "full"},
+        {"learning_rate", "clip_norm", "smoothing", "average", "microbatch_size", "expected_batch_size"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def at_one(tiny_bert: Path) -> Assembled:
+    """A run at ε = 1 with everything left open that can be."""
+    return assembled(tiny_bert, {})
+
+
+def assembled(model: Path, changes: dict[str, Any], path: Path | None = None) -> Assembled:
+    given = {"model.name": str(model), "data.labels": ["calm", "loud"], "data.max_length": 16}
+    given |= {"privacy.epsilon": 1.0, "privacy.delta": 1e-3, "privacy.num_examples": 800}
+    config = load_config(path, changes if path is not None else {**given, **changes})
+    assert isinstance(config.privacy.num_examples, int)
+    return assemble(config, num_examples=config.privacy.num_examples, num_examples_source="declared")
+
+
+@pytest.mark.parametrize("change", LEFT_OPEN)
+def test_a_saved_config_used_again_derives_anew(
+    at_one: Assembled, tiny_bert: Path, tmp_path: Path, change: str
+) -> None:
+    """Whatever of ε, T, K, noise, N and part is changed, the values that were derived for the first run do not stay."""
+    options, moves = LEFT_OPEN[change]
+    saved = tmp_path / "config.yaml"
+    saved.write_text(dump_config(runs.chosen_config(at_one.job.header)))
+    again, fresh = assembled(tiny_bert, options, saved), assembled(tiny_bert, options)
+    assert again.subject.config == fresh.subject.config
+    assert again.job.header["derived"] == fresh.job.header["derived"]
+    before, now = at_one.subject.config, again.subject.config
+    for name in moves:
+        group = "privacy" if hasattr(now.privacy, name) else "training"
+        assert getattr(getattr(now, group), name) != getattr(getattr(before, group), name), name
+
+
+def test_what_was_derived_is_said_in_a_line(at_one: Assembled) -> None:
+    said = runs.derived_note(at_one.job.header)
+    assert said.startswith("derived from the plan and the model: model.trainable head, ")
+    assert "privacy.clip_norm 2, " in said
+    assert "\n" not in said
 
 
 def test_the_card_is_a_function_of_the_journal(made: Made) -> None:

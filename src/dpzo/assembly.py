@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dpzo.config import FROM_FILE, DataConfig, RunConfig, TrainingConfig, with_values
+from dpzo.config import FROM_FILE, DataConfig, RunConfig, TrainingConfig, derived_fields, with_values
 from dpzo.count import PrivateCount
 from dpzo.data import own_chat
 from dpzo.defaults import default_learning_rate
@@ -121,9 +121,11 @@ def build_plan(config: RunConfig, num_examples: int, count: PrivateCount | None 
         epsilon -= count.epsilon
     if privacy.steps is None or privacy.expected_batch_size is None or privacy.num_directions is None:
         raise DpzoError("the config still has open fields; fill its defaults first")
+    # A batch chosen above a private count cannot be had, and nobody could know.
+    batch = privacy.expected_batch_size if count is None else min(privacy.expected_batch_size, num_examples)
     return solve_plan(
         num_examples=num_examples,
-        expected_batch_size=privacy.expected_batch_size,
+        expected_batch_size=batch,
         steps=privacy.steps,
         delta=privacy.delta,
         epsilon=epsilon,
@@ -165,10 +167,8 @@ def assemble(
     architecture = peek_architecture(name, task.kind, prompted=prompted, revision=config.model.revision)
     if config.data.task is None and prompted and architecture != "masked":
         raise DpzoError(f"--template: {{mask}} asks a masked language model, and --model {name} is none; leave it out")
+    chosen = config
     config, part = filled(config, task, architecture, num_examples)
-    batch = config.privacy.expected_batch_size
-    if count is not None and batch is not None and batch > num_examples:  # nobody could know
-        config = with_values(config, privacy={"expected_batch_size": num_examples})
     plan = build_plan(config, num_examples, count) if plan is None else plan
     seed = config.training.seed
 
@@ -217,6 +217,7 @@ def assemble(
         shapes = settle_variants(loaded, shape, shapes, parameters, scheme, work, asked, strict=variants is None)
     public = {
         "config": config.model_dump(mode="json"),
+        "derived": list(derived_fields(chosen, config)),
         "base": {
             "name": config.model.name,
             "revision": config.model.revision,

@@ -1,7 +1,8 @@
 """One validated description of a run. Public by law: it holds declarations and choices, never a path to private data.
 
-Four groups, the same in YAML, in `--set group.field=value` and in Python. A field left `None` is filled by
-`defaults.py`-style rules in `resolved()`, so that a saved config states every value that was used.
+Four groups, the same in YAML, in `--set group.field=value` and in Python. A field left `None` is open: a run derives its
+value from the plan and the model. A run's config.yaml keeps open fields open, so that it can be used again with another ε
+or model; the values that were derived stand in the journal's header.
 """
 
 from __future__ import annotations
@@ -236,6 +237,27 @@ def dump_config(config: RunConfig) -> str:
     readable = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     # A few characters (U+0085, U+2028 …) count as line ends in YAML and come back as others unless they are escaped.
     return readable if yaml.safe_load(readable) == tree else yaml.safe_dump(tree, sort_keys=False)
+
+
+def derived_fields(chosen: RunConfig, filled: RunConfig) -> tuple[str, ...]:
+    """Names (`group.field`) of the fields that `chosen` leaves open and `filled` does not, in the order of the classes."""
+    return tuple(
+        f"{group}.{field}"
+        for group, fields in chosen.model_dump().items()
+        for field, value in fields.items()
+        if value is None and getattr(getattr(filled, group), field) is not None
+    )
+
+
+def with_open_fields(config: RunConfig, names: Sequence[str]) -> RunConfig:
+    """A copy with the named fields (`group.field`) open again. DpzoError for a name that is no field that may be open."""
+    tree = config.model_dump()
+    for name in names:
+        group, _, field = str(name).partition(".")
+        if field not in tree.get(group, {}):
+            raise DpzoError(f"{name}: no such field of a config")
+        tree[group][field] = None
+    return parse_config(tree)
 
 
 def with_values(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:

@@ -22,7 +22,7 @@ from dpzo.assembly import (
     row_shape,
     task_of,
 )
-from dpzo.config import PRIVATE, RunConfig, dump_config, parse_config
+from dpzo.config import PRIVATE, RunConfig, dump_config, parse_config, with_open_fields
 from dpzo.count import PrivateCount, check_private_count, release_count
 from dpzo.data import parse_hub, read_records
 from dpzo.errors import DpzoError
@@ -153,6 +153,8 @@ def train(
         )
         if config.privacy.mechanism == AUTO:
             tell(auto_note(parts.job.plan))
+        if note := derived_note(parts.job.header):
+            tell(note)
         tell("preparing the records for the model")
         private = objective(records, parts.subject)
         return carry_out(
@@ -173,7 +175,7 @@ def carry_out(
     """The part of `train` after everything is prepared: fill the new folder `output`; returns the card."""
     counted = parts.job.header.get("count") is not None  # then the folder was claimed when the count was written there
     with nullcontext() if counted else claim_new(output):
-        write_durably(output / CONFIG, dump_config(parts.subject.config).encode())
+        write_durably(output / CONFIG, dump_config(chosen_config(parts.job.header)).encode())
         plan = plan_facts(parts.job.plan, parts.job.header)
         write_durably(output / PLAN, (json.dumps(plan, indent=2) + "\n").encode())
         model = Path(parts.subject.config.model.name)
@@ -352,6 +354,21 @@ def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomnes
     count = release_count(num_units, share, nonprivate_randomness=nonprivate_randomness)
     write_durably(output / COUNT, (json.dumps(count.to_dict()) + "\n").encode())
     return count
+
+
+def chosen_config(header: Mapping[str, Any]) -> RunConfig:
+    """The config as it was chosen, from a journal's header: what the run derived is open in it. config.yaml holds it.
+
+    Headers of version 0.1.0 do not tell derived values from chosen ones, and neither does their config.yaml.
+    """
+    return with_open_fields(parse_config(header["config"]), header.get("derived", ()))
+
+
+def derived_note(header: Mapping[str, Any]) -> str:
+    """One line with the values that a run derived; empty where everything was chosen."""
+    values = {name: header["config"][name.partition(".")[0]][name.partition(".")[2]] for name in header["derived"]}
+    said = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    return f"derived from the plan and the model: {', '.join(said)}" if values else ""
 
 
 def plan_facts(plan: PrivacyPlan, header: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,6 +134,9 @@ def test_a_small_run_says_which_epsilon_its_noise_gives(tiny_bert: Path, few_sho
     saved = (tmp_path / "run" / "config.yaml").read_text()
     assert "mechanism: lmo-0.3\n" in saved
     assert f"noise_multiplier: {mixture_noise('lmo-0.3').noise_multiplier!r}\n" in saved
+    assert "microbatch_size: null\n" in saved
+    assert card["config"]["training"]["microbatch_size"] == 32
+    assert "training.microbatch_size" in card["derived"]
 
 
 def test_compared_at_an_epsilon_that_is_proved(tiny_bert: Path, few_shot: Path, tmp_path: Path) -> None:

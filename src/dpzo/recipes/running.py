@@ -13,7 +13,7 @@ from dpzo import runs
 from dpzo.assembly import Assembled, assemble, objective, resolve_num_examples, task_of
 from dpzo.baselines import AdamW, DpGradient, LmoGradient, Method, NonprivateZerothOrder, VectorNoise, ZeroShot
 from dpzo.baselines.first_order import Rule
-from dpzo.config import RunConfig, dump_config, with_values
+from dpzo.config import RunConfig, derived_fields, dump_config, with_values
 from dpzo.defaults import Part
 from dpzo.folder import CONFIG, make_folder, require_new
 from dpzo.journal import write_durably
@@ -72,7 +72,8 @@ def _run_baseline(
         card = method.run(parts.job, objective(records, parts.subject), records.num_units).card
     make_folder(output)
     filled = as_trained(parts.subject.config, card)
-    write_durably(output / CONFIG, dump_config(filled).encode())
+    card = {**card, "config": filled.model_dump(mode="json"), "derived": list(derived_fields(config, filled))}
+    write_durably(output / CONFIG, dump_config(config).encode())
     write_durably(output / CARD, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
     model = output / runs.MODEL
     model.mkdir(mode=0o700)

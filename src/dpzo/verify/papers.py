@@ -19,7 +19,7 @@ from dpzo.journal import Transcript
 from dpzo.privacy import Laplace, PrivacyPlan, Release, lattice
 from dpzo.privacy.mechanisms import Gaussian
 from dpzo.report import CARD_JSON, CARD_MARKDOWN, build_card, render_markdown
-from dpzo.runs import PLAN, plan_facts
+from dpzo.runs import PLAN, chosen_config, plan_facts
 from dpzo.verify.accountants import renyi_bound, second_bracket
 from dpzo.verify.report import Check, attempt, failed, inapplicable, passed
 
@@ -80,7 +80,10 @@ def check_releases(transcript: Transcript, plan: PrivacyPlan) -> Check:
 
 
 def check_header(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
-    """The header agrees with itself: its plan with its config, its count with where N comes from; config.yaml too."""
+    """The header agrees with itself: its plan with its config, its count with where N comes from; config.yaml too.
+
+    config.yaml holds the header's config with the derived fields open.
+    """
     header = transcript.header
     if "config" not in header:
         return passed("header", "a module's run: its plan and settings stand for themselves")
@@ -96,10 +99,10 @@ def check_header(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
     if not path.exists():
         return passed("header", f"its plan follows from its config; no {CONFIG} here")
     shipped = load_config(path, {}).model_dump(mode="json")
-    other = _first_other_field(shipped, config.model_dump(mode="json"))
+    other = _first_other_field(shipped, chosen_config(header).model_dump(mode="json"))
     if other is not None:
         return failed("header", f"{CONFIG}: {other} is not the journal's")
-    return passed("header", f"its plan follows from its config, and {CONFIG} is that config")
+    return passed("header", f"its plan follows from its config, and {CONFIG} is what was chosen of it")
 
 
 def _agreements(
@@ -117,6 +120,8 @@ def _agreements(
     yield "plan.delta", plan.delta == privacy.delta
     yield "plan.relation", plan.relation.value == privacy.relation
     yield "plan.clip_norm", privacy.clip_norm is None or plan.clip_norm == privacy.clip_norm
+    if batch is not None and count is not None:  # nobody could know that so many units are not there
+        batch = min(batch, count.num_examples)
     yield "plan.sampling_prob", batch is not None and math.isclose(plan.expected_batch_size, batch, rel_tol=1e-9)
     yield "plan.mechanism", privacy.mechanism in ("auto", plan.mechanism.name)
     asked = privacy.noise_multiplier
