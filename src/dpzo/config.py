@@ -1,8 +1,8 @@
 """One validated description of a run. Public by law: it holds declarations and choices, never a path to private data.
 
-Four groups, the same in YAML, in `--set group.field=value` and in Python. A field left `None` is open: a run derives its
-value from the plan and the model. A run's config.yaml keeps open fields open, so that it can be used again with another ε
-or model; the values that were derived stand in the journal's header.
+Four groups, the same in YAML, in `--set group.field=value` and in Python. A field left `None` is open: a run derives
+its value from the plan and the model. A run's config.yaml keeps open fields open, so that it can be used again with
+another ε or model; the values that were derived stand in the journal's header.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def derived_fields(chosen: RunConfig, filled: RunConfig) -> tuple[str, ...]:
-    """Names (`group.field`) of the fields that `chosen` leaves open and `filled` does not, in the order of the classes."""
+    """Names (`group.field`) of the fields that `chosen` leaves open and `filled` does not."""
     return tuple(
         f"{group}.{field}"
         for group, fields in chosen.model_dump().items()
@@ -250,7 +250,7 @@ def derived_fields(chosen: RunConfig, filled: RunConfig) -> tuple[str, ...]:
 
 
 def with_open_fields(config: RunConfig, names: Sequence[str]) -> RunConfig:
-    """A copy with the named fields (`group.field`) open again. DpzoError for a name that is no field that may be open."""
+    """A copy with the named fields (`group.field`) open again. DpzoError for what is no field or may not be open."""
     tree = config.model_dump()
     for name in names:
         group, _, field = str(name).partition(".")

@@ -117,9 +117,9 @@ def replay(job: Job, transcript: Transcript, *, observe: Observer = lambda relea
 def require_same_run(header: Mapping[str, Any], transcript: Transcript) -> None:
     """Refuse a journal whose header differs from what this job would write.
 
-    Versions and evaluation sizes do not enter θ_T. Nor does the config as such, or which of its fields were derived: the
-    job was built from it, later versions add fields to it, and whatever of it matters stands in the header under a name
-    of its own.
+    Versions and evaluation sizes do not enter θ_T. Nor does the config as such, or which of its fields were derived:
+    the job was built from it, later versions add fields to it, and whatever of it matters stands in the header under a
+    name of its own.
     """
     written = json.loads(json.dumps(dict(header)))  # as the journal would give it back: a tuple is a list there
     for name in sorted({*written, *transcript.header} - {"environment", "evaluation", "config", "derived"}):
