@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 
 from dpzo import train as trainer
 from dpzo.assembly import (
@@ -24,7 +23,7 @@ from dpzo.assembly import (
 )
 from dpzo.config import PRIVATE, RunConfig, dump_config, parse_config, with_open_fields
 from dpzo.count import PrivateCount, check_private_count, release_count
-from dpzo.data import parse_hub, read_records
+from dpzo.data import read_records
 from dpzo.errors import DpzoError
 from dpzo.folder import CONFIG, COUNT, claim_new, claimed, make_folder, no_run, require_begun, require_new
 from dpzo.forecast.parts import storage_of
@@ -33,7 +32,9 @@ from dpzo.journal import Transcript, read, write_durably
 from dpzo.lm import LoadedModel, Shapes, fingerprint_tensors, isolated_shapes, load_saved, save
 from dpzo.lm.generation import generate as continue_prompts
 from dpzo.lm.quiet import silent_libraries
-from dpzo.plain import parse_yaml, refusing
+from dpzo.local import DataSource as DataSource
+from dpzo.local import read_local, write_local
+from dpzo.plain import refusing
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
 from dpzo.scoring import score
@@ -42,54 +43,9 @@ from dpzo.tasks import Records, Task
 from dpzo.train import RandomnessAt, Stopped
 from dpzo.zo import Objective
 
-PLAN, LOCAL, MODEL = "plan.json", "local.yaml", "model"
+PLAN, MODEL = "plan.json", "model"
 _UNDECLARED = 10_000
 """Units that a forecast of memory reckons with where N is not declared; only what is kept for a run hangs on it."""
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """Where the private records lie. Kept out of all that is public.
-
-    - `file`: a csv, tsv, jsonl or parquet file, a folder of datasets' `save_to_disk`, or `hub:organisation/name`;
-      `more`: further ones with the same columns, read after it.
-    - `split` and `revision`: of a saved data set or a hub name.
-    - `folder`: in place of all these, the folder that holds a built-in task's files.
-    """
-
-    file: str | Path | None = None
-    folder: Path | None = None
-    more: tuple[str | Path, ...] = ()
-    split: str | None = None
-    revision: str | None = None
-
-    @property
-    def places(self) -> tuple[str | Path, ...]:
-        """`file` and `more`."""
-        return self.more if self.file is None else (self.file, *self.more)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Absolute paths, for the owner-only file that a resume reads; what is not given is left out."""
-        given = {
-            "file": None if self.file is None else _absolute(self.file),
-            "folder": None if self.folder is None else _absolute(self.folder),
-            "more": [_absolute(place) for place in self.more] if self.more else None,
-            "split": self.split,
-            "revision": self.revision,
-        }
-        return {name: value for name, value in given.items() if value is not None}
-
-    @classmethod
-    def from_dict(cls, given: dict[str, Any]) -> DataSource:
-        """What `to_dict` gave. TypeError for another key."""
-        folder = given.get("folder")
-        return cls(
-            **{**given, "folder": None if folder is None else Path(folder), "more": tuple(given.get("more", ()))}
-        )
-
-
-def _absolute(place: str | Path) -> str:
-    return str(place) if parse_hub(str(place)) is not None else str(Path(place).resolve())
 
 
 @dataclass(frozen=True)
@@ -178,9 +134,7 @@ def carry_out(
         write_durably(output / CONFIG, dump_config(chosen_config(parts.job.header)).encode())
         plan = plan_facts(parts.job.plan, parts.job.header)
         write_durably(output / PLAN, (json.dumps(plan, indent=2) + "\n").encode())
-        model = Path(parts.subject.config.model.name)
-        local = {"data": source.to_dict(), "base": str(model.resolve()) if model.is_dir() else None}
-        write_durably(output / LOCAL, yaml.safe_dump(local).encode())
+        write_local(output, source, parts.subject.config.model.name)
         return _work(trainer.fit, parts, private, num_units, output, watch, nonprivate_randomness)
 
 
@@ -215,7 +169,7 @@ def resume(
     require_begun(output)
     transcript = read(output)
     with claimed(output):
-        source, base = _local(output)
+        source, base = read_local(output)
         tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
         parts = _reassemble(transcript, base)
         trainer.require_same_run(parts.job.header, transcript)
@@ -406,12 +360,3 @@ def _promises(header: Mapping[str, Any]) -> bool:
 def _progress(parts: Assembled) -> Progress:
     plan, header, forecast = parts.job.plan, parts.job.header, parts.forecast
     return Progress(plan, _epsilon(plan, header), _promises(header), forecast.seconds_per_step, forecast.memory_bytes)
-
-
-def _local(folder: Path) -> tuple[DataSource, str | None]:
-    """Where the private data lies, and the base model if it is a local folder: what only this machine needs to know."""
-    try:
-        local = parse_yaml((folder / LOCAL).read_text())
-        return DataSource.from_dict(local["data"]), local["base"]
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
-        raise DpzoError(f"{folder / LOCAL}: missing or damaged; it names where the private data lies") from None

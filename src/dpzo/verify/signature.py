@@ -17,9 +17,10 @@ from dpzo.checkpoint import CHECKPOINT
 from dpzo.errors import DpzoError
 from dpzo.folder import CONFIG, COUNT
 from dpzo.journal import HEAD, JOURNAL, read, write_durably
+from dpzo.local import LOCAL
 from dpzo.modules import WEIGHTS
 from dpzo.report import CARD_JSON, CARD_MARKDOWN
-from dpzo.runs import LOCAL, MODEL, PLAN
+from dpzo.runs import MODEL, PLAN
 from dpzo.verify.report import Check, failed, inapplicable, passed
 
 SUMS, SIGNATURE = "journal.sums", "journal.sig"
