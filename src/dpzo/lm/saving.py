@@ -22,6 +22,7 @@ from dpzo.owned import make_folders, owner_only
 
 _HEAD_WEIGHTS = "head.safetensors"
 _HEAD_CARD = "head.json"
+ADAPTER_CONFIG = "adapter_config.json"
 
 _PLAIN = """# A text classifier: encoder, mean pooling, unit length, linear head
 
@@ -75,6 +76,27 @@ def save(
         else:
             module.save_pretrained(target)
         _save_tokenizer(loaded.tokenizer, target)
+    adapter = target / ADAPTER_CONFIG
+    if adapter.is_file():
+        adapter.write_bytes(canonical_adapter_config(adapter.read_bytes()))
+
+
+_SETS = ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save")
+"""Fields that PEFT holds as sets of names and writes in the order of the process's hash seed."""
+
+
+def canonical_adapter_config(content: bytes) -> bytes:
+    """PEFT's adapter_config.json with its sets in the order of their names: the same bytes from every process.
+
+    Raises ValueError for what is not a JSON object.
+    """
+    fields = json.loads(content)
+    if not isinstance(fields, dict):
+        raise ValueError("not a JSON object")
+    for name in _SETS:
+        if isinstance(fields.get(name), list):
+            fields[name] = sorted(fields[name])
+    return json.dumps(fields, indent=2, sort_keys=True).encode()
 
 
 def _save_tokenizer(tokenizer: Any, target: Path) -> None:
@@ -128,7 +150,7 @@ def load_saved(
     Errors: `DpzoError` when the folder is not one of ours.
     """
     path = Path(folder)
-    adapter, head = path / "adapter_config.json", path / _HEAD_WEIGHTS
+    adapter, head = path / ADAPTER_CONFIG, path / _HEAD_WEIGHTS
     if not path.is_dir() or not (adapter.is_file() or (path / "config.json").is_file()):
         raise DpzoError(
             f"{folder}: holds no saved model (config.json or adapter_config.json); give a run's model folder"
