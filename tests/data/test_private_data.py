@@ -70,5 +70,5 @@ def test_data_of_every_form_leaves_no_trace(place: Any, secrets: Any, tiny_bert:
     assert len(told) == 3
     assert "silent.jsonl, row 1: has no message of role 'assistant'" in told[0]
     assert "did you mean train?" in told[1]
-    assert "train.parquet: has no column 'txt'; did you mean 'text'?" in told[2]
+    assert "train.parquet: has no column 'txt' (--text-column); did you mean 'text'?" in told[2]
     assert place.leaks(out, err) == []

@@ -148,7 +148,7 @@ def broken_places(folder: Path) -> dict[str, Path]:
         "has no records": folder / "empty.parquet",
         "row 1: column 'text' holds an object": folder / "bytes.parquet",
         "row 1: column 'text' holds null": folder / "null.parquet",
-        "has no column 'text'; did you mean 'txet'": folder / "typo.parquet",
+        "has no column 'text' (--text-column); did you mean 'txet'": folder / "typo.parquet",
     }
 
 

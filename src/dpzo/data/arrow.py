@@ -6,13 +6,17 @@ The `datasets` library is not asked: what it opens it also likes to copy into a 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from dpzo.errors import DpzoError
 from dpzo.tasks.tables import Row, fail, shown
+from dpzo.tasks.values import ClassLabel
+
+_NARROW = ("halffloat", "float")
+"""Arrow's floats of 16 and 32 bits: their width tells how large a whole number they hold exactly."""
 
 BATCH = 4096
 """Records decoded at a time; it bounds memory and changes nothing else."""
@@ -21,7 +25,8 @@ BATCH = 4096
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """Yield (record number from 1, {column: value}) of a parquet file; of its columns those named, if it has them all.
 
-    The file is mapped, and one batch is decoded at a time. Nothing is written anywhere.
+    The file is mapped, and one batch is decoded at a time. Nothing is written anywhere. Class labels, where `datasets`
+    wrote the file, come with their names.
 
     Errors: DpzoError for a file that is not there, is no parquet, is damaged or empty, or lacks pyarrow to read it.
     """
@@ -31,10 +36,12 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
     def read() -> Iterator[Any]:
         source = parquet.ParquetFile(path, memory_map=True)
+        classes.update(_class_names(source.schema_arrow.metadata))
         wanted = _projection(path, source.schema_arrow, columns)
         yield from source.iter_batches(batch_size=BATCH, columns=wanted, use_threads=False)
 
-    return _rows(path, "a whole parquet file", {}, read)
+    classes: dict[str, tuple[str, ...]] = {}
+    return _rows(path, "a whole parquet file", classes, read)
 
 
 def saved_rows(
@@ -60,7 +67,7 @@ def saved_rows(
     try:
         files = [folder / entry["filename"] for entry in state["_data_files"]]
         features = info["features"]
-        names = {column: part["names"] for column, part in features.items() if part.get("_type") == "ClassLabel"}
+        names = _classes(features)
     except (KeyError, TypeError, AttributeError):
         fail(name, None, "is no folder that datasets' save_to_disk wrote; save the data set there again")
     arrow = _pyarrow("pyarrow")
@@ -110,14 +117,32 @@ def _projection(path: Path, schema: Any, columns: Sequence[str]) -> list[str] | 
     return list(dict.fromkeys(columns)) if set(columns) <= set(schema.names) else None
 
 
-def _rows(path: Path, what: str, names: dict[str, list[str]], read: Callable[[], Iterator[Any]]) -> Iterator[Row]:
+def _classes(features: Any) -> dict[str, tuple[str, ...]]:
+    """Column → names of its classes. TypeError, KeyError, AttributeError for what `datasets` did not write."""
+    return {column: tuple(part["names"]) for column, part in features.items() if part.get("_type") == "ClassLabel"}
+
+
+def _class_names(metadata: Any) -> dict[str, tuple[str, ...]]:
+    """`_classes` of a parquet file's own note, which only `datasets` writes; empty without one."""
+    try:
+        return _classes(json.loads(metadata[b"huggingface"])["info"]["features"])
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        return {}
+
+
+def _rows(
+    path: Path, what: str, classes: Mapping[str, tuple[str, ...]], read: Callable[[], Iterator[Any]]
+) -> Iterator[Row]:
     number = 0
     try:
         for batch in read():
+            narrow = [(one.name, one.type.to_pandas_dtype()) for one in batch.schema if str(one.type) in _NARROW]
             for values in batch.to_pylist():
                 number += 1
-                for column in names.keys() & values.keys():
-                    values[column] = _class_name(names[column], values[column])
+                for column in classes.keys() & values.keys():
+                    values[column] = _class_label(classes[column], values[column])
+                for column, width in narrow:
+                    values[column] = None if values[column] is None else width(values[column])
                 yield number, values
     except DpzoError:
         raise
@@ -136,11 +161,11 @@ def _rows(path: Path, what: str, names: dict[str, list[str]], read: Callable[[],
         fail(path, None, "has no records; give a file that has some")
 
 
-def _class_name(names: Sequence[str], value: Any) -> Any:
+def _class_label(names: tuple[str, ...], value: Any) -> Any:
     """datasets keeps a label as its number, and −1 for none."""
     if not isinstance(value, int):
         return value
-    return names[value] if 0 <= value < len(names) else None
+    return ClassLabel(value, names) if 0 <= value < len(names) else None
 
 
 def _json(path: Path) -> Any:

@@ -10,7 +10,7 @@ from dpzo.data.chats import MESSAGES, chat_rows
 from dpzo.data.sources import open_table
 from dpzo.errors import DpzoError
 from dpzo.tasks import Records, Task
-from dpzo.tasks.files import records_from_tables
+from dpzo.tasks.files import Columns, records_from_tables
 from dpzo.tasks.records import COMPLETION, PROMPT, TEXT
 from dpzo.tasks.tables import Row
 
@@ -35,34 +35,52 @@ def read_records(
     """
     if not places:
         raise DpzoError("--data is missing: a file, a folder of datasets' save_to_disk, or hub:organisation/name")
-    fields, label_column, references = _columns(task, data)
-    asked = [*fields.values(), *(name for name in (label_column, data.unit_column, references) if name is not None)]
+    columns = _columns(task, data)
+    asked = [*columns.asked, *([] if columns.references is None else [columns.references])]
 
     def tables() -> Iterator[tuple[Path, Iterator[Row]]]:
         for place in places:
             path, rows = open_table(place, asked, split=split, default_split=default_split, revision=revision)
-            yield path, chat_rows(path, rows, data.messages_column) if MESSAGES in fields else rows
+            yield path, chat_rows(path, rows, data.messages_column) if MESSAGES in columns.fields else rows
 
-    return records_from_tables(
-        tables(),
-        fields=fields,
-        label_column=label_column,
+    return records_from_tables(tables(), columns)
+
+
+def _columns(task: Task, data: DataConfig) -> Columns:
+    """Which column holds what; those of a task bear the names of its fields, but for completion, label and unit."""
+    label = None if task.labels is None else data.label_column
+    references = None
+    if data.task is not None:
+        fields = {name: name for name in task.text_fields}
+        if task.kind == "completion":
+            fields, references = {**fields, COMPLETION: data.completion_column}, REFERENCES
+    elif data.kind == "chat":
+        fields = {MESSAGES: data.messages_column}
+    elif task.kind == "completion":
+        fields = {PROMPT: data.prompt_column, COMPLETION: data.completion_column}
+    else:
+        fields = {TEXT: data.text_column}
+    flags = {} if data.task is not None else {column: _FLAGS[field] for field, column in fields.items()}
+    if COMPLETION in fields:
+        flags[data.completion_column] = _FLAGS[COMPLETION]
+    if label is not None:
+        flags[label] = "--label-column"
+    if data.unit_column is not None:
+        flags[data.unit_column] = "--unit-column"
+    return Columns(
+        fields,
+        label=label,
         labels=() if task.labels is None else task.labels,
-        unit_column=data.unit_column,
+        unit=data.unit_column,
         references=references,
+        flags=flags,
     )
 
 
-def _columns(task: Task, data: DataConfig) -> tuple[dict[str, str], str | None, str | None]:
-    """Field → column; the column of the label; the column of all accepted answers."""
-    label_column = None if task.labels is None else data.label_column
-    if data.task is not None:
-        fields = {name: name for name in task.text_fields}
-        if task.kind != "completion":
-            return fields, label_column, None
-        return {**fields, COMPLETION: COMPLETION}, label_column, REFERENCES
-    if data.kind == "chat":
-        return {MESSAGES: data.messages_column}, None, None
-    if task.kind == "completion":
-        return {PROMPT: data.prompt_column, COMPLETION: data.completion_column}, None, None
-    return {TEXT: data.text_column}, label_column, None
+_FLAGS = {
+    TEXT: "--text-column",
+    PROMPT: "--prompt-column",
+    COMPLETION: "--completion-column",
+    MESSAGES: "--set data.messages_column=NAME",
+}
+"""Field of a file of one's own → the option that names its column."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpzo.errors import DpzoError
-from dpzo.tasks.files import Kind, check_labels, records_from_rows
+from dpzo.tasks.files import Columns, Kind, check_labels, records_from_tables
 from dpzo.tasks.layouts import HubSource, Layout, Split, frozen_map
 from dpzo.tasks.records import COMPLETION, PROMPT, Records
 from dpzo.tasks.tables import read_table, shown
@@ -210,15 +210,14 @@ class Task:
         fields = {name: name for name in self.text_fields}
         if self.kind == "completion":
             fields[COMPLETION] = COMPLETION
-        return records_from_rows(
-            Path(path),
-            read_table(path),
-            fields=fields,
-            label_column=label_column if self.labels is not None else None,
+        columns = Columns(
+            fields,
+            label=label_column if self.labels is not None else None,
             labels=() if self.labels is None else self.labels,
-            unit_column=unit_column,
+            unit=unit_column,
             references="references" if self.kind == "completion" else None,
         )
+        return records_from_tables([(Path(path), read_table(path))], columns)
 
     def public_num_examples(self, data_dir: str | Path, split: Split, layout: str | None = None) -> int | None:
         """The published size of a split, never counted; None where none is published."""

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from dpzo.tasks.archives import is_there
-from dpzo.tasks.files import records_from_rows
+from dpzo.tasks.files import Columns, records_from_tables
 from dpzo.tasks.readers import READERS, REFERENCES
 from dpzo.tasks.records import COMPLETION, Records
 from dpzo.tasks.tables import Row, read_table
@@ -65,15 +65,14 @@ class Layout:
         answered = COMPLETION in self.fields
         if self.group_by is not None and split != "train":
             rows = _grouped(rows, self.group_by, self.fields[COMPLETION])
-        return records_from_rows(
-            path,
-            rows,
-            fields=self.fields,
-            label_column=self.label_column,
+        columns = Columns(
+            self.fields,
+            label=self.label_column,
             labels=self.file_labels,
             references=REFERENCES if answered else None,
             strip=True,
         )
+        return records_from_tables([(path, rows)], columns)
 
 
 @dataclass(frozen=True)

@@ -131,12 +131,6 @@ class Records:
         return self.fields[name]
 
 
-def number_units(names: Sequence[str]) -> NDArray[np.int64]:
-    """Number the owners of n records 0..U−1 by first appearance; equal names are one unit. Shape (n,)."""
-    numbers: dict[str, int] = {}
-    return np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), np.int64, count=len(names))
-
-
 def _frozen(values: NDArray[np.int64]) -> NDArray[np.int64]:
     copy = np.array(values, dtype=np.int64)
     copy.flags.writeable = False
