@@ -148,7 +148,15 @@ BAD_FILES: list[tuple[str, bytes | str, dict[str, Any], str]] = [
     ("open.csv", f'text,label\n{S},a\n"{S}\n{S},a\n', {}, "row 3: opens a quote that is never closed"),
     ("after.csv", f'text,label\n"{S}"{S},a\n', {}, "row 2: has text after a closing quote"),
     ("latin.csv", f"text,label\n{S},a\n{S}é,a\n".encode("latin-1"), {}, "row 3: is not UTF-8"),
-    ("utf16.csv", f"text,label\n{S},a\n".encode("utf-16"), {}, "row 1: holds a zero byte"),
+    ("utf16.csv", f"text,label\n{S},a\n".encode("utf-16-le"), {}, "row 1: holds a zero byte"),
+    ("cut16.csv", f"text,label\n{S},a\n".encode("utf-16")[:-1], {}, "row 1: is not UTF-8"),
+    ("array.json", f'[{{"text": "{S}", "label": "a"}},\n["{S}"]]', {}, "row 2: is not a JSON object"),
+    ("cut.json", f'[{{"text": "{S}", "label": "a"}},\n', {}, "row 2: is not valid JSON"),
+    ("tail.json", f'[{{"text": "{S}", "label": "a"}}] {S}', {}, "row 1: is not valid JSON"),
+    ("comma.json", f'[{{"text": "{S}", "label": "a"}},]', {}, "row 1: is not valid JSON"),
+    ("none.json", "[ ]", {}, "has no records"),
+    ("object.json", f'{{\n"data": ["{S}"]}}', {}, "row 1: begins a JSON object over several lines"),
+    ("sheet.xlsx", S, {}, "is a spreadsheet; save it as csv"),
     ("zero.csv", f"text,label\n{S}\0,a\n", {}, "row 2: holds a zero byte"),
     ("not.csv.gz", "plain", {}, "not a whole gzip file"),
     ("broken.jsonl", f'{{"text": "{S}", "label": "a"}}\n{{"text": "{S}"', {}, "row 2: is not valid JSON"),
@@ -242,3 +250,84 @@ def test_no_bytes_at_all_lead_to_anything_but_records_or_the_users_error(
     except DpzoError as error:
         message = str(error)
     assert "\n" not in message
+
+
+def sniffed(path: Path, asked: tuple[str, ...] = ("text", "label")) -> tuple[list[tuple[int, object]], list[str]]:
+    """(row, its text) of all rows, and what was told of the file."""
+    told: list[str] = []
+    rows = [(row, (values["text"], values["label"])) for row, values in read_table(path, asked=asked, tell=told.append)]
+    return rows, told
+
+
+TWO = [(2, ("a, b; c", "x")), (3, ("d", "y"))]
+FORMS: list[tuple[str, bytes, str]] = [
+    ("semicolons.csv", b'text;label\n"a, b; c";x\nd;y\n', "separated by semicolons, by its header"),
+    ("tabs.csv", b"text\tlabel\na, b; c\tx\nd\ty\n", "separated by tabs"),
+    ("bars.csv", b"text|label\na, b; c|x\nd|y\n", "separated by vertical bars"),
+    ("commas.tsv", b'text,label\n"a, b; c",x\nd,y\n', "separated by commas"),
+    ("both.csv", b'text;label;"one, or more"\n"a, b; c";x;1\nd;y;2\n', "separated by semicolons"),
+    ("mixed.csv", b'text;label;note, if any\n"a, b; c";x;1\nd;y;2\n', "separated by semicolons"),
+    ("tab.tab", b"text\tlabel\na, b; c\tx\nd\ty\n", ""),
+    ("quoted.csv", b'"text","label","and; more"\n"a, b; c",x,1\nd,y,2\n', ""),
+    ("wide.csv", 'text;label\n"a, b; c";x\nd;y\n'.encode("utf-16"), "read as UTF-16"),
+    ("array.jsonl", b'[\n{"text": "a, b; c", "label": "x"},\n{"text": "d", "label": "y"}]\n', "one JSON array"),
+    ("wide.json", '[\n{"text": "a, b; c", "label": "x"},\n{"text": "d", "label": "y"}]'.encode("utf-16"), "UTF-16"),
+    ("lines.json", b'\n{"text": "a, b; c", "label": "x"}\n{"text": "d", "label": "y"}\n', ""),
+    ("lines.ndjson", b'\n{"text": "a, b; c", "label": "x"}\n{"text": "d", "label": "y"}\n', ""),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "said"), FORMS, ids=[form[0] for form in FORMS])
+def test_the_form_of_a_file_is_read_off_its_beginning_and_told(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    rows, told = sniffed(_write(tmp_path / name, content))
+    assert rows == TWO
+    assert said in " ".join(told)
+    assert bool(told) == bool(said)
+    assert "a, b" not in " ".join(told)
+
+
+def test_the_delimiter_that_a_first_line_states_is_taken(tmp_path: Path) -> None:
+    rows, told = sniffed(_write(tmp_path / "t.csv", b'sep=;\r\ntext;label\r\n"a, b; c";x\r\n'))
+    assert rows == [(3, ("a, b; c", "x"))]
+    assert "as its first line states" in told[0]
+
+
+@given(
+    records=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5),
+    header=st.sampled_from(["text,label", "text;label"]),
+)
+@reuses_folder
+def test_no_record_decides_the_delimiter(tmp_path: Path, records: list[tuple[str, str]], header: str) -> None:
+    mark = header[4]
+    stream = io.StringIO(newline="")
+    csv.writer(stream, delimiter=mark, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(records)
+    rows, _ = sniffed(_write(tmp_path / "t.csv", f"{header}\n{stream.getvalue()}".encode()))
+    assert [values for _, values in rows] == records
+
+
+@reuses_folder
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=4), st.text(max_size=9), max_size=3), min_size=1, max_size=5),
+    indent=st.sampled_from([None, 1, "\t"]),
+)
+def test_a_json_array_is_read_as_its_objects(tmp_path: Path, rows: list[dict[str, str]], indent: Any) -> None:
+    text = json.dumps(rows, indent=indent)
+    found = list(read_table(_write(tmp_path / "t.json", text.encode())))
+    assert [values for _, values in found] == rows
+    starts = [row for row, _ in found]
+    assert starts == sorted(starts)
+    if indent is not None:
+        lines = text.split("\n")
+        assert all(lines[row - 1].lstrip().startswith("{") for row in starts)
+
+
+def test_columns_are_listed_where_the_first_row_is_surely_a_header(tmp_path: Path) -> None:
+    path = _write(tmp_path / "t.csv", b"review;stars\nzxqv;5\n")
+    with pytest.raises(DpzoError, match=r"no column 'text'; name another \(it has 'review', 'stars'\)"):
+        load_records(path, labels=["a", "b"])
+    path = _write(tmp_path / "t.csv", b"zxqv is ill,question\nzxqv,a\n")
+    with pytest.raises(DpzoError, match="is not shown: it may be a record") as told:
+        load_records(path, labels=["a", "b"])
+    assert "zxqv" not in str(told.value)

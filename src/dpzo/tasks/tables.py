@@ -1,26 +1,50 @@
-"""csv, tsv and jsonl files as a stream of rows; an error names the file and the row and shows nothing of a record.
+"""csv, tsv, jsonl and json files as a stream of rows; an error names file and row and shows nothing of a record.
 
 The csv module is not used: its limit on the size of a field is a global of the process, and its errors quote the input.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dpzo.errors import DpzoError
 from dpzo.tasks.archives import BROKEN, member_of, open_binary
 
 Row = tuple[int, Mapping[str, object]]
+Tell = Callable[[str], None]
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_JSON = (".jsonl", ".ndjson", ".json")
+_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+"""What may separate the fields of a line."""
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_STATED = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
+"""The first line by which Excel states the delimiter of what follows."""
 
 
-def read_table(path: str | Path, *, columns: Sequence[str] | None = None, quoted: bool = True) -> Iterator[Row]:
-    """Yield (row number, {column: value}) for each record of a `.csv`, `.tsv` or `.jsonl` file, also `.gz` of each.
+def untold(text: str) -> None:
+    """Says nothing: for readers of which nobody wants to hear what they took a file for."""
+
+
+def read_table(
+    path: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    quoted: bool = True,
+    asked: Sequence[str] = (),
+    tell: Tell = untold,
+) -> Iterator[Row]:
+    """Yield (row number, {column: value}) of each record of a `.csv`, `.tsv`, `.jsonl` or `.json` file, or its `.gz`.
 
     `archive.tar.xz!folder/file.tsv` names a file inside a tar or zip archive.
 
@@ -28,19 +52,26 @@ def read_table(path: str | Path, *, columns: Sequence[str] | None = None, quoted
       a line feed, alone or after a carriage return.
     - csv: RFC 4180 with a header; quoted fields may hold delimiters, doubled quotes and line ends; a quote inside an
       unquoted field is an ordinary character; wholly empty lines are skipped; fields may have any size; values are str.
-    - tsv: the same with tabs; `quoted=False` makes a quote an ordinary character everywhere.
+    - The delimiter is read off the header alone, never off a record: commas, tabs, semicolons or vertical bars. The
+      one under which all of `asked` are columns is taken, else the one that the file's name stands for, else any that
+      occurs. `tell` hears it where it is not the one of the name.
+    - tsv: the same; `quoted=False` makes a quote an ordinary character everywhere.
     - `columns` names the columns of a csv or tsv file that has no header.
-    - jsonl: one object a line, of any JSON values; blank lines are skipped.
-    - UTF-8, with or without a byte-order mark.
+    - jsonl, json: one object a line, of any JSON values, blank lines skipped; or one array of objects, told by the
+      bracket that begins it.
+    - UTF-8, with or without a byte-order mark; UTF-16 with one.
 
     Errors: DpzoError, at the first row read or at the bad row: no such file, a folder, no permission, another
     extension, broken gzip, not UTF-8, binary, empty, a broken row, a duplicate column.
     """
     path = Path(path)
     suffix = _suffix(path)
-    if suffix == ".jsonl":
-        return _jsonl_rows(path)
-    return _delimited_rows(path, _DELIMITERS[suffix], columns, quoted)
+    lines = read_lines(path, tell=tell)
+    if suffix in _JSON:
+        return _json_rows(path, lines, tell)
+    if columns is not None:
+        return _records(path, columns, _delimited_records(path, lines, _DELIMITERS[suffix], quoted))
+    return _delimited_rows(path, lines, _Dialect(_DELIMITERS[suffix], quoted, asked), tell)
 
 
 def shown(path: Path) -> str:
@@ -58,18 +89,29 @@ def fail(path: Path, row: int | None, problem: str) -> NoReturn:
 
 def _suffix(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz")
-    for suffix in (*_DELIMITERS, ".jsonl"):
+    for suffix in (*_DELIMITERS, *_JSON):
         if name.endswith(suffix):
             return suffix
-    fail(path, None, "cannot tell its format; name it .csv, .tsv or .jsonl, or one of these with .gz")
+    if name.endswith((".xlsx", ".xls", ".ods")):
+        fail(path, None, "is a spreadsheet; save it as csv (UTF-8) and give that file")
+    fail(
+        path,
+        None,
+        "cannot tell its format; name it .csv, .tsv or .jsonl (also .json, .parquet; the first ones with .gz)",
+    )
 
 
-def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, encoding: str = "utf-8", tell: Tell = untold) -> Iterator[tuple[int, str]]:
     """Physical lines, from 1, with their ends; decoded one at a time, so that a bad byte has a row number."""
     row = 0
     try:
         with open_binary(path) as stream:
             for row, raw in enumerate(stream, start=1):
+                if row == 1 and encoding == "utf-8" and raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+                    tell(f"{shown(path)}: read as UTF-16 text, by the mark that it begins with")
+                    text = (raw + stream.read()).decode("utf-16")
+                    yield from enumerate(io.StringIO(text, newline="\n"), start=1)
+                    return
                 if b"\0" in raw:
                     fail(path, row, "holds a zero byte, so this is not a text file; save it as UTF-8 text")
                 yield row, raw.decode("utf-8-sig" if row == 1 and encoding == "utf-8" else encoding)
@@ -90,27 +132,69 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
         fail(path, None, f"cannot be read ({type(error).__name__}); check the disk and the path")
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+_INVALID = "is not valid JSON; each line must be one whole JSON object, or the file one array of objects"
+
+
+def _json_rows(path: Path, lines: Iterator[tuple[int, str]], tell: Tell) -> Iterator[Row]:
     seen = False
-    for row, line in read_lines(path):
-        if not line.strip(" \t\r\n"):
+    for row, line in lines:
+        start = line.strip(" \t\r\n")
+        if not start:
             continue
+        if not seen and start.startswith("["):
+            tell(f"{shown(path)}: read as one JSON array, by the bracket that it begins with")
+            yield from _array_rows(path, row, line + "".join(rest for _, rest in lines))
+            return
+        if start == "{":
+            fail(path, row, "begins a JSON object over several lines; write one object a line, or one array of objects")
         seen = True
         yield row, parse_object(path, row, line)
     if not seen:
-        fail(path, None, "is empty; it needs one JSON object a line")
+        fail(path, None, "is empty; it needs one JSON object a line, or one array of objects")
+
+
+def _array_rows(path: Path, row: int, text: str) -> Iterator[Row]:
+    """The objects of one JSON array whose first line is `row`, decoded one at a time."""
+    decoder = json.JSONDecoder(object_pairs_hook=_distinct)
+    counted, place, more = 0, text.index("[") + 1, False
+
+    def skipped(place: int) -> int:
+        while text[place : place + 1] in (" ", "\t", "\r", "\n"):
+            place += 1
+        return place
+
+    while True:
+        place = skipped(place)
+        row, counted = row + text.count("\n", counted, place), place
+        if not more and text.startswith("]", place):
+            fail(path, None, "has no records; give a file that has some")
+        value, place = _decoded(path, row, lambda at=place: decoder.raw_decode(text, at))  # type: ignore[misc]
+        yield row, _whole_object(path, row, value)
+        more, place = True, skipped(place)
+        if text.startswith("]", place) and skipped(place + 1) == len(text):
+            return
+        if not text.startswith(",", place):
+            fail(path, row, _INVALID)
+        place += 1
 
 
 def parse_object(path: Path, row: int, line: str) -> dict[str, object]:
     """One JSON object of a line. Errors: DpzoError naming file and row."""
+    return _whole_object(path, row, _decoded(path, row, lambda: json.loads(line, object_pairs_hook=_distinct)))
+
+
+def _decoded(path: Path, row: int, decode: Callable[[], Any]) -> Any:
     try:
-        value = json.loads(line, object_pairs_hook=_distinct)
+        return decode()
     except _DuplicateKey:
         fail(path, row, "names one key twice; keep one of them")
     except (ValueError, RecursionError):
-        fail(path, row, "is not valid JSON; each line must be one whole JSON object")
+        fail(path, row, _INVALID)
+
+
+def _whole_object(path: Path, row: int, value: object) -> dict[str, object]:
     if not isinstance(value, dict):
-        fail(path, row, 'is not a JSON object; each line must look like {"text": …, "label": …}')
+        fail(path, row, 'is not a JSON object; each record must look like {"text": …, "label": …}')
     return value
 
 
@@ -125,15 +209,47 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _delimited_rows(path: Path, delimiter: str, columns: Sequence[str] | None, quoted: bool) -> Iterator[Row]:
-    records = _delimited_records(path, delimiter, quoted)
-    if columns is None:
-        header_row, cells = next(records, (0, None))
-        if cells is None:
-            fail(path, None, "is empty; it needs a header and at least one record")
-        # A header is the one row whose cells are stripped: "text, label" is how people write it.
-        columns = [cell.strip() for cell in cells]
-        _check_header(path, header_row, columns)
+@dataclass(frozen=True)
+class _Dialect:
+    """How the header of a delimited file is read: its name's delimiter, quotes, the columns that should be in it."""
+
+    delimiter: str
+    quoted: bool
+    asked: Sequence[str]
+
+
+def _delimited_rows(path: Path, lines: Iterator[tuple[int, str]], dialect: _Dialect, tell: Tell) -> Iterator[Row]:
+    first = next(((row, line) for row, line in lines if _without_end(line)), None)
+    stated = None if first is None else _STATED.fullmatch(first[1])
+    if stated is not None:
+        delimiter, told = stated[1], "as its first line states"
+    elif first is None:
+        delimiter, told = dialect.delimiter, ""
+    else:
+        delimiter, told = _sniffed(first[1], dialect), "by its header"
+        lines = chain([first], lines)
+    if delimiter != dialect.delimiter:
+        tell(f"{shown(path)}: fields are separated by {_NAMES.get(delimiter, repr(delimiter))}, {told}")
+    records = _delimited_records(path, lines, delimiter, dialect.quoted)
+    header_row, cells = next(records, (0, None))
+    if cells is None:
+        fail(path, None, "is empty; it needs a header and at least one record")
+    # A header is the one row whose cells are stripped: "text, label" is how people write it.
+    columns = [cell.strip() for cell in cells]
+    _check_header(path, header_row, columns)
+    yield from _records(path, columns, records)
+
+
+def _sniffed(header: str, dialect: _Dialect) -> str:
+    bare = _QUOTED.sub("", header) if dialect.quoted else header
+    found = [mark for mark in dict.fromkeys((dialect.delimiter, *_NAMES)) if mark in bare]
+    for mark in found:
+        if dialect.asked and set(dialect.asked) <= {cell.strip().strip('"') for cell in header.split(mark)}:
+            return mark
+    return found[0] if found else dialect.delimiter
+
+
+def _records(path: Path, columns: Sequence[str], records: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
     seen = False
     for row, cells in records:
         if len(cells) != len(columns):
@@ -155,8 +271,9 @@ def _check_header(path: Path, row: int, columns: Sequence[str]) -> None:
         first[name] = position
 
 
-def _delimited_records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    lines = read_lines(path)
+def _delimited_records(
+    path: Path, lines: Iterator[tuple[int, str]], delimiter: str, quoted: bool
+) -> Iterator[tuple[int, list[str]]]:
     for row, line in lines:
         if not _without_end(line):
             continue
