@@ -21,7 +21,15 @@ from dpzo import checkpoint
 from dpzo.errors import DpzoError
 from dpzo.journal import Journal, Transcript, read
 from dpzo.privacy import PrivacyPlan, PrivateChannel, Randomness, Release, lattice
-from dpzo.zo import DirectionScheme, Estimator, Objective, TrainableParameters, Update, central_difference
+from dpzo.zo import (
+    DirectionScheme,
+    Estimator,
+    ExceptionSafeEstimator,
+    Objective,
+    TrainableParameters,
+    Update,
+    central_difference,
+)
 
 Observer = Callable[[Release | None], None]
 RandomnessAt = Callable[[int], Randomness]
@@ -74,8 +82,8 @@ def fit(
     """Train from θ_0 in a folder that holds no run yet. On return the parameters hold θ_T.
 
     `objective.losses(units)` gives one loss per unit at the module's present weights; `observe` sees each Release
-    (None for a burnt step) and nothing else. Raises Stopped after Ctrl-C or SIGTERM, DpzoError if the folder is taken
-    or the disk refuses.
+    (None for a burnt step) and nothing else. A unit whose evaluation raises an exception counts 0, silently. Raises
+    Stopped after Ctrl-C or SIGTERM, DpzoError if the folder is taken or the disk refuses.
     """
     _refuse_undeclared(job, nonprivate_randomness)
     with _stop_requests() as stop_requested, _closing(Journal.create(folder, job.header)) as journal:
@@ -145,6 +153,7 @@ def _train(
 ) -> None:
     channel = PrivateChannel(job.plan, spent=journal.num_steps, nonprivate_randomness=nonprivate_randomness)
     state, saved = start.tensors, start.step
+    estimator = ExceptionSafeEstimator(job.estimator, stop=Stopped)
     with torch.no_grad():
         for step in range(journal.num_steps, job.plan.steps):
             if number := stop_requested():
@@ -152,7 +161,7 @@ def _train(
                 raise Stopped(f"stopped after step {step} of {job.plan.steps}", number)
             directions = job.scheme.at(step)
             units = channel.draw_batch(num_units)
-            rows = job.estimator(objective, job.parameters, units, directions, job.smoothing)
+            rows = estimator(objective, job.parameters, units, directions, job.smoothing)
             release = channel.release(rows)
             del units, rows  # nothing below may see the data
             journal.append(release)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dpzo.errors import DpzoError
-from dpzo.lm.batching import Encoded, MicroBatch, microbatches
+from dpzo.lm.batching import Encoded, MicroBatch, filling, microbatches
 from dpzo.lm.encoder import EncoderClassifier
 from dpzo.lm.losses import mean_answer_log_prob, mean_scored_log_prob
 from dpzo.lm.measures import Measure, answer_measure, check_measure, class_measure
@@ -139,6 +139,12 @@ class TokenObjective:
         """Drop what the frozen layers gave for the records asked for last; what is kept for the run stays."""
         if self._shared is not None:
             self._shared.forget()
+
+    def evaluate_filling(self) -> None:
+        """Evaluate a micro-batch that holds no record: shows whether the machine can evaluate any."""
+        with silent_libraries(), torch.no_grad():
+            batch = filling(self.encoded, self.microbatch_size, self._device)
+            self.record_losses(batch, self.logits(batch))
 
     def _run_whole(
         self, records: Indices, logits: Callable[[MicroBatch], Tensor]
@@ -290,6 +296,12 @@ class FeatureObjective:
     def forget(self) -> None:
         """Drop the blocks of the records asked for last; the features stay."""
         self._kept = (b"", [])
+
+    def evaluate_filling(self) -> None:
+        """Evaluate a block that holds no record: shows whether the machine can evaluate any."""
+        with torch.no_grad():
+            features = self.features.new_zeros((self.microbatch_size, self.features.shape[1]))
+            class_measure(self.measure, self.module.head(features), self.targets.new_zeros(self.microbatch_size))
 
     def _blocks(self, records: Indices) -> list[tuple[Tensor, Tensor]]:
         """The records' features in blocks of one shape, zeros after the last; the latest request is remembered.

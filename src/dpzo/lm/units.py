@@ -11,6 +11,7 @@ import numpy as np
 from dpzo.lm.objectives import Indices, Losses, Objective
 from dpzo.lm.variants import num_settings
 from dpzo.zo.estimators import VariantObjective
+from dpzo.zo.exceptions import FillableObjective, ForgetfulObjective
 from dpzo.zo.stack import Weights
 
 
@@ -44,6 +45,16 @@ class UnitObjective:
             return np.zeros((num_settings(weights), 0))
         values = self.objective.variant_losses(np.concatenate(members), weights)
         return np.stack([_means(np.asarray(own, dtype=np.float64), members) for own in values])
+
+    def forget(self) -> None:
+        """Drop what the objective over records holds for the records asked for last."""
+        if isinstance(self.objective, ForgetfulObjective):
+            self.objective.forget()
+
+    def evaluate_filling(self) -> None:
+        """Evaluate a micro-batch that holds no record, where the objective over records can."""
+        if isinstance(self.objective, FillableObjective):
+            self.objective.evaluate_filling()
 
     def _members(self, records: Indices) -> list[Indices]:
         return [np.asarray(self.unit_records[int(unit)], dtype=np.int64) for unit in records]

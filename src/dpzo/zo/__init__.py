@@ -17,6 +17,7 @@ from dpzo.zo.estimators import (
     evaluations,
     forward_difference,
 )
+from dpzo.zo.exceptions import ExceptionSafeEstimator
 from dpzo.zo.initial import public_normal, public_uniform
 from dpzo.zo.moments import Adam, Momentum
 from dpzo.zo.parameters import TrainableParameters
@@ -38,6 +39,7 @@ __all__ = [
     "Adam",
     "DirectionScheme",
     "Estimator",
+    "ExceptionSafeEstimator",
     "ExponentialAverage",
     "ExponentialMean",
     "LowRank",
