@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 from types import ModuleType
@@ -44,13 +45,18 @@ def load(linear: ModuleType, folder: Path, **options: Any) -> tuple[checkpoint.R
     return checkpoint.load(folder, job.parameters, job.update, read(folder)), job
 
 
-def content(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+Voucher = dict[str, Any]
+
+
+def content(folder: Path) -> tuple[dict[str, torch.Tensor], Voucher]:
+    """Tensors, and what the checkpoint says of itself."""
     with safetensors.safe_open(folder / CHECKPOINT, framework="pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        return tensors, dict(file.metadata())
+        return tensors, json.loads(file.metadata()["dpzo"])
 
 
-def put(folder: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None) -> None:
+def put(folder: Path, tensors: dict[str, torch.Tensor], voucher: Voucher | None) -> None:
+    metadata = None if voucher is None else {"dpzo": json.dumps(voucher)}
     safetensors.torch.save_file(tensors, folder / CHECKPOINT, metadata=metadata)
 
 
@@ -82,43 +88,43 @@ def test_a_checkpoint_with_a_flipped_bit_is_disregarded(linear: ModuleType, stop
     assert not (stopped / f"{CHECKPOINT}.new").exists()
 
 
-def _other_hash(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def _other_hash(tensors: dict[str, torch.Tensor], metadata: Voucher) -> None:
     metadata["hash"] = "0" * 64
 
 
-def _other_step(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    metadata["step"] = "9"
+def _other_step(tensors: dict[str, torch.Tensor], metadata: Voucher) -> None:
+    metadata["step"] = 9
 
 
-def _step_0(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    metadata["step"] = "0"
+def _step_0(tensors: dict[str, torch.Tensor], metadata: Voucher) -> None:
+    metadata["step"] = 0
 
 
-def _step_ahead(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    metadata["step"] = "19"
+def _step_ahead(tensors: dict[str, torch.Tensor], metadata: Voucher) -> None:
+    metadata["step"] = 19
 
 
-def _no_number(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def _no_number(tensors: dict[str, torch.Tensor], metadata: Voucher) -> None:
     metadata["step"] = "ten"
 
 
-def _no_hash(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def _no_hash(tensors: dict[str, torch.Tensor], metadata: Voucher) -> None:
     del metadata["hash"]
 
 
-def _a_weight_less(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def _a_weight_less(tensors: dict[str, torch.Tensor], metadata: Voucher) -> None:
     del tensors["parameter/bias"]
 
 
-def _another_shape(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def _another_shape(tensors: dict[str, torch.Tensor], metadata: Voucher) -> None:
     tensors["parameter/weight"] = tensors["parameter/weight"].T.contiguous()
 
 
-def _another_type(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def _another_type(tensors: dict[str, torch.Tensor], metadata: Voucher) -> None:
     tensors["parameter/weight"] = tensors["parameter/weight"].double()
 
 
-def _no_state(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def _no_state(tensors: dict[str, torch.Tensor], metadata: Voucher) -> None:
     for name in [name for name in tensors if name.startswith("update/")]:
         del tensors[name]
 

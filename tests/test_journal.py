@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from dpzo import journal as journal_module
 from dpzo.errors import DpzoError
 from dpzo.journal import HEAD, JOURNAL, Burnt, Journal, read
 from dpzo.privacy import Release
+from dpzo.step_key import STEP_KEY
 
 HEADER: dict[str, Any] = {
     "plan": {"num_directions": 2, "steps": 9},
@@ -57,8 +60,9 @@ def head(folder: Path) -> Body:
 
 
 def burn_on_reopen(folder: Path) -> list[int]:
-    """Steps that a reopening burns; the run is closed cleanly afterwards."""
+    """Steps that a reopening burns where the key is lost; the run is closed cleanly afterwards."""
     before = read(folder).num_steps
+    (folder / STEP_KEY).unlink(missing_ok=True)
     Journal.reopen(folder).close(clean=True)
     after = entries(folder)
     assert all(isinstance(entry, Burnt) for entry in after[before:])
@@ -102,9 +106,12 @@ def test_files_are_the_owners(tmp_path: Path) -> None:
     mask = os.umask(0)
     try:
         folder = write(tmp_path / "run")
+        open_run = write(tmp_path / "open", clean=False)
     finally:
         os.umask(mask)
-    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {JOURNAL: 0o600, HEAD: 0o600}
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes == {JOURNAL: 0o600, HEAD: 0o600}
+    assert stat.S_IMODE((open_run / STEP_KEY).stat().st_mode) == 0o600
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_kept(tmp_path: Path) -> None:
@@ -142,7 +149,56 @@ def test_a_clean_stop_burns_nothing(tmp_path: Path) -> None:
     assert burn_on_reopen(folder) == []
 
 
-def test_a_death_burns_exactly_the_step_in_flight(tmp_path: Path) -> None:
+def test_a_death_whose_key_is_there_burns_nothing(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", 4, clean=False)
+    keys = []
+    for _ in range(3):
+        journal = Journal.reopen(folder)
+        keys.append(journal.step_key(4))
+        journal.close(clean=False)
+    assert len(set(keys)) == 1
+    journal = Journal.reopen(folder)
+    journal.append(release(4))
+    with pytest.raises(ValueError, match="only the step that is due"):
+        journal.step_key(4)
+    assert journal.step_key(5) != keys[0]
+    content = (folder / STEP_KEY).read_bytes()
+    assert keys[0] not in content
+    journal.close(clean=True)
+    assert entries(folder) == [release(step) for step in range(5)]
+    assert not (folder / STEP_KEY).exists()
+
+
+def test_a_key_whose_step_is_journalled_is_destroyed_and_never_used(tmp_path: Path) -> None:
+    """The line and the head are on the disk, and the process died before it destroyed the key."""
+    folder = write(tmp_path / "run", 3, clean=False)
+    old = (folder / STEP_KEY).read_bytes()
+    journal = Journal.reopen(folder)
+    spent = journal.step_key(3)
+    journal.append(release(3))
+    journal.close(clean=False)
+    (folder / STEP_KEY).write_bytes(old)
+    journal = Journal.reopen(folder)
+    assert journal.step_key(4) != spent
+    assert spent not in (folder / STEP_KEY).read_bytes()
+    assert entries(folder) == [release(step) for step in range(4)]
+    journal.close(clean=True)
+
+
+def test_a_key_is_shown_by_nothing(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path, HEADER)
+    key = journal.step_key(0)
+    for holder in (journal, journal._key, journal._key._held):
+        shown = repr(holder) + str(holder)
+        assert not any(form in shown for form in (key.hex(), repr(key), str(list(key))))
+    for act in (pickle.dumps, copy.copy, copy.deepcopy):
+        for holder in (journal._key, journal._key._held):
+            with pytest.raises(TypeError, match="never pickled"):
+                act(holder)
+    journal.close(clean=True)
+
+
+def test_a_death_burns_exactly_the_step_whose_key_is_lost(tmp_path: Path) -> None:
     folder = write(tmp_path / "run", 4, clean=False)
     assert burn_on_reopen(folder) == [4]
     assert burn_on_reopen(folder) == []

@@ -15,6 +15,7 @@ import pytest
 from dpzo.errors import DpzoError
 from dpzo.journal import HEAD, JOURNAL, Burnt, Journal, read
 from dpzo.privacy import Release
+from dpzo.step_key import STEP_KEY
 
 HEADER: dict[str, Any] = {"plan": {"num_directions": 2, "steps": 9}, "lattice_unit": 0.125}
 
@@ -38,6 +39,7 @@ def entries(folder: Path) -> list[Any]:
 
 def burn_on_reopen(folder: Path) -> list[int]:
     before = read(folder).num_steps
+    (folder / STEP_KEY).unlink(missing_ok=True)
     Journal.reopen(folder).close(clean=True)
     after = entries(folder)
     assert all(isinstance(entry, Burnt) for entry in after[before:])
@@ -154,6 +156,7 @@ def test_a_second_death_while_a_step_is_burnt_loses_no_run(tmp_path: Path, monke
     with pytest.raises(_Died):
         journal.append(release(0))
     os.close(journal._file)
+    (tmp_path / STEP_KEY).unlink()
     dies_at = 2
     with pytest.raises(_Died):
         Journal.reopen(tmp_path)
@@ -182,17 +185,31 @@ class Recorder:
         self.acts: list[str] = []
         self.most = 1 << 30
         self.fail_after: int | None = None
-        real_write, real_sync, real_replace = os.write, os.fsync, Path.replace
+        real_write, real_place, real_sync = os.write, os.pwrite, os.fsync
+        real_replace, real_unlink = Path.replace, Path.unlink
 
         def name(descriptor: int) -> str:
             path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
             return "folder" if path.is_dir() else path.name
 
-        def write(descriptor: int, data: bytes) -> int:
+        def room(data: bytes) -> bytes:
             if self.fail_after is not None:
                 if self.fail_after == 0:
                     raise OSError(28, "No space left on device")
                 data, self.fail_after = data[: self.fail_after], max(0, self.fail_after - len(data))
+            return data
+
+        def place(descriptor: int, data: bytes, offset: int) -> int:
+            self.acts.append(f"place {name(descriptor)}")
+            return real_place(descriptor, room(data), offset)
+
+        def unlink(path: Path, missing_ok: bool = False) -> None:
+            if path.exists():
+                self.acts.append(f"unlink {path.name}")
+            real_unlink(path, missing_ok=missing_ok)
+
+        def write(descriptor: int, data: bytes) -> int:
+            data = room(data)
             self.acts.append(f"write {name(descriptor)}")
             return real_write(descriptor, data[: self.most])
 
@@ -205,6 +222,8 @@ class Recorder:
             return real_replace(path, target)
 
         monkeypatch.setattr(os, "write", write)
+        monkeypatch.setattr(os, "pwrite", place)
+        monkeypatch.setattr(Path, "unlink", unlink)
         monkeypatch.setattr(os, "fsync", sync)
         monkeypatch.setattr(Path, "replace", replace)
 
@@ -217,19 +236,21 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
         yield Recorder(patch)
 
 
-STEP = [
-    "write journal.jsonl",
-    "sync journal.jsonl",
+HEAD_MOVES = [
     "write journal.head.new",
     "sync journal.head.new",
     "rename journal.head.new to journal.head",
     "sync folder",
 ]
+NEXT_KEY = ["place journal.key", "place journal.key", "sync journal.key"]  # the next key, and zeros over the last one
+STEP = ["write journal.jsonl", "sync journal.jsonl", *HEAD_MOVES, *NEXT_KEY]
+MAKE_KEY = ["place journal.key", "place journal.key", "sync journal.key"]  # room for two, and the first
+DESTROY_KEY = ["place journal.key", "sync journal.key", "unlink journal.key", "sync folder"]
 
 
 def test_a_release_is_written_synced_and_then_the_head_moves(tmp_path: Path, recorder: Recorder) -> None:
     journal = Journal.create(tmp_path, HEADER)
-    begun = ["write journal.jsonl.new", "sync journal.jsonl.new", *STEP[2:]]
+    begun = ["write journal.jsonl.new", "sync journal.jsonl.new", *MAKE_KEY, *HEAD_MOVES]
     assert recorder.acts == [*begun, "rename journal.jsonl.new to journal.jsonl", "sync folder"]
     for step in range(2):
         recorder.acts.clear()
@@ -237,8 +258,17 @@ def test_a_release_is_written_synced_and_then_the_head_moves(tmp_path: Path, rec
         assert recorder.acts == STEP
     journal.close(clean=False)
     recorder.acts.clear()
-    Journal.reopen(tmp_path).close(clean=True)
-    assert recorder.acts == STEP[2:] + STEP + STEP[2:]
+    again = Journal.reopen(tmp_path)
+    again.append(release(2))
+    again.close(clean=True)
+    assert recorder.acts == [*HEAD_MOVES, *STEP, *HEAD_MOVES, *DESTROY_KEY]
+    recorder.acts.clear()
+    Journal.reopen(tmp_path).close(clean=False)
+    assert recorder.acts == [*MAKE_KEY, "sync folder", *HEAD_MOVES]
+    (tmp_path / STEP_KEY).unlink()
+    recorder.acts.clear()
+    Journal.reopen(tmp_path).close(clean=False)
+    assert recorder.acts == [*MAKE_KEY, "sync folder", *HEAD_MOVES, *STEP]
 
 
 def test_a_short_write_is_completed(tmp_path: Path, recorder: Recorder) -> None:

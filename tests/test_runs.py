@@ -21,13 +21,15 @@ from peft import PeftModel
 
 from dpzo import runs
 from dpzo.assembly import Assembled, assemble
+from dpzo.checkpoint import CHECKPOINT
 from dpzo.config import RunConfig, dump_config, load_config, parse_config
 from dpzo.count import PrivateCount
 from dpzo.errors import DpzoError
-from dpzo.journal import Burnt, Journal, read
+from dpzo.journal import Journal, read
 from dpzo.lm import fingerprint_tensors
 from dpzo.privacy import PrivacyPlan
 from dpzo.report import build_card, render_markdown
+from dpzo.step_key import STEP_KEY
 
 NUM_RECORDS, STEPS = 24, 4
 
@@ -371,10 +373,10 @@ def test_a_death_and_a_resume_by_folder_alone(
     with pytest.raises(DpzoError, match="holds another run; dpzo resume it, or choose a new folder"):
         runs.train(full.config, source, folder)
     card = runs.resume(folder, nonprivate_randomness=linear.Noise)
-    assert card["steps"] == {**full.card["steps"], "spent": STEPS, "burnt": 1}
-    entries = [entry for entry, _ in read(folder).entries()]
-    assert entries[2] == Burnt(2)
-    assert entries[:2] == [entry for entry, _ in read(full.folder).entries()][:2]
+    assert card["steps"] == {**full.card["steps"], "spent": STEPS, "burnt": 0}
+    assert list(read(folder).entries()) == list(read(full.folder).entries())
+    assert not (folder / STEP_KEY).exists()
+    assert not (folder / CHECKPOINT).exists()
     assert runs.replay(folder, tmp_path / "rebuilt").equals_run is True
 
 

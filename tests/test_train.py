@@ -17,6 +17,7 @@ from dpzo import checkpoint, train
 from dpzo.errors import DpzoError
 from dpzo.journal import read
 from dpzo.privacy import BudgetExhausted, Release
+from dpzo.step_key import STEP_KEY
 
 STEPS = 12
 
@@ -49,6 +50,7 @@ def test_a_replay_gives_the_same_bits_without_data_noise_or_evaluations(linear: 
 def test_observers_see_each_release_and_none_for_a_burnt_step(linear: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(linear.Died):
         linear.run(train.fit, tmp_path, observe=linear.at(2, linear.Died()))
+    (tmp_path / STEP_KEY).unlink()
     seen: list[Release | None] = []
     linear.run(train.resume, tmp_path, observe=seen.append)
     assert [None if release is None else release.step for release in seen] == [0, 1, 2, None, *range(4, STEPS)]
@@ -191,7 +193,7 @@ def test_a_failing_checkpoint_is_the_users_error_and_the_run_goes_on_after_it(
         with pytest.raises(DpzoError, match="no room"):
             linear.run(train.fit, tmp_path)
     job = linear.run(train.resume, tmp_path)
-    assert linear.fingerprint(job) == linear.expected({5})
+    assert linear.fingerprint(job) == linear.expected(set())
 
 
 def test_training_outside_the_main_thread_leaves_signals_alone(linear: ModuleType, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from dpzo.errors import DpzoError
 from dpzo.journal import HEAD, JOURNAL, Journal, read
 from dpzo.privacy import Gaussian, PoissonSampling, PrivacyPlan, lattice
 from dpzo.report import write_card
+from dpzo.step_key import STEP_KEY
 from dpzo.verify import Report, verify
 from dpzo.verify.weights import NAMES
 
@@ -143,12 +144,23 @@ def test_a_burnt_step_is_counted_and_an_unfinished_run_holds(tiny_llama: Path, r
     assert report.first_bad is None
     said = {check.name: check.detail for check in report.checks}
     assert "2 of 4 spent, 0 of them burnt" in said["steps"]
-    assert "one more may have been drawn" in said["steps"]
+    assert "one more may be in flight" in said["steps"]
+    assert "journal.key is its secret key: publish nothing" in said["steps"]
     assert "not finished" in said["weights"]
+    key = (folder / STEP_KEY).read_bytes()
+    (folder / STEP_KEY).unlink()
     runs.resume(folder)
     report = verify(folder)
     assert report.first_bad is None
     assert "4 of 4 spent, 1 of them burnt" in {check.name: check.detail for check in report.checks}["steps"]
+    card = json.loads((folder / "privacy_card.json").read_text())
+    assert any(row["statement"].startswith("Which steps are burnt") for row in card["assumptions"])
+    (folder / STEP_KEY).write_bytes(key)
+    bad = verify(folder).first_bad
+    assert bad is not None
+    assert bad.detail == "journal.key, the secret key of a step, is still here; dpzo resume destroys it"
+    runs.resume(folder)
+    assert verify(folder).first_bad is None
 
 
 # --- what was changed

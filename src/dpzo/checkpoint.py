@@ -8,6 +8,7 @@ foreign one costs a longer replay and nothing else.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,6 +24,7 @@ from dpzo.journal import Transcript, sync_folder
 from dpzo.zo import TrainableParameters, Update
 
 CHECKPOINT = "checkpoint.safetensors"
+_VOUCHER = "dpzo"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ def save(
     """Replace the run's checkpoint by (θ, update state) after `step` steps; atomic and synced."""
     tensors = {f"parameter/{name}": tensor for name, tensor in parameters.tensors().items()}
     tensors |= {f"update/{name}": tensor.contiguous() for name, tensor in state.items()}
-    metadata = {"step": str(step), "hash": chain_hash, "content": _content(tensors)}
+    # One entry: the library writes several in an order that changes from call to call.
+    metadata = {_VOUCHER: json.dumps({"step": step, "hash": chain_hash, "content": _content(tensors)})}
     path = folder / CHECKPOINT
     scratch = path.with_name(CHECKPOINT + ".new")
     try:
@@ -54,6 +57,11 @@ def save(
         raise DpzoError(f"{path}: could not be written; the journal is intact: make room, then dpzo resume") from None
 
 
+def discard(folder: Path) -> None:
+    """Remove the checkpoint of a run whose result is saved: one that a stop has left would tell of the stop."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
 def load(folder: Path, parameters: TrainableParameters, update: Update, transcript: Transcript) -> Restored:
     """Load the checkpoint into `parameters` if the journal vouches for it; otherwise leave θ_0 and start at step 0."""
     fresh = update.init(parameters)
@@ -61,10 +69,10 @@ def load(folder: Path, parameters: TrainableParameters, update: Update, transcri
         (folder / f"{CHECKPOINT}.new").unlink()  # of a process that was killed while it saved
     try:
         with safetensors.safe_open(folder / CHECKPOINT, framework="pt") as file:
-            metadata = file.metadata()
+            voucher = json.loads(file.metadata()[_VOUCHER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        step, chain_hash, content = int(metadata["step"]), metadata["hash"], metadata["content"]
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        step, chain_hash, content = int(voucher["step"]), voucher["hash"], voucher["content"]
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return Restored(0, fresh)
     theta = {n.removeprefix("parameter/"): t for n, t in tensors.items() if n.startswith("parameter/")}
     state = {n.removeprefix("update/"): t for n, t in tensors.items() if n.startswith("update/")}

@@ -4,9 +4,10 @@
 itself and of all before it. `journal.head` is a second, separately synced file that names the last step and its hash,
 so a journal cut short is noticed. Neither holds a time, a count or anything else that is not a release or public.
 
-Order of every step: draw → append and fsync the line → move the head → apply the update. A process that dies between
-draw and line leaves the head `open`; whoever opens the run next *burns* that step: it is written down as spent, never
-drawn again, and never applied. So a kill buys nobody a second draw.
+Order of every step: its key is on disk → draw → append and fsync the line → move the head → destroy the key and store
+the next → apply the update. Whoever opens the run after a death makes the step in flight again from its key, with the
+same batch and the same noise: nobody gets a second draw, and no file tells of the death. A step whose key is lost is
+*burnt*: written down as spent, never drawn again, and never applied.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, cast
 
 from dpzo.errors import DpzoError
 from dpzo.privacy import Release
+from dpzo.step_key import STEP_KEY, StepKey
 
 FORMAT = "dpzo-journal/1"
 JOURNAL = "journal.jsonl"
@@ -31,7 +33,7 @@ HEAD = "journal.head"
 
 @dataclass(frozen=True)
 class Burnt:
-    """A step that is spent without a release: its draw was in flight when the process died."""
+    """A step that is spent without a release: it was in flight when the process died, and its key is lost."""
 
     step: int
 
@@ -145,16 +147,19 @@ def _judged(found: _Scanned, head: Mapping[str, Any]) -> Transcript:
 class Journal:
     """The open, locked journal of one run: append-only, one writer at a time. Use `create` or `reopen`."""
 
-    def __init__(self, folder: Path, file_descriptor: int, num_steps: int, last_hash: str, width: int) -> None:
+    def __init__(
+        self, folder: Path, file_descriptor: int, num_steps: int, last_hash: str, plan: Mapping[str, Any]
+    ) -> None:
         self.folder = folder
         self.num_steps = num_steps
         self.last_hash = last_hash
-        self._width = width
+        self._width, self._steps = int(plan["num_directions"]), int(plan["steps"])
         self._file = file_descriptor
+        self._key = StepKey(folder)
 
     @classmethod
     def create(cls, folder: Path, header: Mapping[str, Any]) -> Journal:
-        """Start a journal in `folder` (which must hold none): header line and head are on disk when this returns.
+        """Start a journal in `folder` (which must hold none): header line, head and the first key are on disk then.
 
         It gets its name last, so that a process that dies here leaves no half a run.
         """
@@ -167,12 +172,13 @@ class Journal:
         with _closed_on_failure(file):
             body = {"format": FORMAT, "header": dict(header)}
             hashed = _chain("", body)
-            journal = cls(folder, file, 0, hashed, int(header["plan"]["num_directions"]))
+            journal = cls(folder, file, 0, hashed, header["plan"])
             try:
                 if path.exists():
                     raise DpzoError(f"{folder}: already holds a run; use dpzo resume, or another --output")
                 os.ftruncate(file, 0)
                 journal._write_line({**body, "hash": hashed})
+                journal._key.start(0, hashed)
                 journal._move_head(closed=False)
                 scratch.replace(path)
                 sync_folder(folder)
@@ -184,7 +190,7 @@ class Journal:
 
     @classmethod
     def reopen(cls, folder: Path) -> Journal:
-        """Take up a run again: lock, verify, drop a torn line, and burn the step that was in flight, if one was.
+        """Take up a run again: lock, verify, drop a torn line; hold the key of the step in flight, or burn that step.
 
         Raises DpzoError if another process holds the run or the journal does not verify.
         """
@@ -195,16 +201,36 @@ class Journal:
         _lock(file, folder)
         with _closed_on_failure(file):
             found = read(folder)
-            plan = found.header["plan"]
-            journal = cls(folder, file, found.num_steps, found.last_hash, int(plan["num_directions"]))
+            journal = cls(folder, file, found.num_steps, found.last_hash, found.header["plan"])
             if found.torn:
                 os.ftruncate(file, found.size)
                 os.fsync(file)
+            burns = not journal._recover_key(found)
             # The head catches up first: a death within the burning may leave it one line behind, and never two.
             journal._move_head(closed=False)
-            if not found.closed and found.num_steps < plan["steps"]:
+            if burns:
                 journal._append({"step": found.num_steps, "burnt": True})
         return journal
+
+    def _recover_key(self, found: Transcript) -> bool:
+        """Hold the key of the step that is due; False if it was in flight and its key is lost."""
+        with self._disk(STEP_KEY):
+            if self.num_steps >= self._steps:
+                self._key.destroy()
+            elif self._key.recover(self.num_steps, self.last_hash):
+                return True
+            elif found.closed:
+                self._key.start(self.num_steps, self.last_hash)
+            else:
+                self._key.mark_lost(self.num_steps, self.last_hash)
+                sync_folder(self.folder)
+                return False
+            sync_folder(self.folder)
+        return True
+
+    def step_key(self, step: int) -> bytes:
+        """The key of the step that is due, for the channel alone; it is on disk. ValueError for any other step."""
+        return self._key.of(step)
 
     def append(self, release: Release) -> None:
         """Write a release down, durably. Only after this returns may the update be applied."""
@@ -213,10 +239,16 @@ class Journal:
         self._append({"step": release.step, "values": list(release.values)})
 
     def close(self, *, clean: bool) -> None:
-        """Let go of the run. `clean` promises that no draw is in flight, so that the next process burns nothing."""
+        """Let go of the run. `clean` promises that this process has no draw in flight; then no key is left.
+
+        A step that an earlier process may have drawn stays in flight, and its key on the disk, until it is made again.
+        """
         try:
-            if clean:
+            if clean and not self._key.found:
                 self._move_head(closed=True)
+                with self._disk(STEP_KEY):
+                    self._key.destroy()
+                    sync_folder(self.folder)
         finally:
             os.close(self._file)
 
@@ -226,20 +258,31 @@ class Journal:
         self.num_steps += 1
         self.last_hash = hashed
         self._move_head(closed=False)
+        with self._disk(STEP_KEY):
+            if self.num_steps < self._steps:
+                self._key.move_on(self.num_steps, hashed)
+            else:
+                self._key.destroy()
+                sync_folder(self.folder)
 
     def _write_line(self, fields: Mapping[str, Any]) -> None:
         line = _canonical(fields) + b"\n"
-        try:
-            # A short write leaves a torn line, which the next reader drops and burns.
+        with self._disk(JOURNAL):
+            # A short write leaves a torn line, which the next reader drops.
             while line:
                 line = line[os.write(self._file, line) :]
             os.fsync(self._file)
-        except OSError as error:
-            raise _disk_error(self.folder / JOURNAL, error) from None
 
     def _move_head(self, *, closed: bool) -> None:
         head = {"step": self.num_steps, "hash": self.last_hash, "closed": closed}
         write_durably(self.folder / HEAD, _canonical(head) + b"\n")
+
+    @contextmanager
+    def _disk(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _disk_error(self.folder / name, error) from None
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from dpzo import checkpoint
 from dpzo import train as trainer
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
@@ -110,6 +111,7 @@ def fit(
         trainer.fit(job, objective, len(objective), folder, **arguments)
     trained = job.parameters.tensors()
     write_durably(folder / WEIGHTS, safetensors.torch.save(trained, {"fingerprint": fingerprint_tensors(trained)}))
+    checkpoint.discard(folder)
     return write_card(folder, read(folder))
 
 

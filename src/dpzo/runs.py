@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from dpzo import checkpoint
 from dpzo import train as trainer
 from dpzo.assembly import (
     Assembled,
@@ -259,6 +260,7 @@ FINISHED = "trained.json"
 
 def _finish(parts: Assembled, output: Path) -> dict[str, Any]:
     save_model(parts, output)
+    checkpoint.discard(output)
     return write_card(output, read(output))
 
 

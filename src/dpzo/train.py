@@ -50,7 +50,7 @@ class Job:
 
 
 class Stopped(Exception):
-    """The run was asked to stop, by the signal `number`, and did so between two steps: nothing is lost or burnt."""
+    """The run was asked to stop, by the signal `number`, and did so between two steps: nothing is lost."""
 
     def __init__(self, said: str, number: int = signal.SIGINT) -> None:
         super().__init__(said)
@@ -102,8 +102,8 @@ def resume(
 ) -> None:
     """Go on with a run, wherever and however it stopped. `job` must be the run's own, with parameters at θ_0.
 
-    A step that was in flight when the process died is burnt. Raises DpzoError if the journal does not verify or
-    belongs to another model, plan or seed.
+    A step that was in flight when the process died is made again with the same batch and the same noise. Raises
+    DpzoError if the journal does not verify or belongs to another model, plan or seed.
     """
     _refuse_undeclared(job, nonprivate_randomness)
     require_same_run(job.header, read(folder))
@@ -151,7 +151,12 @@ def _train(
     nonprivate_randomness: RandomnessAt | None,
     stop_requested: Callable[[], int],
 ) -> None:
-    channel = PrivateChannel(job.plan, spent=journal.num_steps, nonprivate_randomness=nonprivate_randomness)
+    channel = PrivateChannel(
+        job.plan,
+        spent=journal.num_steps,
+        step_key=journal.step_key,
+        nonprivate_randomness=nonprivate_randomness,
+    )
     state, saved = start.tensors, start.step
     estimator = ExceptionSafeEstimator(job.estimator, stop=Stopped)
     with torch.no_grad():
@@ -166,7 +171,8 @@ def _train(
             del units, rows  # nothing below may see the data
             journal.append(release)
             job.update.apply(job.parameters, state, directions, release.slopes(), step)
-            if step + 1 - saved >= job.checkpoint_every:  # not by remainder: the step that is due may be burnt
+            # By the plan's multiples and not by the last one saved: that would tell of an earlier stop.
+            if (step + 1) // job.checkpoint_every > saved // job.checkpoint_every:
                 checkpoint.save(journal.folder, job.parameters, state, step + 1, journal.last_hash)
                 saved = step + 1
             observe(release)

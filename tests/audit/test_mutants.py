@@ -143,7 +143,7 @@ PUBLIC = [_from_the_direction_seed, _from_torchs_global_generator, _from_numpys_
 def test_noise_from_the_public_seed(
     audited: Audited, make_plan: MakePlan, planted: Plant, source: Callable[[], Seeded]
 ) -> None:
-    mutant = planted(channel, SecretRandom=source)
+    mutant = planted(channel, SecretRandom=lambda *key: source())
     reports = audited(make_plan(Gaussian(4.0)), 400, channel_factory=mutant.PrivateChannel)
     assert flagged(reports)
     if source is not _from_the_direction_seed:  # that one shows by itself: every run has the same noise

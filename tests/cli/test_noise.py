@@ -116,5 +116,5 @@ def test_a_run_of_searched_noise_goes_on_after_a_crash(
     assert said.code == 0, said.err
     entries = [entry for entry, _ in read(run).entries()]
     assert len(entries) == 3
-    assert not hasattr(entries[2], "values")  # burnt
+    assert not hasattr(entries[2], "values")  # burnt: there is no key
     assert json.loads(dpzo("replay", run, "--output", tmp_path / "again", "--json").out)["equals_run"] is True

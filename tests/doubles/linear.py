@@ -1,7 +1,8 @@
 """A linear regression of four parameters with noise that is a public function of the step: a run in a millisecond.
 
 Also a script: `python linear.py kill FOLDER KILLS` trains in a child that is killed at random times, `python linear.py
-fit FOLDER` trains once. Both write down each step whose noise was asked for, so that a second draw would show.
+fit FOLDER` trains once. Both train with secret noise and write down, outside the run folder, which step was drawn with
+which key, so that a second draw would show and the run can be computed again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from dpzo import train
-from dpzo.journal import Burnt, read
+from dpzo.journal import Burnt, Journal, read
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.solve import solve_plan
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, StepDirections, TailAverage, TrainableParameters, Update
@@ -62,6 +63,45 @@ class Draws:
             os.write(descriptor, f"{step}\n".encode())
             os.close(descriptor)
         return Noise(step)
+
+
+@dataclass
+class Keys:
+    """Remembers, outside the run folder, which step was drawn with which key. Put in place by `watch`."""
+
+    log: Path | None = None
+    drawn: list[tuple[int, bytes]] = field(default_factory=list)
+    before: Callable[[int], None] = lambda step: None
+
+    def watch(self, patch: Callable[[type, str, Any], object] = setattr, kind: type[Journal] = Journal) -> Keys:
+        """Look on whenever a channel asks a journal for the key of a step."""
+        real = getattr(kind.step_key, "unwatched", kind.step_key)
+
+        def step_key(journal: Journal, step: int) -> bytes:
+            self.before(step)
+            key = real(journal, step)
+            self.drawn.append((step, key))
+            if self.log is not None:
+                descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                os.write(descriptor, f"{step} {key.hex()}\n".encode())
+                os.close(descriptor)
+            return key
+
+        step_key.unwatched = real  # type: ignore[attr-defined]
+        patch(kind, "step_key", step_key)
+        return self
+
+    def by_step(self) -> dict[int, bytes]:
+        """The one key of each step; AssertionError where a step was drawn with two."""
+        found = dict(self.drawn)
+        assert set(found.items()) == set(self.drawn), "a step was drawn twice"
+        return found
+
+
+def drawn_keys(log: Path) -> list[tuple[int, bytes]]:
+    """What a `Keys` wrote to its log."""
+    lines = (line.split() for line in log.read_text().splitlines()) if log.exists() else ()
+    return [(int(step), bytes.fromhex(key)) for step, key in lines]
 
 
 @dataclass(frozen=True)
@@ -160,15 +200,16 @@ def fingerprint(job: train.Job) -> str:
     return digest.hexdigest()
 
 
-def expected(burnt: set[int], steps: int = 12, **options: Any) -> str:
-    """The fingerprint of a run that no one disturbed, with these steps spent and not applied."""
+def expected(burnt: set[int], steps: int = 12, keys: Mapping[int, bytes] | None = None, **options: Any) -> str:
+    """The fingerprint of a run that no one disturbed, with these steps spent and not applied; `keys`: its words."""
     job = make_job(steps, **options)
-    channel = train.PrivateChannel(job.plan, nonprivate_randomness=Noise)
+    words: dict[str, Any] = {"nonprivate_randomness": Noise} if keys is None else {"step_key": keys.__getitem__}
+    channel = train.PrivateChannel(job.plan, **words)
     state = job.update.init(job.parameters)
     with torch.no_grad():
         for step in range(steps):
             if step in burnt:
-                channel = train.PrivateChannel(job.plan, spent=step + 1, nonprivate_randomness=Noise)
+                channel = train.PrivateChannel(job.plan, spent=step + 1, **words)
                 continue
             units = channel.draw_batch(NUM_UNITS)
             rows = job.estimator(objective(job), job.parameters, units, job.scheme.at(step), job.smoothing)
@@ -191,11 +232,14 @@ def run(
     steps: int = 12,
     **options: Any,
 ) -> train.Job:
-    """`train.fit` or `train.resume` of the double's job in `folder`; the job, at θ_T. `before` is called by updates."""
+    """`train.fit` or `train.resume` of the double's job in `folder`; the job, at θ_T. `before` is called by updates.
+
+    With `has_guarantee` the noise is secret, else that of `draws`.
+    """
     job = make_job(steps, **options)
     assert isinstance(job.update, Counted)
     job.update.before = before
-    noise = Draws() if draws is None else draws
+    noise = None if options.get("has_guarantee") else Draws() if draws is None else draws
     act(job, objective(job), NUM_UNITS, folder, observe=observe, nonprivate_randomness=noise)
     return job
 
@@ -216,20 +260,19 @@ def burnt(folder: Path) -> set[int]:
 
 
 def go(folder: Path, steps: int, pause: float = 0.0, most: int | None = None) -> str:
-    """Fit, or resume where there is a run; the fingerprint at the end. Logs draws beside the folder's files.
+    """Fit, or resume where there is a run, with secret noise; the fingerprint at the end. Keys are logged beside it.
 
     Each update waits for `pause` seconds first; those after `most` of them wait for ten minutes.
     """
-    job, done = make_job(steps), count(1)
+    job, done = make_job(steps, has_guarantee=True), count(1)
 
     def wait(step: int) -> None:
         time.sleep(pause if most is None or next(done) <= most else 600)
 
     if pause:
         job = replace(job, update=Counted(job.update, before=wait))
-    draws = Draws(folder / "draws.log")
     act = train.resume if (folder / "journal.head").exists() else train.fit
-    act(job, objective(job), NUM_UNITS, folder, nonprivate_randomness=draws)
+    act(job, objective(job), NUM_UNITS, folder)
     return fingerprint(job)
 
 
@@ -240,7 +283,7 @@ def kill_repeatedly(folder: Path, steps: int, kills: int) -> None:
     updates at most and then waits.
     """
     clock = random.Random(11)
-    log = folder / "draws.log"
+    log = key_log(folder)
     for _ in range(kills):
         seen = log.stat().st_size if log.exists() else 0
         child = os.fork()
@@ -257,9 +300,16 @@ def kill_repeatedly(folder: Path, steps: int, kills: int) -> None:
             raise SystemExit("the child was not killed: it had finished or failed")
 
 
+def key_log(folder: Path) -> Path:
+    """Where the keys of the run in `folder` are written down: beside the folder."""
+    return folder.with_name(folder.name + ".keys")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     act, folder = sys.argv[1], Path(sys.argv[2])
+    folder.mkdir(exist_ok=True)
+    Keys(key_log(folder)).watch()
     steps = int(sys.argv[3])
     if act == "kill":
         kill_repeatedly(folder, steps, int(sys.argv[4]))

@@ -150,6 +150,7 @@ class Acts:
         for name in ("fsync", "ftruncate", "rename", "replace", "unlink", "remove", "mkdir", "chmod", "link"):
             setattr(os, name, self._counted(getattr(os, name)))
         os.write = self._counted(os.write, self._half_a_write)
+        os.pwrite = self._counted(os.pwrite, self._half_a_place)
         real_open = os.open
         creates = os.O_WRONLY | os.O_RDWR | os.O_CREAT
         os.open = self._counted(real_open, only=lambda path, flags, *mode, **more: bool(flags & creates))
@@ -196,6 +197,10 @@ class Acts:
     @staticmethod
     def _half_a_write(real: Callable[..., int], descriptor: int, data: bytes) -> None:
         real(descriptor, bytes(data)[: len(data) // 2])
+
+    @staticmethod
+    def _half_a_place(real: Callable[..., int], descriptor: int, data: bytes, place: int) -> None:
+        real(descriptor, bytes(data)[: len(data) // 2], place)
 
     @staticmethod
     def _an_empty_file(real: Callable[..., Any], *arguments: Any, **options: Any) -> None:

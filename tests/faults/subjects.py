@@ -1,7 +1,8 @@
 """What is killed: the linear double at the level of `train`, and whole runs of tiny models at the level of `runs`.
 
-A subject works in a room of its own: `run` is the run folder, and what watches it (the steps whose noise was asked
-for, the fingerprint at the end) lies beside it, where no death is dealt.
+A subject works in a room of its own: `run` is the run folder, and what watches it (which step was drawn with which key,
+the fingerprint at the end) lies beside it, where no death is dealt. Noise is secret: what a run must end at is computed
+anew from the keys that were drawn.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import importlib.util
 import json
 import os
 import sys
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -40,7 +42,7 @@ def double(name: str) -> ModuleType:
 
 
 class Subject(Protocol):
-    """A run that can be begun, gone on with, rebuilt, and whose end is known for every set of burnt steps."""
+    """A run that can be begun, gone on with, rebuilt, and whose end is known for every set of keys."""
 
     name: str
     steps: int
@@ -54,14 +56,36 @@ class Subject(Protocol):
     def rebuild(self, room: Path, output: Path) -> None:
         """Replay from base and journal; raises unless it gives the trained bits."""
 
-    def expected(self, burnt: frozenset[int]) -> str:
-        """The trained bits of a run that no one disturbed, with these steps spent and not applied."""
+    def expected(self, keys: Mapping[int, bytes]) -> str:
+        """The trained bits of a run that no one disturbed, whose steps have these keys."""
 
 
-def drawn(room: Path) -> list[int]:
-    """Steps whose noise or batch was asked for, in order, over all lives."""
-    log = room / "draws.log"
-    return [int(line) for line in log.read_text().split()] if log.exists() else []
+def drawn(room: Path) -> list[tuple[int, bytes]]:
+    """Which step was drawn with which key, in order, over all lives."""
+    found: list[tuple[int, bytes]] = double("linear").drawn_keys(room / LOG)
+    return found
+
+
+def watch(room: Path) -> None:
+    """Write down, from now on in this process, which step is drawn with which key, and each count of the units."""
+    double("linear").Keys(room / LOG).watch()
+    real = getattr(runs.release_count, "unwatched", runs.release_count)
+
+    def release_count(*given: Any, **options: Any) -> Any:
+        with (room / COUNTS).open("a") as log:
+            log.write("counted\n")
+        return real(*given, **options)
+
+    release_count.unwatched = real  # type: ignore[attr-defined]
+    runs.release_count = release_count
+
+
+def times_counted(room: Path) -> int:
+    """How often the units were counted, over all lives."""
+    return len((room / COUNTS).read_text().split())
+
+
+LOG, COUNTS = "keys.log", "counts.log"
 
 
 def burnt(folder: Path) -> frozenset[int]:
@@ -74,47 +98,45 @@ class Linear:
 
     steps: int = 12
     name: str = "fit and resume"
-    _known: dict[frozenset[int], str] = field(default_factory=dict)
 
     def work(self, room: Path) -> None:
         double_ = double("linear")
-        job, folder = double_.make_job(self.steps), room / "run"
+        job, folder = double_.make_job(self.steps, has_guarantee=True), room / "run"
+        watch(room)
         folder.mkdir(exist_ok=True)
         act = train.resume if (folder / JOURNAL).exists() else train.fit
-        noise = double_.Draws(room / "draws.log")
-        act(job, double_.objective(job), double_.NUM_UNITS, folder, nonprivate_randomness=noise)
+        act(job, double_.objective(job), double_.NUM_UNITS, folder)
         (room / "fingerprint").write_text(double_.fingerprint(job))
 
     def fingerprint(self, room: Path) -> str:
         return (room / "fingerprint").read_text()
 
     def rebuild(self, room: Path, output: Path) -> None:
-        job = double("linear").make_job(self.steps)
+        job = double("linear").make_job(self.steps, has_guarantee=True)
         train.replay(job, read(room / "run"))
         assert double("linear").fingerprint(job) == self.fingerprint(room)
 
-    def expected(self, burnt: frozenset[int]) -> str:
-        if burnt not in self._known:
-            self._known[burnt] = double("linear").expected(set(burnt), self.steps)
-        return self._known[burnt]
+    def expected(self, keys: Mapping[int, bytes]) -> str:
+        trained: str = double("linear").expected(set(), self.steps, keys=keys, has_guarantee=True)
+        return trained
 
 
 @dataclass
 class Whole:
-    """A run folder from beginning to card, with a noise double; see `whole_runs`."""
+    """A run folder from beginning to card; see `whole_runs`."""
 
     name: str
     config: RunConfig
     source: runs.DataSource
     steps: int
-    _known: dict[frozenset[int], str] = field(default_factory=dict)
 
     def work(self, room: Path) -> None:
-        noise, folder = double("linear").Draws(room / "draws.log"), room / "run"
+        folder = room / "run"
+        watch(room)
         if (folder / JOURNAL).exists():
-            runs.resume(folder, nonprivate_randomness=noise)
+            runs.resume(folder)
         else:
-            runs.train(self.config, self.source, folder, nonprivate_randomness=noise)
+            runs.train(self.config, self.source, folder)
 
     def fingerprint(self, room: Path) -> str:
         return _trained(room / "run")
@@ -126,29 +148,20 @@ class Whole:
         for path in (output / "model").glob("*.safetensors"):
             assert path.read_bytes() == (room / "run" / "model" / path.name).read_bytes(), path.name
 
-    def expected(self, burnt: frozenset[int]) -> str:
-        if burnt not in self._known:
-            self._known[burnt] = self._uninterrupted(burnt)
-        return self._known[burnt]
-
-    def _uninterrupted(self, burnt: frozenset[int]) -> str:
-        noise = double("linear").Noise
+    def expected(self, keys: Mapping[int, bytes]) -> str:
         records = runs.records_of(self.config, task_of(self.config), self.source)
         assert isinstance(self.config.privacy.num_examples, int)
         parts = assemble(
             self.config,
             num_examples=self.config.privacy.num_examples,
             num_examples_source="declared",
-            has_guarantee=False,
+            has_guarantee=True,
         )
         job, private = parts.job, objective(records, parts.subject)
-        channel = PrivateChannel(job.plan, nonprivate_randomness=noise)
+        channel = PrivateChannel(job.plan, step_key=keys.__getitem__)
         state = job.update.init(job.parameters)
         with torch.no_grad():
             for step in range(job.plan.steps):
-                if step in burnt:
-                    channel = PrivateChannel(job.plan, spent=step + 1, nonprivate_randomness=noise)
-                    continue
                 units = channel.draw_batch(records.num_units)
                 rows = job.estimator(private, job.parameters, units, job.scheme.at(step), job.smoothing)
                 slopes = channel.release(rows).slopes()
@@ -218,4 +231,4 @@ def counted(whole: Whole) -> Whole:
         "noise_multiplier": None,
         "epsilon": 4.0,
     }
-    return replace(whole, name="private count", config=parse_config(tree), _known={})
+    return replace(whole, name="private count", config=parse_config(tree))

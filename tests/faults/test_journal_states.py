@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from dpzo.errors import DpzoError
 from dpzo.journal import HEAD, JOURNAL, Burnt, Journal, read
 from dpzo.privacy import Release
+from dpzo.step_key import STEP_KEY
 
 STEPS = 12
 HEADER: dict[str, Any] = {"plan": {"num_directions": 2, "steps": STEPS}, "lattice_unit": 0.125}
@@ -29,13 +30,17 @@ class _Died(BaseException):
 
 
 class Machine(RuleBasedStateMachine):
-    """`drawn`: every step that was drawn; `known`: what the journal must hold; `journal`: None while nobody has it."""
+    """`keys`: of each step drawn; `known`: what the journal must hold; `journal`: None while nobody has it.
+
+    `lost` says that the key file was removed from a run with a step in flight.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="dpzo-states-"))
         self.journal: Journal | None = Journal.create(self.folder, HEADER)
-        self.drawn: list[int] = []
+        self.keys: dict[int, bytes] = {}
+        self.lost = False
         self.known: list[Release | Burnt] = []
         self.in_flight = True
 
@@ -52,11 +57,17 @@ class Machine(RuleBasedStateMachine):
         self.known.append(release)
 
     @precondition(lambda self: self.journal is not None and self.journal.num_steps < STEPS)
-    @rule(values=st.tuples(st.integers(), st.integers()), share=st.floats(0, 1), head=st.sampled_from(("old", "new")))
-    def die_within_an_append(self, values: tuple[int, int], share: float, head: str) -> None:
-        """Killed with some bytes of the line on the disk; with all of them, before or after the head moved."""
+    @rule(
+        values=st.tuples(st.integers(), st.integers()),
+        share=st.floats(0, 1),
+        head=st.sampled_from(("old", "new")),
+        old_key=st.booleans(),
+    )
+    def die_within_an_append(self, values: tuple[int, int], share: float, head: str, old_key: bool) -> None:
+        """Killed with some bytes of the line on the disk; with all of them, before or after head and key moved."""
         assert self.journal is not None
         before, whole = (self.folder / HEAD).read_bytes(), (self.folder / JOURNAL).stat().st_size
+        key = (self.folder / STEP_KEY).read_bytes()
         release = self._draw(values)
         self.journal.append(release)
         size = (self.folder / JOURNAL).stat().st_size
@@ -68,6 +79,9 @@ class Machine(RuleBasedStateMachine):
             self.known.append(release)
             if head == "old":
                 (self.folder / HEAD).write_bytes(before)
+        if keep < size or head == "old" or old_key:
+            (self.folder / STEP_KEY).touch(0o600)
+            (self.folder / STEP_KEY).write_bytes(key)
         self._die()
 
     @precondition(lambda self: self.journal is not None)
@@ -79,23 +93,32 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def close(self) -> None:
         assert self.journal is not None
+        found = self.journal._key.found  # by a process that died: its step stays in flight
         self.journal.close(clean=True)
-        self.journal, self.in_flight = None, False
+        self.journal, self.in_flight = None, found
+
+    @precondition(lambda self: self.journal is None and self.in_flight)
+    @rule()
+    def lose_the_key(self) -> None:
+        (self.folder / STEP_KEY).unlink(missing_ok=True)
+        self.lost = True
 
     @precondition(lambda self: self.journal is None)
     @rule()
     def reopen(self) -> None:
+        burns = self._burns()
         self.journal = Journal.reopen(self.folder)
-        if self.in_flight and len(self.known) < STEPS:
+        if burns:
             self.known.append(Burnt(len(self.known)))
         assert self.journal.num_steps == len(self.known)
-        self.in_flight = True
+        self.in_flight, self.lost = True, False
 
     @precondition(lambda self: self.journal is None)
     @rule(call=st.integers(0, 2))
     def die_within_a_reopen(self, call: int) -> None:
         """Killed before one of the writes of a reopening: the head's, the burnt line's, the head's again."""
         calls: list[None] = []
+        burns = self._burns()
 
         def dying(real: Any) -> Any:
             def write(*arguments: Any, **options: Any) -> Any:
@@ -113,9 +136,12 @@ class Machine(RuleBasedStateMachine):
         ):
             self.journal = Journal.reopen(self.folder)
         if len(calls) > 0:  # the head was moved, so the run is open
-            burns, self.in_flight = self.in_flight and len(self.known) < STEPS, True
+            self.in_flight = True
             if burns and len(calls) > 1:
                 self.known.append(Burnt(len(self.known)))
+                self.lost = False
+        if self.journal is not None:
+            self.lost = False
 
     @precondition(lambda self: self.journal is not None)
     @rule()
@@ -144,13 +170,20 @@ class Machine(RuleBasedStateMachine):
         found = read(self.folder)
         assert [entry for entry, _ in found.entries()] == self.known
         assert [entry.step for entry in self.known] == list(range(len(self.known)))
-        assert len(self.drawn) == len(set(self.drawn))
+        held = b"".join(path.read_bytes() for path in self.folder.iterdir())
+        assert not any(key in held for step, key in self.keys.items() if step < len(self.known) - 1)
         assert found.closed == (not self.in_flight)
 
     def _draw(self, values: tuple[int, int]) -> Release:
         assert self.journal is not None
-        self.drawn.append(self.journal.num_steps)
-        return Release(self.journal.num_steps, values, 0.125)
+        step = self.journal.num_steps
+        key = self.journal.step_key(step)
+        assert self.keys.setdefault(step, key) == key, "a second draw"
+        assert list(self.keys.values()).count(key) == 1
+        return Release(step, values, 0.125)
+
+    def _burns(self) -> bool:
+        return self.in_flight and self.lost and len(self.known) < STEPS
 
     def _die(self) -> None:
         """The end of the process: its descriptors close, and nothing else happens."""

@@ -385,10 +385,18 @@ def check_steps_equal_plan(steps: int, drawn: Sequence[int], journalled: int, ap
         raise Caught(f"{journalled} journalled and {len(applied)} applied releases for {steps} accounted steps")
 
 
-def check_no_step_is_drawn_twice(drawn: Sequence[int]) -> None:
-    """Over all the processes of a run, each step's noise was drawn at most once. Deterministic."""
-    if len(set(drawn)) != len(drawn):
+def check_no_step_is_drawn_twice(drawn: Sequence[tuple[int, bytes]]) -> None:
+    """Over all the processes of a run, each step was drawn with one key. Deterministic."""
+    if len(set(drawn)) != len(dict(drawn)):
         raise Caught("a step was drawn twice: two noisy answers to one question")
+
+
+def check_a_repeated_step_has_the_same_batch(batches: Sequence[tuple[int, Sequence[int]]]) -> None:
+    """Over all the processes of a run, a step that was begun again was begun with the same units. Deterministic."""
+    first: dict[int, list[int]] = {}
+    for step, units in batches:
+        if first.setdefault(step, list(units)) != list(units):
+            raise Caught("a step was made again with another batch: deaths then choose among batches")
 
 
 def check_rows_are_isolated(rows_of: Callable[[npt.NDArray[np.int64]], Rows], num_units: int) -> None:

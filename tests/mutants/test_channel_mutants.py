@@ -104,7 +104,7 @@ PUBLIC = [
 @pytest.mark.parametrize("source", PUBLIC, ids=lambda source: source.__name__.strip("_"))
 def test_noise_from_the_direction_seed(checks: ModuleType, planted: Plant, source: Callable[[], Seeded]) -> None:
     checks.check_noise_is_secret(PrivateChannel, plan())
-    mutant = planted(channel, SecretRandom=source)
+    mutant = planted(channel, SecretRandom=lambda *key: source())
     with pytest.raises(checks.Caught, match="can be subtracted"):
         checks.check_noise_is_secret(mutant.PrivateChannel, plan())
 
@@ -113,7 +113,7 @@ def test_noise_from_the_direction_seed(checks: ModuleType, planted: Plant, sourc
 def test_batches_from_a_fixed_seed(checks: ModuleType, planted: Plant, source: Callable[[], Seeded]) -> None:
     sampled = plan(sampler=PoissonSampling(0.25))
     checks.check_batches_are_secret(PrivateChannel, sampled, 200)
-    mutant = planted(channel, SecretRandom=source)
+    mutant = planted(channel, SecretRandom=lambda *key: source())
     with pytest.raises(checks.Caught, match="sampling amplifies nothing"):
         checks.check_batches_are_secret(mutant.PrivateChannel, sampled, 200)
     with pytest.raises(ValueError, match="too few units"):

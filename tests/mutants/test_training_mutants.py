@@ -190,14 +190,25 @@ def test_a_raw_number_is_told(
 
 def die_and_resume(checks: ModuleType, linear: ModuleType, trainer: ModuleType, folder: Path, step: int) -> None:
     """Dies between the draw and the line of `step`, and again right after the resume's first draw."""
-    draws = linear.Draws()
-    for act, last in ((trainer.fit, step), (trainer.resume, step + 2)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(trainer.Journal, "append", _dying(trainer.Journal.append, linear, last))
-            with pytest.raises(linear.Died):
-                linear.run(act, folder, draws)
-    linear.run(trainer.resume, folder, draws)
-    checks.check_no_step_is_drawn_twice(draws.steps)
+    keys, batches = linear.Keys(), []
+    with pytest.MonkeyPatch.context() as watched:
+        keys.watch(watched.setattr, trainer.Journal)
+        real = trainer.PrivateChannel.draw_batch
+
+        def draw_batch(channel: Any, num_units: int) -> Any:
+            units = real(channel, num_units)
+            batches.append((channel.spent, units.tolist()))
+            return units
+
+        watched.setattr(trainer.PrivateChannel, "draw_batch", draw_batch)
+        for act, last in ((trainer.fit, step), (trainer.resume, step + 2)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(trainer.Journal, "append", _dying(trainer.Journal.append, linear, last))
+                with pytest.raises(linear.Died):
+                    linear.run(act, folder, has_guarantee=True)
+        linear.run(trainer.resume, folder, has_guarantee=True)
+    checks.check_no_step_is_drawn_twice(keys.drawn)
+    checks.check_a_repeated_step_has_the_same_batch(batches)
 
 
 def _dying(append: Callable[..., None], linear: ModuleType, step: int) -> Callable[..., None]:
@@ -214,10 +225,24 @@ def test_a_second_draw_after_a_kill(
     checks: ModuleType, linear: ModuleType, planted: Plant, tmp_path: Path, step: int
 ) -> None:
     die_and_resume(checks, linear, train, fresh(tmp_path, "own"), step)
-    forgetful = planted(journal, ('if not found.closed and found.num_steps < plan["steps"]:', "if False:"))
+    forgetful = planted(
+        journal,
+        ("elif self._key.recover(self.num_steps, self.last_hash):", "elif False:"),
+        ("elif found.closed:", "elif True:"),
+    )
     names = {name: getattr(forgetful, name) for name in ("Journal", "Transcript", "read")}
     with pytest.raises(checks.Caught, match="drawn twice"):
         die_and_resume(checks, linear, planted(train, **names), fresh(tmp_path, "planted"), step)
+
+
+def test_a_batch_drawn_again_after_a_kill(
+    checks: ModuleType, linear: ModuleType, planted: Plant, tmp_path: Path
+) -> None:
+    """The noise comes from the step's key, and the batch does not: a death then chooses among batches."""
+    swap = ("self.plan.sampler.draw(num_units, self._source)", "self.plan.sampler.draw(num_units, SecretRandom())")
+    mutant = planted(train, PrivateChannel=planted(channel, swap).PrivateChannel)
+    with pytest.raises(checks.Caught, match="with another batch"):
+        die_and_resume(checks, linear, mutant, tmp_path, 4)
 
 
 def test_a_release_used_before_it_is_on_disk(

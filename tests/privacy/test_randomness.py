@@ -1,6 +1,7 @@
 """Statistical tests of the exact samplers, with power: a scale wrong by 3 % must be seen at 10⁶ draws."""
 
 import copy
+import hashlib
 import os
 import pickle
 from collections.abc import Callable
@@ -110,19 +111,65 @@ def test_bits_outside_a_word_are_refused() -> None:
         gaussian_floor(65, 1, SecretRandom().words())
 
 
-def test_cannot_be_pickled_copied_or_seeded() -> None:
-    secret = SecretRandom()
+KEY = bytes(range(32))
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_cannot_be_pickled_copied_or_seeded(key: bytes | None) -> None:
+    secret = SecretRandom(key)
     for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError):
             attempt(secret)  # type: ignore[operator]
-    with pytest.raises(TypeError):
-        SecretRandom(7)  # type: ignore[call-arg]
     with pytest.raises(AttributeError):
         secret.seed = 7  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("key", [7, b"", b"short", bytes(31), bytes(33), "0" * 32, 0.5])
+def test_what_is_no_key_is_refused(key: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        SecretRandom(key).word_array(1)  # type: ignore[arg-type]
+
+
 def test_representation_shows_nothing() -> None:
-    assert repr(SecretRandom()) == str(SecretRandom()) == "SecretRandom()"
+    secret = SecretRandom(KEY)
+    shown = repr(secret) + str(secret) + repr(secret.words())
+    assert not any(form in shown for form in (repr(KEY), KEY.hex(), str(list(KEY)), KEY.decode("latin-1")))
+    assert not hasattr(secret, "__dict__")
+
+
+def test_a_key_gives_the_same_words_each_time_and_other_words_at_each_draw() -> None:
+    def draws(key: bytes) -> list[list[int]]:
+        secret = SecretRandom(key)
+        noise = secret.words()
+        return [
+            secret.word_array(1000).tolist(),
+            [next(noise) for _ in range(200)],
+            secret.word_array(1000).tolist(),
+            [next(secret.words()) for _ in range(2)],
+        ]
+
+    first = draws(KEY)
+    assert first == draws(KEY)
+    words = [word for draw in (*first, *draws(bytes(32)), *draws(KEY[::-1])) for word in draw]
+    assert len(set(words)) == len(words)
+
+
+def test_the_words_of_a_key_are_those_of_shake_256() -> None:
+    """Draw i: SHAKE-256(label ‖ key ‖ i), little-endian words. A resume by a later version relies on it."""
+    secret = SecretRandom(KEY)
+    for number, size in ((0, 5), (1, 64), (2, 1)):
+        wanted = hashlib.shake_256(b"dpzo step/1" + KEY + number.to_bytes(8, "big")).digest(8 * size)
+        assert secret.word_array(size).tobytes() == wanted
+    assert SecretRandom(KEY).word_array(1).tolist() == [0x64121A43C6F9A59D]
+
+
+def test_words_under_keys_are_uniform() -> None:
+    """χ² of the bytes of 2,000 keys' first words, and of one key's many words."""
+    rng = np.random.Generator(np.random.PCG64(8))
+    firsts = np.array([SecretRandom(rng.bytes(32)).word_array(4) for _ in range(2000)])
+    for words in (firsts, SecretRandom(KEY).word_array(20_000)):
+        counts = np.bincount(np.frombuffer(words.tobytes(), dtype=np.uint8), minlength=256)
+        assert stats.chisquare(counts).pvalue > 1e-6
 
 
 def test_a_fork_does_not_repeat_its_parent() -> None:

@@ -18,6 +18,7 @@ from dpzo.privacy.plan import relation_named
 from dpzo.report import build_card, render_markdown, write_card
 from dpzo.report.card import _round_up
 from dpzo.solve import solve_plan
+from dpzo.step_key import STEP_KEY
 from dpzo.train import journal_header
 
 STEPS = 3
@@ -64,6 +65,7 @@ def card_of(
         journal.append(Release(step, (step,) * plan.num_directions, 1.0))
     journal.close(clean=clean)
     if not clean:
+        (folder / STEP_KEY).unlink()
         Journal.reopen(folder).close(clean=True)
     return write_card(folder, read(folder))
 
@@ -156,6 +158,15 @@ def test_burnt_steps_are_counted_as_spent(tmp_path: Path) -> None:
     steps = card_of(tmp_path, spent=2, clean=False)["steps"]
     assert (steps["spent"], steps["burnt"]) == (3, 1)
     assert "3 spent, 1 burnt" in (tmp_path / "privacy_card.md").read_text()
+    assert "**assumed**: Which steps are burnt" in (tmp_path / "privacy_card.md").read_text()
+
+
+def test_a_run_that_is_whole_assumes_nothing_of_clocks(tmp_path: Path) -> None:
+    for spent, stands in ((STEPS, 0), (1, 1)):
+        card = card_of(tmp_path / str(spent), spent=spent)
+        rows = [row["statement"] for row in card["assumptions"]]
+        assert sum(row.startswith("Where this unfinished run stands") for row in rows) == stands
+        assert not any("burnt" in row for row in rows)
 
 
 def test_the_unit_is_the_declared_column(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ class PrivateChannel:
     under plan.relation, for every choice of the rows, adaptive ones included, provided that row i of a step depends on
     unit i's data and on public values alone. Steps already spent by an earlier process are given as `spent`.
 
+    `step_key` (from a step to 32 bytes of entropy that serve it alone) makes a step repeatable: a process that has the
+    key of a step whose release was never made public makes that release, with the same batch and the same noise.
+
     `nonprivate_randomness` (from a step to a source of words) is the seam for tests; a channel that has one says so in
     `has_guarantee`, and so must everything built on it.
     """
@@ -46,11 +49,12 @@ class PrivateChannel:
         plan: PrivacyPlan,
         *,
         spent: int = 0,
+        step_key: Callable[[int], bytes | None] = lambda step: None,
         nonprivate_randomness: Callable[[int], Randomness] | None = None,
     ) -> None:
         self.plan = plan
         self.has_guarantee = nonprivate_randomness is None
-        self._source_at = nonprivate_randomness
+        self._source_at = nonprivate_randomness or (lambda step: SecretRandom(step_key(step)))
         self._lattice = lattice(plan.mechanism, plan.clip_norm, plan.num_directions)
         self._step = spent
         self._batch_size: int | None = None
@@ -66,8 +70,7 @@ class PrivateChannel:
         self._refuse_when_spent()
         if self._batch_size is not None:
             raise ValueError("this step's batch is drawn: a second draw would choose among batches")
-        if self._source_at is not None:
-            self._source = self._source_at(self._step)
+        self._source = self._source_at(self._step)
         batch = self.plan.sampler.draw(num_units, self._source)
         self._batch_size = len(batch)
         return batch

@@ -34,13 +34,9 @@ class PrivacyPlan:
     relation: NeighboringRelation = NeighboringRelation.ZERO_OUT
 
     def __post_init__(self) -> None:
-        for option, count in (
-            ("--num-examples", self.num_examples),
-            ("--steps", self.steps),
-            ("--num-directions", self.num_directions),
-        ):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise DpzoError(f"{option} must be a whole number of at least 1")
+        for name in ("num_examples", "steps", "num_directions"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise DpzoError(f"--{name.replace('_', '-')} must be a whole number of at least 1")
         if not 0 < self.clip_norm < float("inf"):
             raise DpzoError("--clip-norm must be a positive finite number (slope units)")
         if not 0 <= self.delta < 1:

@@ -1,14 +1,16 @@
-"""The secret random world: operating-system entropy, Poisson membership, exact noise. No seed, no state, no floats.
+"""The secret random world: operating-system entropy, Poisson membership, exact noise. No seed, no floats.
 
-Everything here reads 64-bit words from `os.urandom` and decides by comparing integers. There is nothing to seed, to
-pickle, to print or to copy into a forked process, because nothing is kept between two calls.
+Everything here reads 64-bit words and decides by comparing integers. The words come from `os.urandom`, or, for a step
+that may have to be repeated, from SHAKE-256 under a key of 32 bytes that came from there and serves that step alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import count
 from typing import NoReturn, Protocol
 
 import numpy as np
@@ -30,10 +32,22 @@ class Randomness(Protocol):
         ...
 
 
-class SecretRandom:
-    """Operating-system entropy; stateless, so it cannot be seeded, pickled, copied, printed or shared by a fork."""
+KEY_BYTES = 32
+"""Length of the key of one step."""
 
-    __slots__ = ()
+
+class SecretRandom:
+    """Operating-system entropy; with the key of a step, the words of that step, the same each time in the same order.
+
+    Draw number i under a key (its first batch of words, its second, …) is SHAKE-256(label ‖ key ‖ i), so no two draws
+    share a word. Guarantee: to whoever lacks the key the words are indistinguishable from uniform ones, if SHAKE-256
+    is a pseudorandom function of its key. Never pickled, copied or shown.
+    """
+
+    __slots__ = ("_read",)
+
+    def __init__(self, key: bytes | None = None) -> None:
+        self._read = os.urandom if key is None else _stream(key)
 
     def words(self) -> Words:
         """A fresh stream of uniform 64-bit integers; its small buffer lives and dies with the caller's iterator."""
@@ -42,13 +56,17 @@ class SecretRandom:
 
     def word_array(self, size: int) -> npt.NDArray[np.uint64]:
         """`size` uniform 64-bit words, shape (size,)."""
-        return np.frombuffer(os.urandom(8 * size), dtype=np.uint64)
-
-    def __repr__(self) -> str:
-        return "SecretRandom()"
+        return np.frombuffer(self._read(8 * size), dtype="<u8")
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("SecretRandom is never pickled or copied: secrets do not leave the process")
+
+
+def _stream(key: bytes) -> Callable[[int], bytes]:
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"the key of a step has {KEY_BYTES} bytes")
+    number = count()
+    return lambda size: hashlib.shake_256(b"dpzo step/1" + key + next(number).to_bytes(8, "big")).digest(size)
 
 
 def poisson_members(num_units: int, sampling_prob: float, randomness: Randomness) -> npt.NDArray[np.int64]:

@@ -36,7 +36,8 @@ NOT_COVERED = (
     "several runs on the same data: their guarantees add up",
     "groups of units: a group of k is protected at k times ε, and more δ",
     "the memory of the training machine, co-tenants who time its steps, and operators who copy and roll back a run",
-    "the owner-only file local.yaml in the run folder, which names where the data lies: do not publish it",
+    "the owner-only files local.yaml (where the data lies) and, while a run is unfinished, journal.key (the secret key "
+    "of the step in flight) in the run folder: do not publish them",
 )
 
 
@@ -96,7 +97,7 @@ def _card(transcript: Transcript) -> dict[str, Any]:
         "steps": {
             "planned": plan.steps,
             "spent": transcript.num_steps,
-            "burnt": sum(1 for entry, _ in transcript.entries() if not hasattr(entry, "values")),
+            "burnt": _burnt(transcript),
             "note": "the claim is that of the whole plan, also for a run that stopped early",
         },
         "accountant": plan.accountant,
@@ -200,7 +201,28 @@ def _assumptions(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
             "The unit above is what needs protection: a unit's records do not reappear under another", "assumed"
         ),
         Assumption("The operating system's entropy is unpredictable and the training machine is trusted", "assumed"),
+        *_timing(transcript, plan),
     ]
+
+
+def _burnt(transcript: Transcript) -> int:
+    return sum(1 for entry, _ in transcript.entries() if not hasattr(entry, "values"))
+
+
+def _timing(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
+    """What a run assumes of clocks: nothing once it is whole and no step of it is burnt."""
+    rows = []
+    if _burnt(transcript):
+        rows.append(
+            "Which steps are burnt (in flight when the process died, their keys lost) does not depend on the data, as "
+            "it may where batches take unequal time"
+        )
+    if transcript.num_steps < plan.steps:
+        rows.append(
+            "Where this unfinished run stands does not depend on how long its steps took, as it may where a clock "
+            "stopped it (a finished run assumes no such thing)"
+        )
+    return [Assumption(statement, "assumed") for statement in rows]
 
 
 def render_markdown(card: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from dpzo.privacy import Laplace, PrivacyPlan, Release, lattice
 from dpzo.privacy.mechanisms import Gaussian
 from dpzo.report import CARD_JSON, CARD_MARKDOWN, build_card, render_markdown
 from dpzo.runs import PLAN, chosen_config, plan_facts
+from dpzo.step_key import STEP_KEY
 from dpzo.verify.accountants import renyi_bound, second_bracket
 from dpzo.verify.report import Check, attempt, failed, inapplicable, passed
 
@@ -30,7 +32,10 @@ UNLIKELY = 1e-9
 
 
 def check_steps(transcript: Transcript, plan: PrivacyPlan) -> Check:
-    """No more lines than the plan has steps; a burnt step counts as spent. Order and hashes: `journal.read`."""
+    """No more lines than the plan has steps; a burnt step counts as spent. Order and hashes: `journal.read`.
+
+    A key of a step beside a run in which none is in flight is refused: with it, noise can be subtracted.
+    """
     spent, planned = transcript.num_steps, plan.steps
     if spent > planned:
         return failed(
@@ -38,10 +43,15 @@ def check_steps(transcript: Transcript, plan: PrivacyPlan) -> Check:
         )
     if spent == planned and transcript.torn:
         return failed("steps", f"a further line was begun after the plan's {planned} steps")
+    has_key = os.path.lexists(transcript.path.with_name(STEP_KEY))
+    if has_key and (spent == planned or transcript.closed):
+        return failed("steps", f"{STEP_KEY}, the secret key of a step, is still here; dpzo resume destroys it")
     burnt = sum(1 for entry, _ in transcript.entries() if not isinstance(entry, Release))
     said = f"{spent} of {planned} spent, {burnt} of them burnt, each once and in order"
     if spent < planned and not transcript.closed:
-        said += "; the process died, so one more may have been drawn (it is burnt on resume)"
+        said += "; one more may be in flight (dpzo resume makes it again, with the same draw)"
+    if has_key:
+        said += f"; {STEP_KEY} is its secret key: publish nothing of this folder before dpzo resume has ended"
     return passed("steps", said + ("" if spent == planned else "; the claim is the whole plan's"))
 
 

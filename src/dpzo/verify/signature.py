@@ -1,8 +1,8 @@
 """A detached signature of what a run ships: two plain files beside the journal, checked without dpzo.
 
 `journal.sums` holds the SHA-256 of the journal, its head, config, plan, count, card and every file of the model, as
-`sha256sum` writes them; `journal.sig` is OpenSSH's signature of it (`ssh-keygen -Y sign -n dpzo`). local.yaml, which is
-the owner's alone, and the checkpoint, which is no result, are in neither.
+`sha256sum` writes them; `journal.sig` is OpenSSH's signature of it (`ssh-keygen -Y sign -n dpzo`). local.yaml and
+journal.key, which are the owner's alone, and the checkpoint, which is no result, are in neither.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from dpzo.local import LOCAL
 from dpzo.modules import WEIGHTS
 from dpzo.report import CARD_JSON, CARD_MARKDOWN
 from dpzo.runs import MODEL, PLAN
+from dpzo.step_key import STEP_KEY
 from dpzo.verify.report import Check, failed, inapplicable, passed
 
 SUMS, SIGNATURE = "journal.sums", "journal.sig"
 NAMESPACE = "dpzo"
 _SHIPPED = (JOURNAL, HEAD, CONFIG, PLAN, COUNT, CARD_JSON, CARD_MARKDOWN, WEIGHTS)
-_NEVER = (CHECKPOINT, LOCAL)
+_NEVER = (CHECKPOINT, LOCAL, STEP_KEY)
 _BLOCK = 1 << 22
 _TOO_OLD = "needs ssh-keygen of OpenSSH 8.1 or later, which was not found"
 
