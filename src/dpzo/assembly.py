@@ -49,6 +49,7 @@ from dpzo.zo import (
     TrainableParameters,
     direction_scheme,
     evaluations,
+    is_own,
     update_facts,
 )
 
@@ -246,7 +247,7 @@ def assemble(
         "evaluation": {
             "microbatch_size": shapes.microbatch_size,
             "head_block": shapes.head_block,
-            "isolation": "passed",
+            "isolation": "passed" if is_own(ESTIMATORS[training.estimator]) else "assumed",
             "prefix": {"layers": shapes.prefix_layers, "keep": shapes.keep},
             "variants": shapes.variants,
         },

@@ -7,28 +7,32 @@ from the journal. Text models have a richer entry in `dpzo.runs`, which the comm
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dpzo import checkpoint
 from dpzo import train as trainer
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
-from dpzo.folder import make_folder, require_new
+from dpzo.examples import Examples, read_examples
+from dpzo.folder import make_folder, no_run, require_new
 from dpzo.journal import JOURNAL, read, write_durably
 from dpzo.lm import fingerprint, fingerprint_tensors
-from dpzo.lm.isolation import check_isolation
+from dpzo.lm.quiet import silent_libraries
+from dpzo.plain import refusing
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
+from dpzo.row_objective import IsolationCheck, Loss, RowObjective, synthetic_examples
 from dpzo.train import Job, RandomnessAt, journal_header
 from dpzo.zo import (
     ESTIMATORS,
@@ -37,13 +41,9 @@ from dpzo.zo import (
     TrainableParameters,
     Update,
     build_update,
-    public_normal,
-    shifted,
     update_facts,
 )
 
-Examples = Mapping[str, Tensor]
-Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 WEIGHTS = "trained.safetensors"
 
 
@@ -51,9 +51,10 @@ WEIGHTS = "trained.safetensors"
 class Settings:
     """The public choices of a run; every one is in the journal's header.
 
-    `trainable`: names, or a regular expression searched in them. `smoothing` φ in parameter units. `average`: the
-    fraction of last steps whose weights are averaged (0: the last weights). `estimator`: a key of `zo.ESTIMATORS`;
-    `update`, `momentum`, `shrinkage`, `ema` (0: none) as for `zo.build_update`: none of them changes the plan.
+    `trainable`: names, or a regular expression searched in them, of parameters whose `requires_grad` is set.
+    `smoothing` φ in parameter units. `average`: the fraction of last steps whose weights are averaged (0: the last
+    weights). `estimator`: a key of `zo.ESTIMATORS`; `update`, `momentum`, `shrinkage`, `ema` (0: none) as for
+    `zo.build_update`: none of them changes the plan.
     """
 
     learning_rate: float
@@ -73,42 +74,65 @@ class Settings:
     checkpoint_every: int = 500
     tuning: str = "not declared"
 
+    def __post_init__(self) -> None:
+        size = self.microbatch_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise DpzoError("microbatch_size: must be a whole number of at least 1")
+        for name, value in (("learning_rate", self.learning_rate), ("smoothing", self.smoothing)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise DpzoError(f"{name}: must be a positive finite number")
+
 
 def fit(
     model: nn.Module,
     loss: Loss,
-    examples: Examples,
+    examples: object,
     *,
     plan: PrivacyPlan,
     settings: Settings,
     output: str | Path,
-    public_examples: Examples | None = None,
+    public_examples: object = None,
     observe: Callable[[Release | None], None] = lambda release: None,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
     """Train `model` privately, in place; returns the privacy card. A folder that holds this run is resumed.
 
-    - `examples`: name → tensor with one row a unit, (N, …); `loss(model, batch)` → (m,) losses of a batch of rows of a
-      fixed size m = `settings.microbatch_size`, each a function of the weights and of its own row alone. The last batch
-      is filled with zero rows.
+    - `examples`: name → tensor with one row a unit, (N, …), or any form that `examples.read_examples` reads: arrays,
+      a list of dicts, a pair (x, y), a Dataset, a DataLoader, a DataFrame.
+    - `loss(model, batch)` → (m,) losses of a batch of rows of a fixed size m = `settings.microbatch_size`, each a
+      function of the weights and of its own row alone. The last batch is filled with zero rows. A row for which it
+      raises an exception counts 0; nothing is said, since it would be said of a private row.
+    - Parameters with `requires_grad=False` are neither trained nor published. Afterwards no parameter has it set; a
+      further `fit` of the same model trains the same ones.
     - `public_examples`: a few rows of the same form that may be seen, to check at start-up that a row's loss does not
-      feel its neighbours. Without them synthetic rows are made (normal floats, 0/1 integers).
-    - Guarantee: (plan.epsilon, plan.delta) for what the run publishes, under the card's assumptions.
+      depend on its neighbours. Without them synthetic rows are made (normal floats, 0/1 integers).
+    - Guarantee: (plan.epsilon, plan.delta) for what the run publishes, under the card's assumptions; that rows are
+      isolated is one of them, since the loss is not one of dpzo's.
 
     Raises DpzoError for whatever the caller can mend, `train.Stopped` after Ctrl-C or SIGTERM.
     """
-    folder = Path(output)
+    _require_types(model, loss, plan, settings, output)
+    folder, floats = Path(output), _float_dtype(model)
     model.eval()
-    job = _job(model, loss, examples, plan, settings, public_examples, nonprivate_randomness is None)
-    objective = _Rows(model, loss, examples, settings.microbatch_size)
-    arguments: dict[str, Any] = {"observe": observe, "nonprivate_randomness": nonprivate_randomness}
-    if (folder / JOURNAL).exists():
-        trainer.resume(job, objective, len(objective), folder, **arguments)
-    else:
-        require_new(folder)
-        make_folder(folder)
-        write_durably(folder / "plan.json", (json.dumps(plan.summary(), indent=2) + "\n").encode())
-        trainer.fit(job, objective, len(objective), folder, **arguments)
+    private = read_examples(examples, floats)
+    public = (
+        synthetic_examples(private, 2 * settings.microbatch_size)
+        if public_examples is None
+        else _public(read_examples(public_examples, floats, "public_examples"), private)
+    )
+    begun = (folder / JOURNAL).exists()
+    names = _journal_names(folder) if begun else _trainable_names(model, settings.trainable)
+    with silent_libraries():
+        job = _job(model, loss, public, names, plan, settings, nonprivate_randomness is None)
+        objective = RowObjective(model, loss, private, settings.microbatch_size)
+        arguments: dict[str, Any] = {"observe": observe, "nonprivate_randomness": nonprivate_randomness}
+        if begun:
+            trainer.resume(job, objective, len(objective), folder, **arguments)
+        else:
+            require_new(folder)
+            make_folder(folder)
+            write_durably(folder / "plan.json", (json.dumps(plan.summary(), indent=2) + "\n").encode())
+            trainer.fit(job, objective, len(objective), folder, **arguments)
     trained = job.parameters.tensors()
     write_durably(folder / WEIGHTS, safetensors.torch.save(trained, {"fingerprint": fingerprint_tensors(trained)}))
     checkpoint.discard(folder)
@@ -125,7 +149,7 @@ def replay(model: nn.Module, run: str | Path) -> str:
     settings = Settings(**header["settings"])  # a journal of an older version leaves the newer ones at their defaults
     plan = PrivacyPlan.from_dict(header["plan"])
     model.eval()
-    parameters, scheme, update = _parts(model, plan, settings)
+    parameters, scheme, update = _parts(model, _journal_names(Path(run)), plan, settings)
     public = {**header, "base": _base(model), "parameters": _described(parameters)}
     has_guarantee = header["secret_randomness"]
     job = Job(plan, parameters, scheme, settings.smoothing, update, journal_header(plan, has_guarantee, public))
@@ -133,58 +157,19 @@ def replay(model: nn.Module, run: str | Path) -> str:
     return fingerprint_tensors(parameters.tensors())
 
 
-class _Rows:
-    """Losses of rows in micro-batches of one size, the last one filled with zero rows."""
-
-    def __init__(self, model: nn.Module, loss: Loss, examples: Examples, microbatch_size: int) -> None:
-        lengths = {len(tensor) for tensor in examples.values()}
-        if len(lengths) != 1:
-            raise DpzoError("examples: give one or more tensors, all with one row a unit")
-        (self._length,) = lengths
-        self._model, self._loss, self._examples, self._size = model, loss, dict(examples), microbatch_size
-
-    def __len__(self) -> int:
-        return self._length
-
-    def losses(self, units: npt.NDArray[np.int64], /) -> npt.NDArray[np.float64]:
-        """(B,) float64 losses of the units at the model's present weights."""
-        found = np.zeros(len(units))
-        for start in range(0, len(units), self._size):
-            chosen = torch.from_numpy(units[start : start + self._size].copy())
-            batch = {name: self._filled(tensor, chosen) for name, tensor in self._examples.items()}
-            with torch.no_grad():
-                values = self._loss(self._model, batch)
-            if values.shape != (self._size,):
-                raise DpzoError("loss: must return one number a row, shape (microbatch_size,), not a mean")
-            found[start : start + len(chosen)] = values[: len(chosen)].double().cpu().numpy()
-        return found
-
-    def _filled(self, tensor: Tensor, chosen: Tensor) -> Tensor:
-        rows = tensor.new_zeros((self._size, *tensor.shape[1:]))
-        rows[: len(chosen)] = tensor[chosen]
-        return rows
-
-
 def _job(
     model: nn.Module,
     loss: Loss,
-    examples: Examples,
+    public: Examples,
+    names: Sequence[str],
     plan: PrivacyPlan,
     settings: Settings,
-    public_examples: Examples | None,
     has_guarantee: bool,
 ) -> Job:
-    parameters, scheme, update = _parts(model, plan, settings)
-    size = settings.microbatch_size
-    public = _synthetic(examples, 2 * size) if public_examples is None else public_examples
-    rows = _Rows(model, loss, public, size)
-    if len(rows) < 2:
-        raise DpzoError("public_examples: give at least two rows, or none for synthetic ones")
-    if not check_isolation(_Beside(rows, parameters, scheme, settings.smoothing), min(size, len(rows)), len(rows)):
-        raise DpzoError(
-            "loss: a row's loss changes with its neighbours in the batch, so one unit could show in another; make it "
-            "per-row (no batch norm, no mean over the batch) or try another microbatch_size or a single thread"
-        )
+    parameters, scheme, update = _parts(model, names, plan, settings)
+    estimator = ESTIMATORS[settings.estimator]
+    check = IsolationCheck(model, loss, parameters, scheme, estimator, settings.smoothing, settings.microbatch_size)
+    check.require(public)
     header = {
         "settings": {**vars(settings), "trainable": _plain(settings.trainable)},
         "base": _base(model),
@@ -204,7 +189,7 @@ def _job(
             "schedule": settings.schedule,
         },
         "parameters": _described(parameters),
-        "evaluation": {"microbatch_size": size, "isolation": "passed"},
+        "evaluation": {"microbatch_size": settings.microbatch_size, "isolation": "assumed"},  # not a loss of ours
         "nonprivate_uses": [],
         "environment": environment(),
     }
@@ -214,34 +199,17 @@ def _job(
         scheme=scheme,
         smoothing=settings.smoothing,
         update=update,
-        estimator=ESTIMATORS[settings.estimator],
+        estimator=estimator,
         header=journal_header(plan, has_guarantee, header),
         checkpoint_every=settings.checkpoint_every,
     )
 
 
-@dataclass(frozen=True)
-class _Beside:
-    """An objective beside θ_0, where weights that start at zero can hide nothing."""
-
-    rows: _Rows
-    parameters: TrainableParameters
-    scheme: DirectionScheme
-    smoothing: float
-
-    def losses(self, units: npt.NDArray[np.int64], /) -> npt.NDArray[np.float64]:
-        with shifted(self.parameters, self.scheme.at(0), 0, self.smoothing):
-            return self.rows.losses(units)
-
-
 def _parts(
-    model: nn.Module, plan: PrivacyPlan, settings: Settings
+    model: nn.Module, names: Sequence[str], plan: PrivacyPlan, settings: Settings
 ) -> tuple[TrainableParameters, DirectionScheme, Update]:
-    trainable = settings.trainable
-    if isinstance(trainable, str):
-        trainable = [name for name, _ in model.named_parameters() if re.search(trainable, name)]
     # Held whole: nothing is known of how this module reads its weights, and both ways give the same bits.
-    parameters = TrainableParameters(model, trainable, materialise="all")
+    parameters = TrainableParameters(model, names, materialise="all")
     scheme = DirectionScheme(settings.directions, settings.seed, plan.num_directions, parameters.sizes)
     if settings.schedule not in SCHEDULES:
         raise DpzoError(f"schedule: must be one of {', '.join(SCHEDULES)}")
@@ -262,17 +230,68 @@ def _parts(
     return parameters, scheme, update
 
 
-def _synthetic(examples: Examples, size: int) -> Examples:
-    """Public rows of the same shapes and types: normal floats, zeros and ones for integers."""
+def _require_types(model: object, loss: object, plan: object, settings: object, output: object) -> None:
+    wrong = {
+        "model: must be an nn.Module": isinstance(model, nn.Module),
+        "loss: must be a function loss(model, batch) of a module and a dict of tensors": callable(loss),
+        "plan: must be a PrivacyPlan, as dpzo.solve_plan gives it": isinstance(plan, PrivacyPlan),
+        "settings: must be dpzo.Settings, such as dpzo.Settings(learning_rate=0.05)": isinstance(settings, Settings),
+        "output: must be the path of a new folder": isinstance(output, str | os.PathLike),
+    }
+    for said, is_right in wrong.items():
+        if not is_right:
+            raise DpzoError(said)
 
-    def rows(name: str, like: Tensor) -> Tensor:
-        shape = (size, *like.shape[1:])
-        values = public_normal(0, f"isolation/{name}", int(np.prod(shape)), 1.0).reshape(shape)
-        if like.is_floating_point():
-            return values.to(like.dtype).to(like.device)
-        return (values > 0).to(like.dtype).to(like.device)
 
-    return {name: rows(name, tensor) for name, tensor in examples.items()}
+_TRAINED: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+"""Names that were trainable when a module was first given here: training clears `requires_grad` of all parameters."""
+
+
+def _trainable_names(model: nn.Module, trainable: str | Collection[str]) -> list[str]:
+    """The chosen parameters that `requires_grad` allows to be trained. DpzoError where there is none."""
+    learnable = [name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
+    learnable = learnable or list(_TRAINED.get(model, ()))
+    if isinstance(trainable, str):
+        try:
+            chosen = [name for name in learnable if re.search(trainable, name)]
+        except re.error:
+            raise DpzoError("trainable: is not a regular expression; give names or a pattern such as 'head'") from None
+    else:
+        chosen = list(trainable)
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    frozen = [name for name in chosen if name in known and name not in learnable]
+    if frozen:
+        raise DpzoError(
+            f"trainable: {frozen[0]!r} has requires_grad=False; call requires_grad_() on it, or leave it out"
+        )
+    if not chosen:
+        raise DpzoError(
+            "trainable: no parameter is left to train: none of those chosen has requires_grad=True; set it, or choose "
+            "other parameters"
+        )
+    _TRAINED[model] = tuple(learnable)
+    return chosen
+
+
+def _journal_names(run: Path) -> list[str]:
+    """The trained parameters of a run as its journal names them."""
+    with refusing(no_run(run / JOURNAL)):
+        return [str(name) for name, _, _ in read(run).header["parameters"]]
+
+
+def _float_dtype(model: nn.Module) -> torch.dtype:
+    """What the model computes in: examples that are no tensors yet become tensors of it."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+
+def _public(public: Examples, private: Examples) -> Examples:
+    """`public`, if its rows are of the form of the private ones."""
+    forms = [{name: (tensor.dtype, tensor.shape[1:]) for name, tensor in rows.items()} for rows in (public, private)]
+    if forms[0] != forms[1]:
+        raise DpzoError("public_examples: must have the names, row shapes and dtypes of the examples")
+    if len(next(iter(public.values()))) < 2:
+        raise DpzoError("public_examples: give at least two rows, or none for synthetic ones")
+    return public
 
 
 def _base(model: nn.Module) -> dict[str, str]:

@@ -15,7 +15,7 @@ from torch import nn
 from dpzo.errors import DpzoError
 from dpzo.lm.batching import Encoded, Form
 from dpzo.lm.course import same_course
-from dpzo.lm.objectives import Objective
+from dpzo.lm.objectives import Indices, Losses, Objective
 
 _SYNTHETIC_SEED = 20_240_607
 FULL_EVERY = 5
@@ -111,19 +111,24 @@ def check_isolation(objective: Objective, microbatch_size: int, records: int | N
     """
     size = microbatch_size
     total = 2 * size if records is None else records
-    seen = np.full(total, -1, dtype=np.int64)
-    known = np.zeros(total, dtype=np.bool_)
-    for arrangement in _arrangements(size, total):
-        bits = np.ascontiguousarray(objective.losses(arrangement), dtype=np.float64).view(np.int64)
-        for record, value in zip(arrangement, bits, strict=True):
-            if known[record] and seen[record] != value:
-                return False
-            seen[record], known[record] = value, True
+    if not keeps_bits(objective.losses, size, total):
+        return False
     if size == 1:
         return True  # a record alone may take a course of its own
     half = np.arange(size, dtype=np.int64)
     courses = (np.full(size, 1, dtype=np.int64), half, total - 1 - half)  # short ones alone, two mixtures
     return same_course([partial(objective.losses, records) for records in courses])
+
+
+def keeps_bits(evaluate: Callable[[Indices], Losses], size: int, total: int, most: int | None = None) -> bool:
+    """Whether a record's number, or row of numbers, has the same bits in each (or the first `most`) arrangement."""
+    seen: dict[int, bytes] = {}
+    for arrangement in _arrangements(size, total)[:most]:
+        rows = np.ascontiguousarray(evaluate(arrangement), dtype=np.float64)
+        for record, row in zip(arrangement.tolist(), rows, strict=True):
+            if seen.setdefault(record, row.tobytes()) != row.tobytes():
+                return False
+    return True
 
 
 def _arrangements(size: int, total: int) -> list[NDArray[np.int64]]:

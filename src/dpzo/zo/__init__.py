@@ -16,6 +16,7 @@ from dpzo.zo.estimators import (
     central_difference,
     evaluations,
     forward_difference,
+    is_own,
 )
 from dpzo.zo.exceptions import ExceptionSafeEstimator
 from dpzo.zo.initial import public_normal, public_uniform
@@ -67,6 +68,7 @@ __all__ = [
     "direction_scheme",
     "evaluations",
     "forward_difference",
+    "is_own",
     "load_basis",
     "public_basis",
     "public_normal",

@@ -156,6 +156,11 @@ def _losses(objective: Objective, units: Units) -> NDArray[np.float64]:
 ESTIMATORS: dict[str, Estimator] = {"central": central_difference, "forward": forward_difference}
 
 
+def is_own(estimator: Estimator) -> bool:
+    """Whether an estimator is one of dpzo's, whose rows depend on their own unit by construction."""
+    return estimator in (central_difference, forward_difference)
+
+
 def evaluations(estimator: str, num_directions: int) -> int:
     """Evaluations of each unit's loss in a step of K directions: 2K for `central`, K + 1 for `forward`.
 
