@@ -283,17 +283,17 @@ def test_an_encoder_with_its_head_loads_by_the_lines_of_its_readme(head: Made, m
     right = [scope["labels"][i] == row["label"] for i, row in zip(logits.argmax(-1).tolist(), rows, strict=True)]
     upper, lower = logits.topk(2).values.unbind(-1)
     ties = int((upper - lower < 1e-4).sum())  # may go either way in a batch of another shape
-    found = runs.evaluate(head.folder, runs.DataSource(file=head.data))["value"]
+    found = runs.evaluate(head.folder, runs.DataSource(file=head.data), data_is="public")["value"]
     assert ties < len(rows) / 4
     assert abs(float(found) - np.mean(right)) * len(rows) <= ties + 1e-6
 
 
 def test_evaluation_is_the_mean_loss_of_a_completion_task(full: Made, lora: Made) -> None:
     for run in (full, lora):
-        result = runs.evaluate(run.folder, runs.DataSource(file=run.data))
+        result = runs.evaluate(run.folder, runs.DataSource(file=run.data), data_is="public")
         assert result["metric"] == "loss"
         assert 0 < float(result["value"]) < 20
-        assert result == runs.evaluate(run.folder, runs.DataSource(file=run.data))
+        assert result == runs.evaluate(run.folder, runs.DataSource(file=run.data), data_is="public")
 
 
 def test_a_finished_run_taken_up_again_stays_as_it_is(head: Made) -> None:

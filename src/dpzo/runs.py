@@ -37,7 +37,8 @@ from dpzo.local import DataSource as DataSource
 from dpzo.local import read_local, write_local
 from dpzo.plain import refusing
 from dpzo.privacy import PrivacyPlan, Release
-from dpzo.report import write_card
+from dpzo.report import record_private_use, write_card
+from dpzo.report.private_uses import EVALUATION
 from dpzo.scoring import score
 from dpzo.solve import AUTO, auto_note
 from dpzo.tasks import Records, Task
@@ -203,14 +204,33 @@ def replay(run: Path, output: Path, *, base: str | None = None, watch: Watcher =
     return Replayed(rebuilt, _trained_fingerprint(run / MODEL) == rebuilt if finished.is_file() else None)
 
 
-def evaluate(run: Path, source: DataSource, split: Literal["dev", "test"] = "test") -> dict[str, Any]:
+def evaluate(
+    run: Path,
+    source: DataSource,
+    split: Literal["dev", "test"] = "test",
+    *,
+    data_is: Literal["public", "private"] = "private",
+) -> dict[str, Any]:
     """The task's metric of a finished run's model on other records, as `dpzo.scoring.score` gives it.
 
-    Not covered by the run's ε: see the CLI's wording. A completion task with a metric of texts generates them.
+    On private records no ε covers the result; that such an evaluation was made, and nothing of it, is recorded in the
+    run's folder first, and the card states it. Records are private unless `data_is` says otherwise. A completion task
+    with a metric of texts generates them.
     """
+    if data_is not in ("public", "private"):
+        raise DpzoError("data_is: must be public or private")
     config, task, loaded = _finished_model(run)
+    if data_is == "private":
+        note_private_use(run, EVALUATION)
     shapes = isolated_shapes(loaded, row_shape(config, task, loaded), config.training.microbatch_size)
     return score(Subject(config, task, loaded, shapes), records_of(config, task, source, split))
+
+
+def note_private_use(run: Path, kind: str) -> None:
+    """Record a use of private data in a run's folder, durably, and state it on the card; before the use is made."""
+    with claimed(run):
+        record_private_use(run, kind)
+        write_card(run, read(run))
 
 
 def generate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,13 @@ def test_a_run_is_trained_once_more(dpzo: Dpzo, finished: Path, records: Path) -
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
-def test_private_records_are_charged_for_aloud(dpzo: Dpzo, finished: Path, records: Path) -> None:
-    said = dpzo("audit", finished, "--canaries", 20, "--data", records, "--data-is", "charged")
+def test_private_records_are_charged_for_aloud(dpzo: Dpzo, finished: Path, records: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    said = dpzo("audit", run, "--canaries", 20, "--data", records, "--data-is", "charged")
     assert said.code == 0, said.err
     assert "this has spent ε = " in said.err
     assert "one_run" in said.out
+    assert "Once audited with canaries on private data" in (run / "privacy_card.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,25 @@ def test_a_run_is_verified_on_one_screen(dpzo: Dpzo, run: Path) -> None:
     assert MARK not in said.out + said.err
 
 
+def test_what_limits_the_claim_is_on_the_card_and_in_the_last_line(
+    dpzo: Dpzo, arguments: Callable[..., list[object]], records: Path, tmp_path: Path
+) -> None:
+    """δ ≥ 1/N is warned of, and an evaluation on private data counted: the card and verify state both."""
+    run = tmp_path / "run"
+    trained = dpzo(*arguments(run, delta=0.05))
+    assert "warning: --delta 0.05 is not below 1/N = 0.025" in trained.err
+    scored = dpzo("evaluate", run, "--data", records, "--data-is", "private")
+    assert scored.code == 0, scored.err
+    assert (run / "private_uses.json").read_text() == '{\n  "evaluation": 1\n}\n'
+    page = (run / "privacy_card.md").read_text()
+    for finding in ("δ = 0.05 is not below 1/N = 0.025", "Once evaluated on private data: no ε covers the results"):
+        assert f"- {finding}" in page
+    said = dpzo("verify", run)
+    assert said.code == 0, said.out
+    (run / "private_uses.json").unlink()  # the card still says that there was one
+    assert dpzo("verify", run).code == 1
+
+
 def test_a_changed_card_is_named_and_the_exit_code_says_so(dpzo: Dpzo, run: Path) -> None:
     card = run / "privacy_card.md"
     card.write_text(card.read_text().replace("single record", "whole company"))

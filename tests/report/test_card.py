@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpzo.count import release_count
 from dpzo.journal import Journal, read
 from dpzo.privacy import PrivacyPlan, Release
+from dpzo.privacy.accounting import support
 from dpzo.privacy.plan import relation_named
 from dpzo.report import build_card, render_markdown, write_card
 from dpzo.report.card import _round_up
@@ -137,6 +139,66 @@ def test_a_failing_assumption_leaves_no_number_to_claim(tmp_path: Path, change: 
     for text in (page, json.dumps(card)):
         assert "ε = " not in text
         assert f"{plan.epsilon:.3f}" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "facts", "said"),
+    [
+        ({"delta": 0.01}, {}, "δ = 0.01 is not below 1/N = 0.01"),
+        ({"delta": 0.4}, {}, "δ = 0.4 is not below 1/N"),
+        ({"noise_multiplier": 0.3, "steps": 50}, {}, "is above 10: a guarantee in form that protects little"),
+        (
+            {"noise_multiplier": None, "epsilon": 9.8},
+            {"count": release_count(100, 0.5).to_dict()},
+            "ε = 10.3 is above 10",
+        ),
+    ],
+)
+def test_what_limits_a_claim_is_a_finding(
+    tmp_path: Path, options: dict[str, Any], facts: dict[str, Any], said: str
+) -> None:
+    card = card_of(tmp_path, make_plan(**options), spent=0, **facts)
+    assert card["guarantee"] is True
+    assert any(said in finding for finding in card["findings"])
+    assert card["claim"].endswith("The findings below limit what this means.")
+    page = (tmp_path / "privacy_card.md").read_text()
+    assert page.index("## Findings") < page.index(said) < page.index("## Assumptions")
+
+
+@pytest.mark.parametrize("options", [{}, {"delta": 0.0099}, {"epsilon": 9.9, "noise_multiplier": None}])
+def test_an_ordinary_claim_has_no_finding(tmp_path: Path, options: dict[str, Any]) -> None:
+    card = card_of(tmp_path, make_plan(**options))
+    assert card["findings"] == []
+    assert "## Findings" not in (tmp_path / "privacy_card.md").read_text()
+    assert "findings" not in card["claim"]
+
+
+@pytest.mark.parametrize("directions", [1, 2, 16])
+@pytest.mark.parametrize("batch", [10.0, 100.0])
+@pytest.mark.parametrize("relation", ["zero_out", "replace_one"])
+def test_what_no_proof_covers_is_assumed_in_the_accountants_words(
+    tmp_path: Path, relation: str, batch: float, directions: int
+) -> None:
+    plan = make_plan(relation=relation_named(relation), expected_batch_size=batch, num_directions=directions)
+    answer = support("gaussian", plan.sampler.name, plan.relation, False, directions)
+    card = card_of(tmp_path, plan)
+    said = [a["statement"] for a in card["assumptions"] if "not proved" in a["statement"]]
+    assert said == ([answer.assumption] if answer.assumption else [])
+    if relation == "zero_out" or batch == 100.0 or directions == 1:
+        assert said == []
+
+
+def test_a_loss_that_is_not_ours_is_assumed_isolated(tmp_path: Path) -> None:
+    card = card_of(tmp_path, evaluation={"isolation": "assumed"})
+    said = [a["verdict"] for a in card["assumptions"] if "checked on synthetic rows" in a["statement"]]
+    assert said == ["assumed"]
+    assert card["guarantee"] is True
+
+
+def test_only_a_run_from_files_has_a_local_file(tmp_path: Path) -> None:
+    of_a_module = card_of(tmp_path / "module", settings={"smoothing": 1e-3}, evaluation={"isolation": "assumed"})
+    assert not any("local.yaml" in item for item in of_a_module["not_covered"])
+    assert any("local.yaml" in item for item in card_of(tmp_path / "files")["not_covered"])
 
 
 def test_a_double_is_not_called_entropy(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dpzo.audit.report import AuditReport
 from dpzo.audit.transcript import CONFIDENCE, audit_transcript, require_canaries
 from dpzo.errors import DpzoError
 from dpzo.journal import read
+from dpzo.report.private_uses import CHARGED_AUDIT
 
 DATA_IS = ("public", "charged")
 
@@ -29,7 +30,8 @@ def audit_rerun(
     """Train once more as `run` was trained, on `source`, with canaries; nothing of it is kept but the bounds.
 
     `data_is`: `public`, or `charged` for private records: the rerun then spends the plan's whole ε on them, beside what
-    other runs have spent, and whoever asks for it says so. A guess about the records' nature is never made.
+    other runs have spent, and whoever asks for it says so; the run's card then states it. A guess about the records'
+    nature is never made.
     Errors: DpzoError without that word, and for whatever `audit_transcript` refuses.
     """
     if data_is not in DATA_IS:
@@ -44,5 +46,7 @@ def audit_rerun(
     tell("reading the records")
     records = runs.records_of(parts.subject.config, parts.subject.task, source)
     private = objective(records, parts.subject)
+    if data_is == "charged":
+        runs.note_private_use(run, CHARGED_AUDIT)
     tell(f"training with {canaries} canaries")
     return audit_transcript(parts.job, private, records.num_units, canaries=canaries, confidence=confidence)

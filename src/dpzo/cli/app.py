@@ -198,7 +198,8 @@ def evaluate(
         from dpzo import runs
         from dpzo.cli.screen import show_score
 
-        result = runs.evaluate(run, runs.DataSource(file=data, folder=data_dir, split=split))
+        source = runs.DataSource(file=data, folder=data_dir, split=split)
+        result = runs.evaluate(run, source, data_is="private" if data_is == "private" else "public")
     show_score(result, data_is == "private", as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,20 @@ def ending_well(folder: Path | None, *, resumable: bool, again: bool = False) ->
             _stop("stopped", folder, resumable, again)
         if folder is not None and (isinstance(error, OSError) or kind == "SafetensorError"):
             raise DpzoError(_refused(error, folder, resumable)) from None
+        if folder is not None and not isinstance(error, DpzoError) and not hasattr(error, "exit_code"):
+            _record_traceback(folder)
         raise
+
+
+def _record_traceback(folder: Path) -> None:
+    """A traceback that is about to be shown may quote a record: the run's card says that one was."""
+    from dpzo.cli import TRACEBACK_VARIABLE
+
+    if os.environ.get(TRACEBACK_VARIABLE) == "1" and _begun(folder):
+        from dpzo.report.private_uses import TRACEBACK
+        from dpzo.runs import note_private_use
+
+        note_private_use(folder, TRACEBACK)
 
 
 def _refused(error: Exception, folder: Path, resumable: bool) -> str:

@@ -101,9 +101,9 @@ def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
         mechanism="gaussian" if given["mechanism"] is None else given["mechanism"],
         relation=relation_named("zero_out" if given["relation"] is None else given["relation"]),
     )
-    from dpzo.cli.screen import show_plan, teller, warn_delta
+    from dpzo.cli.screen import show_plan, teller, warn_findings
 
-    warn_delta(solved)
+    warn_findings(solved)
     if given["mechanism"] == AUTO:
         teller(quiet=as_json)(auto_note(solved))
     show_plan(solved.summary(), as_json)
@@ -128,14 +128,14 @@ def _plan_run(
         raise DpzoError("--num-examples is missing: the declared number of units; no file is read here to count them")
     with ending_well(None, resumable=False):
         from dpzo.cli.checks import check_model
-        from dpzo.cli.screen import print_json, show_plan, teller, warn_delta
+        from dpzo.cli.screen import print_json, show_plan, teller, warn_findings
 
         check_model(chosen.model.name, chosen.model.revision)
         from dpzo.planner import plan_run
 
         found = plan_run(chosen, units, tell=teller(quiet=as_json))
         if found.privacy is not None:
-            warn_delta(found.privacy)
+            warn_findings(found.privacy)
         if as_json:
             print_json(found.to_dict())
             return

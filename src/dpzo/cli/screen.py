@@ -25,10 +25,13 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
-def warn_delta(plan: PrivacyPlan) -> None:
-    """A δ of 1/N allows a mechanism that publishes one record whole."""
-    if plan.delta * plan.num_examples >= 1:
-        _tell(f"warning: --delta {plan.delta:g} is not below 1/N = {1 / plan.num_examples:.3g}; choose a smaller one")
+def warn_findings(plan: PrivacyPlan, epsilon: float | None = None) -> None:
+    """One warning for each finding that will stand on the run's card; `epsilon`: the run's, if not the plan's alone."""
+    from dpzo.report.findings import plan_findings
+
+    for finding in plan_findings(plan, plan.epsilon if epsilon is None else epsilon):
+        what = f"--delta {finding.value}" if finding.quantity == "δ" else f"{finding.quantity} = {finding.value}"
+        _tell(f"warning: {what} {finding.meaning}")
 
 
 # What a reader looks for first. `scale` is left to --json: in words it is the noise scale ÷ clip_norm.
@@ -78,7 +81,8 @@ def watching(*, quiet: bool) -> Iterator[Watcher]:
 
         def watch(progress: RunProgress) -> Callable[[Release | None], None]:
             plan = progress.plan
-            warn_delta(plan)
+            if progress.guarantee:
+                warn_findings(plan, progress.epsilon)
             if quiet:
                 return lambda release: None
             epsilon = rounded_up(progress.epsilon, 4) if progress.guarantee else "no guarantee"

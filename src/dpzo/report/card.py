@@ -1,7 +1,8 @@
 """The privacy card: what a run claims, on which assumptions, and what it does not cover.
 
-A card is a function of the journal alone, so anyone who holds the journal can rebuild and compare it. An assumption
-that fails turns the claim into "no guarantee"; it never turns it into another number.
+A card is a function of the journal and of the counted uses of private data beside it (`private_uses`), so anyone who
+holds them can rebuild and compare it. An assumption that fails turns the claim into "no guarantee"; it never turns it
+into another number. A finding limits a claim that holds.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any, Literal
 from dpzo.count import PrivateCount
 from dpzo.journal import Transcript, write_durably
 from dpzo.plain import refusing
-from dpzo.privacy import PrivacyPlan, Tabled
+from dpzo.privacy import PrivacyPlan, Tabled, accounting
 from dpzo.privacy.events import NeighboringRelation
+from dpzo.report.findings import plan_findings
+from dpzo.report.private_uses import private_use_findings, read_private_uses
 
 CARD_JSON = "privacy_card.json"
 CARD_MARKDOWN = "privacy_card.md"
@@ -36,9 +39,9 @@ NOT_COVERED = (
     "several runs on the same data: their guarantees add up",
     "groups of units: a group of k is protected at k times ε, and more δ",
     "the memory of the training machine, co-tenants who time its steps, and operators who copy and roll back a run",
-    "the owner-only files local.yaml (where the data lies) and, while a run is unfinished, journal.key (the secret key "
-    "of the step in flight) in the run folder: do not publish them",
 )
+_LOCAL_FILE = "local.yaml (where the data lies)"
+_KEY_FILE = "while the run is unfinished, journal.key (the secret key of the step in flight)"
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,24 @@ class Assumption:
     verdict: Verdict
 
 
-def build_card(transcript: Transcript) -> dict[str, Any]:
+def card_of_run(folder: Path, transcript: Transcript) -> dict[str, Any]:
+    """The card of the run in `folder`: of its journal, and of the uses of private data that are counted beside it."""
+    return build_card(transcript, read_private_uses(folder))
+
+
+def build_card(transcript: Transcript, uses: Mapping[str, int] | None = None) -> dict[str, Any]:
     """The card of a journal as plain data. Reads no data, no weights, nothing but the verified transcript.
 
-    DpzoError for a header that lacks what a card states: a verified journal may still be someone else's invention.
+    `uses`: what `private_uses.read_private_uses` gives. DpzoError for a header that lacks what a card states: a
+    verified journal may still be someone else's invention.
     """
     with refusing(f"{transcript.path}: line 1 is not the header of a run; it is damaged or of another version"):
-        card = _card(transcript)
+        card = _card(transcript, {} if uses is None else uses)
         render_markdown(card)  # what cannot be shown is no card
     return card
 
 
-def _card(transcript: Transcript) -> dict[str, Any]:
+def _card(transcript: Transcript, uses: Mapping[str, int]) -> dict[str, Any]:
     header = transcript.header
     plan = PrivacyPlan.from_dict(header["plan"])
     assumptions = _assumptions(transcript, plan)
@@ -68,8 +77,10 @@ def _card(transcript: Transcript) -> dict[str, Any]:
     unit = _unit(header)
     count = None if header.get("count") is None else PrivateCount.from_dict(header["count"])
     epsilon = plan.epsilon + (0.0 if count is None else count.epsilon)
+    limits = [str(finding) for finding in plan_findings(plan, epsilon)] if sound else []
+    findings = [*limits, *private_use_findings(uses)]
     return {
-        "claim": _claim(plan, epsilon, unit) if sound else _NO_GUARANTEE,
+        "claim": _claim(plan, epsilon, unit) + (_LIMITED if findings else "") if sound else _NO_GUARANTEE,
         "guarantee": sound,
         "epsilon": epsilon if sound else None,
         "delta": plan.delta if sound else None,
@@ -102,9 +113,10 @@ def _card(transcript: Transcript) -> dict[str, Any]:
         },
         "accountant": plan.accountant,
         "assumptions": [{"statement": a.statement, "verdict": a.verdict} for a in assumptions],
+        "findings": findings,
         "tuning": header["tuning"],
         "held": held_records(header["evaluation"]),
-        "not_covered": list(NOT_COVERED),
+        "not_covered": _not_covered(header),
         "nonprivate_uses": list(header["nonprivate_uses"]),
         "base_model": header["base"],
         "journal_hash": transcript.last_hash,
@@ -112,7 +124,14 @@ def _card(transcript: Transcript) -> dict[str, Any]:
     }
 
 
+_LIMITED = " The findings below limit what this means."
 _NO_GUARANTEE = "No guarantee: at least one assumption below fails, so this run claims nothing about privacy."
+
+
+def _not_covered(header: Mapping[str, Any]) -> list[str]:
+    """`NOT_COVERED`, and the owner-only files of this kind of run: one of `dpzo.fit` has no local.yaml."""
+    files = _KEY_FILE if "settings" in header else f"{_LOCAL_FILE} and, {_KEY_FILE}"
+    return [*NOT_COVERED, f"what the owner alone may see of the run folder: {files}; do not publish it"]
 
 
 def _entropy(header: Mapping[str, Any]) -> str:
@@ -190,10 +209,8 @@ def _assumptions(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
             "private file",
             header["num_examples_source"] in ("declared", "task", "private-count"),
         ),
-        checked(
-            "A record's loss does not depend on the other records of its batch (checked bit for bit at start-up)",
-            header["evaluation"]["isolation"] == "passed",
-        ),
+        _isolation(header["evaluation"]["isolation"]),
+        *_unproved(plan),
         checked("No more releases were made than the plan accounts for", transcript.num_steps <= plan.steps),
         checked("No non-private diagnostic was switched on", not header["nonprivate_uses"]),
         Assumption("Labels, lengths and all other options were chosen without looking at the private data", "assumed"),
@@ -225,10 +242,31 @@ def _timing(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
     return [Assumption(statement, "assumed") for statement in rows]
 
 
+def _isolation(found: object) -> Assumption:
+    """A pass is for losses and estimators of dpzo: they can be read, and the check looks for what a machine rounds."""
+    statement = "A record's loss does not depend on the other records of its batch"
+    if found == "assumed":
+        return Assumption(
+            f"{statement} (checked on synthetic rows: the loss or the estimator is not one of dpzo's, so it may behave "
+            "otherwise on other rows, at other weights or later in the run)",
+            "assumed",
+        )
+    return Assumption(f"{statement} (checked bit for bit at start-up)", "pass" if found == "passed" else "fail")
+
+
+def _unproved(plan: PrivacyPlan) -> list[Assumption]:
+    """What the accountant takes for granted, in its own words."""
+    answer = accounting.support(
+        plan.mechanism.name, plan.sampler.name, plan.relation, plan.delta == 0, plan.num_directions
+    )
+    return [Assumption(answer.assumption, "assumed")] if answer.assumption else []
+
+
 def render_markdown(card: Mapping[str, Any]) -> str:
     """The card as a page for people."""
     mechanism, sampling, steps, base = card["mechanism"], card["sampling"], card["steps"], card["base_model"]
     uses = [f"- {_cell(use)}" for use in card["nonprivate_uses"]]
+    findings = [f"- {item}." for item in card.get("findings", ())]
     lines = [
         "# Privacy card",
         "",
@@ -251,6 +289,7 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         f"| held beside the tokens | {card['held']} |",
         f"| base model | {_cell(base['name'])} (fingerprint `{base['fingerprint'][:16]}…`) |",
         "",
+        *(["## Findings", "", *findings, ""] if findings else []),
         "## Assumptions",
         "",
         *(f"- **{a['verdict']}**: {a['statement']}." for a in card["assumptions"]),
@@ -288,7 +327,7 @@ def _cell(text: str) -> str:
 
 def write_card(folder: Path, transcript: Transcript) -> dict[str, Any]:
     """Write privacy_card.json and .md of a run; returns the card."""
-    card = build_card(transcript)
+    card = card_of_run(folder, transcript)
     write_durably(folder / CARD_JSON, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
     write_durably(folder / CARD_MARKDOWN, render_markdown(card).encode())
     return card

@@ -19,7 +19,7 @@ from dpzo.folder import CONFIG, COUNT
 from dpzo.journal import Transcript
 from dpzo.privacy import Laplace, PrivacyPlan, Release, lattice
 from dpzo.privacy.mechanisms import Gaussian
-from dpzo.report import CARD_JSON, CARD_MARKDOWN, build_card, render_markdown
+from dpzo.report import CARD_JSON, CARD_MARKDOWN, build_card, card_of_run, render_markdown
 from dpzo.runs import PLAN, chosen_config, plan_facts
 from dpzo.step_key import STEP_KEY
 from dpzo.verify.accountants import renyi_bound, second_bracket
@@ -211,8 +211,8 @@ def _claimed(run: Path) -> tuple[float | None, str]:
 
 
 def check_card(run: Path, transcript: Transcript) -> Check:
-    """privacy_card.json and .md are, line for line, what the journal renders."""
-    card = build_card(transcript)
+    """privacy_card.json and .md are, line for line, what the journal and the counted private uses render."""
+    card = card_of_run(run, transcript)
     wanted = {CARD_JSON: json.dumps(card, indent=2, ensure_ascii=False) + "\n", CARD_MARKDOWN: render_markdown(card)}
     here = [name for name in wanted if (run / name).exists()]
     for name in here:

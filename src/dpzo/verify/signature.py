@@ -19,14 +19,14 @@ from dpzo.folder import CONFIG, COUNT
 from dpzo.journal import HEAD, JOURNAL, read, write_durably
 from dpzo.local import LOCAL
 from dpzo.modules import WEIGHTS
-from dpzo.report import CARD_JSON, CARD_MARKDOWN
+from dpzo.report import CARD_JSON, CARD_MARKDOWN, PRIVATE_USES
 from dpzo.runs import MODEL, PLAN
 from dpzo.step_key import STEP_KEY
 from dpzo.verify.report import Check, failed, inapplicable, passed
 
 SUMS, SIGNATURE = "journal.sums", "journal.sig"
 NAMESPACE = "dpzo"
-_SHIPPED = (JOURNAL, HEAD, CONFIG, PLAN, COUNT, CARD_JSON, CARD_MARKDOWN, WEIGHTS)
+_SHIPPED = (JOURNAL, HEAD, CONFIG, PLAN, COUNT, CARD_JSON, CARD_MARKDOWN, PRIVATE_USES, WEIGHTS)
 _NEVER = (CHECKPOINT, LOCAL, STEP_KEY)
 _BLOCK = 1 << 22
 _TOO_OLD = "needs ssh-keygen of OpenSSH 8.1 or later, which was not found"

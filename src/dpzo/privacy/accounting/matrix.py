@@ -14,11 +14,21 @@ PLD, EXACT, PURE, RDP, LATTICE, NONE = "PLD", "analytic Gaussian", "pure ε", "R
 
 @dataclass(frozen=True)
 class Support:
-    """Whether a combination can be accounted, by which accountant, and why (one line)."""
+    """Whether a combination can be accounted, by which accountant, and why (one line).
+
+    `assumption`: what the accountant takes for granted without a proof, for the card; empty where all is proved.
+    """
 
     supported: bool
     accountant: str
     reason: str
+    assumption: str = ""
+
+
+_WORST_PAIR = (
+    "Under replace_one with Poisson sampling and several directions, no pair of rows is worse than u = −v of full norm "
+    "(dp-accounting's convention; not proved)"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,8 @@ def support(
         if not poisson:
             return Support(True, EXACT, "exact for every dimension, T releases are one of noise σ/√T")
         if replaced:
-            return Support(True, PLD, "worst pair taken as rows u = −v, as dp-accounting does; see the note below")
+            reason = "worst pair taken as rows u = −v, as dp-accounting does; see the note below"
+            return Support(True, PLD, reason, _WORST_PAIR if dimension > 1 else "")
         return Support(True, PLD, "one row seen along itself is one-dimensional, so any dimension is")
     if mechanism == "lattice":
         if dimension > 1:
