@@ -11,11 +11,12 @@ from typing import Literal
 from dpzo.config import FROM_FILE, DataConfig, RunConfig, TrainingConfig, derived_fields, with_values
 from dpzo.count import PrivateCount
 from dpzo.data import own_chat
+from dpzo.data.chat_tokens import choose_chat_template
 from dpzo.defaults import default_learning_rate
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
 from dpzo.forecast import expected_passes, timed_evaluations
-from dpzo.forecast.parts import filled, lora_of, require_label_words, storage_of, update_of
+from dpzo.forecast.parts import filled, lora_of, require_label_words, require_used, storage_of, update_of
 from dpzo.forecast.sizing import Sized, require_memory, size_up_if_possible
 from dpzo.lm import (
     LoadedModel,
@@ -26,6 +27,7 @@ from dpzo.lm import (
     evaluation_memory,
     isolated_shapes,
     load_model,
+    make_objective,
     peek_architecture,
     seeded_initialiser,
     settle_shift,
@@ -33,11 +35,15 @@ from dpzo.lm import (
     synthetic_objective,
     template_pieces,
 )
+from dpzo.lm.conformance import check_conformance
+from dpzo.lm.round_trip import check_round_trip
+from dpzo.movement import check_rate
 from dpzo.privacy import PrivacyPlan
 from dpzo.privacy.plan import relation_named
 from dpzo.solve import solve_plan
 from dpzo.subject import Subject as Subject
 from dpzo.subject import encode as encode
+from dpzo.subject import encode_examples
 from dpzo.subject import objective as objective
 from dpzo.subject import row_shape as row_shape
 from dpzo.tasks import Task, find_task, own_classification, own_completion
@@ -71,6 +77,7 @@ class Assembled:
     subject: Subject
     job: Job
     forecast: Forecast
+    notes: tuple[str, ...] = ()  # what the user should know before the run, in words
 
 
 def task_of(config: RunConfig) -> Task:
@@ -169,6 +176,8 @@ def assemble(
     if config.data.task is None and prompted and architecture != "masked":
         raise DpzoError(f"--template: {{mask}} asks a masked language model, and --model {name} is none; leave it out")
     chosen = config
+    if plan is None:
+        require_used(config, architecture)
     config, part = filled(config, task, architecture, num_examples)
     plan = build_plan(config, num_examples, count) if plan is None else plan
     seed = config.training.seed
@@ -191,6 +200,7 @@ def assemble(
         storage=storage_of(config.model),
     )
     require_label_words(task, loaded)
+    choose_chat_template(loaded.tokenizer, config.data.chat_template, is_chat=config.data.kind == "chat")
     parameters = TrainableParameters(loaded.module, loaded.trainable_names)
     scheme = _directions(config.training, plan.num_directions, parameters)
     if config.training.learning_rate is None:
@@ -211,9 +221,14 @@ def assemble(
     shape = row_shape(config, task, loaded)
     check_measure(config.data.objective, shape.form)
     replayed = shapes is not None
+    notes: tuple[str, ...] = ()
     if shapes is None:
         shapes = _isolated(loaded, shape, training, config.model.quantization)
-        settle_shift(parameters, synthetic_objective(loaded, shape, shapes), shapes.microbatch_size)
+        _require_conformance(Subject(config, task, loaded, shapes), shape)
+        synthetic = synthetic_objective(loaded, shape, shapes)
+        settle_shift(parameters, synthetic, shapes.microbatch_size)
+        note = check_rate(training.learning_rate, training.update, plan, parameters, scheme, synthetic)
+        notes = () if note is None else (note,)
         work, asked = _work(plan, training, shapes), training.variants if variants is None else variants
         shapes = settle_variants(loaded, shape, shapes, parameters, scheme, work, asked, strict=variants is None)
     public = {
@@ -266,14 +281,22 @@ def assemble(
     )
     seconds = 0.0
     if not replayed:
-        synthetic = synthetic_objective(loaded, shape, shapes)
-        passes = expected_passes(plan.expected_batch_size, num_examples, synthetic.microbatch_size)
-        first, further = timed_evaluations(parameters, scheme.at(0), training.smoothing, synthetic)
-        rounds = math.ceil(evaluations(training.estimator, plan.num_directions) / synthetic.variants)
+        timed = synthetic_objective(loaded, shape, shapes)
+        passes = expected_passes(plan.expected_batch_size, num_examples, timed.microbatch_size)
+        first, further = timed_evaluations(parameters, scheme.at(0), training.smoothing, timed)
+        rounds = math.ceil(evaluations(training.estimator, plan.num_directions) / timed.variants)
         seconds = passes * (first + (rounds - 1) * further)
     memory = 0 if sized is None else sized.memory.step
     memory += (shapes.variants - 1) * evaluation_memory(loaded, shape, shapes)
-    return Assembled(Subject(config, task, loaded, shapes), job, Forecast(seconds, memory))
+    return Assembled(Subject(config, task, loaded, shapes), job, Forecast(seconds, memory), notes)
+
+
+def _require_conformance(subject: Subject, shape: RowShape) -> None:
+    """What is computed and what will be saved are the plain libraries' own; see docs/isolation.md."""
+    loaded, shapes = subject.loaded, subject.shapes
+    examples = encode_examples(subject)
+    check_conformance(loaded, lambda rows: make_objective(loaded, rows, shapes), shape, examples)
+    check_round_trip(loaded, subject.task.labels)
 
 
 def _directions(training: TrainingConfig, num_directions: int, parameters: TrainableParameters) -> DirectionScheme:
@@ -293,6 +316,11 @@ def _isolated(loaded: LoadedModel, shape: RowShape, training: TrainingConfig, qu
     try:
         return isolated_shapes(loaded, shape, training.microbatch_size, training.prefix)
     except (RuntimeError, IndexError, ValueError, AssertionError) as error:
+        if loaded.trainable in ("prefix", "prompt"):
+            raise DpzoError(
+                f"--trainable {loaded.trainable}: this model's layers take no virtual tokens before padded rows "
+                f"({type(error).__name__}); train lora instead"
+            ) from None
         if quantization != "none":
             raise DpzoError(
                 f"model.quantization {quantization}: this model's layers do not run so on this device "

@@ -69,6 +69,7 @@ class DataConfig(_Group):
     prompt_column: str = "prompt"
     completion_column: str = "completion"
     messages_column: str = Field("messages", description="column of a chat's messages, each with role and content")
+    chat_template: str | None = Field(None, description="which of a tokenizer's named chat templates; default: default")
     unit_column: str | None = Field(None, description="column naming the person or other unit that is protected")
     labels: tuple[str, ...] | None = Field(None, description="declared label set, in order")
     label_words: tuple[str, ...] | None = Field(None, description="what a causal model says for each label")

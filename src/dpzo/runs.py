@@ -113,6 +113,8 @@ def train(
             tell(auto_note(parts.job.plan))
         if note := derived_note(parts.job.header):
             tell(note)
+        for note in parts.notes:
+            tell(f"note: {note}")
         tell("preparing the records for the model")
         private = objective(records, parts.subject)
         return carry_out(
@@ -292,13 +294,16 @@ def for_replay(transcript: Transcript, base: str | None) -> Assembled:
     return _reassemble(transcript, base, shapes)
 
 
-def save_model(parts: Assembled, output: Path) -> None:
-    """model/ as plain save_pretrained, plus the fingerprint of the trained parameters for replay to compare."""
+def save_model(parts: Assembled, output: Path, *, flat: bool = False) -> None:
+    """model/ as plain save_pretrained, plus the fingerprint of the trained parameters for replay to compare.
+
+    `flat`: in the form of version 0.1.0 (`dpzo.lm.save`), to be compared with a run of that version.
+    """
     folder = output / MODEL
     folder.mkdir(mode=0o700, exist_ok=True)
     subject = parts.subject
     assert subject.config.data.max_length is not None
-    save(subject.loaded, folder, labels=subject.task.labels, max_length=subject.config.data.max_length)
+    save(subject.loaded, folder, labels=subject.task.labels, max_length=subject.config.data.max_length, flat=flat)
     write_durably(
         folder / FINISHED, json.dumps({"fingerprint": fingerprint_tensors(parts.job.parameters.tensors())}).encode()
     )

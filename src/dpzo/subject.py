@@ -8,6 +8,8 @@ from dpzo.config import DataConfig, RunConfig
 from dpzo.data.blocks import encode_in_blocks
 from dpzo.data.chat_tokens import chat_answer_tokens, encode_chats
 from dpzo.data.chats import MESSAGES
+from dpzo.errors import DpzoError
+from dpzo.public_records import public_examples
 from dpzo.lm import (
     Encoded,
     LoadedModel,
@@ -23,6 +25,7 @@ from dpzo.lm import (
     template_pieces,
 )
 from dpzo.lm.choices import encode_choices
+from dpzo.lm.encoding import answer_width
 from dpzo.tasks import Records, Task
 from dpzo.zo import Objective
 
@@ -39,7 +42,54 @@ class Subject:
 
 def encode(records: Records, subject: Subject) -> Encoded:
     """The records as token matrices of the declared width, in a mapped file when they are large."""
-    return encode_in_blocks(records, lambda part, first: _encode_block(part, first, subject))
+    return encode_in_blocks(records, lambda part, first: _known_tokens(_encode_block(part, first, subject), subject))
+
+
+def encode_examples(subject: Subject) -> Encoded:
+    """The task's public example records, encoded as private ones are.
+
+    Errors: `DpzoError` where template, label words or special tokens do not suit the model: a token that it has no
+    embedding for, two options of the same tokens, an answer of no token. Everything in the message is public.
+    """
+    data, task, loaded = subject.config.data, subject.task, subject.loaded
+    found = _encode_block(public_examples(task, chat=data.kind == "chat"), 0, subject)
+    beyond = found.tokens[found.tokens >= loaded.vocabulary]
+    if len(beyond):
+        token = loaded.tokenizer.convert_ids_to_tokens(int(beyond[0]))
+        raise DpzoError(
+            f"--model {loaded.base_name}: the template or a special token uses {token!r}, number {int(beyond[0])}, but "
+            f"the model embeds {loaded.vocabulary} tokens; change the template, or resize the embedding"
+        )
+    if found.form == "options" and task.label_words is not None:
+        _require_distinct(found, task.label_words)
+    if found.form in ("completion", "options") and bool((found.answer_lengths == 0).any()):
+        where = "the chat template marks no token of the assistant's turn" if data.kind == "chat" else "it has no token"
+        raise DpzoError(f"--kind {data.kind or task.kind}: the answer of a public example cannot be scored, as {where}")
+    return found
+
+
+def _require_distinct(found: Encoded, words: tuple[str, ...]) -> None:
+    """Two options of a record that are the same row can never be told apart."""
+    rows = found.tokens.reshape(len(found), found.options, found.max_length)
+    for first in range(found.options):
+        for second in range(first + 1, found.options):
+            if (rows[:, first] == rows[:, second]).all(axis=1).any():
+                raise DpzoError(
+                    f"--label-words: {words[first]!r} and {words[second]!r} become the same tokens after the template, "
+                    "so the model cannot tell them apart; choose other words (mind the leading space)"
+                )
+
+
+def _known_tokens(encoded: Encoded, subject: Subject) -> Encoded:
+    """Tokens that the model has no embedding for, replaced in place by the unknown token (or another that it has).
+
+    A tokenizer may have more entries than the model has rows. Whether a private record holds one is private, so it is
+    no error.
+    """
+    loaded = subject.loaded
+    if len(loaded.tokenizer) > loaded.vocabulary:
+        encoded.tokens[encoded.tokens >= loaded.vocabulary] = loaded.stand_in_token
+    return encoded
 
 
 def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
@@ -85,6 +135,7 @@ def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
             records.labels,
             max_length=_max_length(config),
             empty=task.blank(records),
+            max_answer_tokens=_word_width(task, subject.loaded),
         )
     return encode_classes(
         tokenizer, task.texts(records), records.labels, max_length=_max_length(config), pairs=task.pairs(records)
@@ -125,14 +176,16 @@ def row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
         answers, form = _max_answer_tokens(data), "options"
     elif loaded.takes_options:
         assert task.label_words is not None
-        options = encode_options(loaded.tokenizer, [""], task.label_words, [0], max_length=_max_length(data))
-        answers, form = options.max_answer_tokens, "options"
+        answers, form = _word_width(task, loaded), "options"
+        encode_options(
+            loaded.tokenizer, [""], task.label_words, [0], max_length=_max_length(data), max_answer_tokens=answers
+        )  # refuses words and a length that do not go together
     elif loaded.takes_masks:
         form, words = "mask", _mask_words(task, loaded, _max_length(data))
     return RowShape(
         form=form,  # type: ignore[arg-type]
         max_length=_max_length(data),
-        vocabulary=len(loaded.tokenizer),
+        vocabulary=loaded.vocabulary,
         num_classes=num_labels,
         max_answer_tokens=answers,
         left_padded=form in ("completion", "options"),
@@ -141,6 +194,12 @@ def row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
         word_ids=words,
         mask_token_id=int(loaded.tokenizer.mask_token_id) if words else 0,
     )
+
+
+def _word_width(task: Task, loaded: LoadedModel) -> int:
+    """Tokens of the longest label word, standing after the template: a function of public texts alone."""
+    assert task.label_words is not None
+    return answer_width(loaded.tokenizer, task.prompts(public_examples(task)), task.label_words)
 
 
 def _mask_words(task: Task, loaded: LoadedModel, max_length: int) -> tuple[int, ...]:

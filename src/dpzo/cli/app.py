@@ -64,6 +64,9 @@ def train(
     labels: Annotated[str | None, typer.Option(help="Declared labels, comma-separated.")] = None,
     label_words: Annotated[str | None, typer.Option(help="A causal model's words, as ' bad, good'.")] = None,
     template: Annotated[str | None, typer.Option(help="Prompt around {text}; with {mask} for a masked model.")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="Name of one of the tokenizer's chat templates; default by default.")
+    ] = None,
     objective: Annotated[str | None, typer.Option(help="What a step improves: loss, accuracy or f1.")] = None,
     num_examples: Annotated[
         str | None, typer.Option(help="Number of units N, declared; private; or from-file.")
@@ -107,6 +110,7 @@ def train(
         "data.labels": _names(labels, strip=True),
         "data.label_words": _names(label_words, strip=False),
         "data.template": template,
+        "data.chat_template": chat_template,
         "data.objective": objective,
         "data.max_length": max_length,
         "privacy.epsilon": epsilon,

@@ -8,6 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 import numpy as np
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from dpzo.data.chats import ASSISTANT, Message, unpacked
 from dpzo.errors import DpzoError
@@ -75,23 +76,60 @@ def _check(tokenizer: Any, max_length: int) -> None:
         raise DpzoError(
             "--kind chat: the model's tokenizer is not of the fast kind, so turns cannot be told apart in it"
         )
-    if not isinstance(tokenizer.chat_template, str):
+    if not isinstance(tokenizer.chat_template, str):  # `choose_chat_template` has taken one of several
         raise DpzoError(
             "--kind chat: the model's tokenizer has no chat template; take a model that was made for chats, or give "
             "prompt and completion columns"
         )
 
 
+def choose_chat_template(tokenizer: Any, name: str | None, *, is_chat: bool) -> None:
+    """Leave a tokenizer of several named chat templates with the one that is meant: `name`, or `default`.
+
+    Errors: DpzoError where there is no such template, naming those that there are; or a name is given without need.
+    """
+    found = tokenizer.chat_template
+    if name is not None and not is_chat:
+        raise DpzoError("--chat-template: is for --kind chat; leave it out")
+    if not is_chat or (name is None and not isinstance(found, dict)):
+        return
+    named = found if isinstance(found, dict) else {}
+    wanted = "default" if name is None else name
+    if wanted not in named:
+        there = ", ".join(sorted(named)) or ("a single template without a name" if found else "no template")
+        mend = "give one of them" if named else "leave --chat-template out"
+        raise DpzoError(f"--chat-template: the tokenizer has no template {wanted!r}; it has {there}; {mend}")
+    tokenizer.chat_template = named[wanted]
+
+
 def _scored_tokens(tokenizer: Any, chat: list[Message], row: int) -> tuple[list[int], list[bool]]:
     """All tokens of a chat, and which of them belong to the assistant."""
     if _GENERATION.search(tokenizer.chat_template):
-        found = _rendered(tokenizer, chat, row, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
-        return list(found["input_ids"]), [bool(mark) for mark in found["assistant_masks"]]
-    text: str = _rendered(tokenizer, chat, row, tokenize=False)
-    spans = _spans(tokenizer, chat, text, row)
+        text, spans = _marked(tokenizer, chat, row)
+    else:
+        text = _rendered(tokenizer, chat, row, tokenize=False)
+        spans = _spans(tokenizer, chat, text, row)
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     marks = [any(first < stop and begin < last for begin, stop in spans) for first, last in found["offset_mapping"]]
     return list(found["input_ids"]), marks
+
+
+def _marked(tokenizer: Any, chat: list[Message], row: int) -> tuple[str, list[Span]]:
+    """The rendered text and the characters that its template marks.
+
+    Not by `return_assistant_tokens_mask`: where a marked span ends in the first token, or in a character of no token,
+    transformers takes all that follows for the assistant's.
+    """
+    try:
+        texts, spans = render_jinja_template(
+            conversations=[[message._asdict() for message in chat]],
+            chat_template=tokenizer.chat_template,
+            return_assistant_tokens_mask=True,
+            **tokenizer.special_tokens_map,
+        )
+    except Exception as error:  # a template's own message may quote the chat
+        raise _refused(row, error) from None
+    return texts[0], [(int(first), int(last)) for first, last in spans[0]]
 
 
 def _spans(tokenizer: Any, chat: list[Message], text: str, row: int) -> list[Span]:
@@ -151,10 +189,14 @@ def _rendered(tokenizer: Any, chat: list[Message], row: int, **options: Any) -> 
     try:
         return tokenizer.apply_chat_template([message._asdict() for message in chat], **options)
     except Exception as error:  # a template's own message may quote the chat
-        raise DpzoError(
-            f"--data: chat {row}: the tokenizer's chat template refuses this chat ({type(error).__name__}); many want "
-            "user and assistant to alternate, and know no other roles"
-        ) from None
+        raise _refused(row, error) from None
+
+
+def _refused(row: int, error: Exception) -> DpzoError:
+    return DpzoError(
+        f"--data: chat {row}: the tokenizer's chat template refuses this chat ({type(error).__name__}); many want user "
+        "and assistant to alternate, and know no other roles"
+    )
 
 
 def _cut(tokenizer: Any, ids: list[int], marks: list[bool], room: int) -> tuple[list[int], list[bool]]:

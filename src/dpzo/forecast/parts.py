@@ -23,7 +23,9 @@ def filled(config: RunConfig, task: Task, architecture: Architecture, num_exampl
         config = with_values(config, model={"trainable": trainable})
     if config.training.ema > 0 and config.training.average is None:
         config = with_values(config, training={"average": 0.0})  # one average is released, and this one was asked for
-    part: Part = "head" if trainable == "head" else "lora" if trainable in ADAPTERS else "full"
+    # The defaults of a head are for unit vectors; an output layer or a library's head reads longer ones.
+    on_features = trainable == "head" and architecture == "encoder"
+    part: Part = "head" if on_features else "lora" if trainable in ADAPTERS else "full"
     return fill_defaults(config, part, num_examples), part
 
 
@@ -44,6 +46,27 @@ def update_of(
         average=training.average,
         master=training.master == "float32",
     )
+
+
+def require_used(config: RunConfig, architecture: Architecture) -> None:
+    """Errors: `DpzoError` for label words or a template that the chosen model has no use for."""
+    data = config.data
+    if data.task is not None or architecture in ("causal", "masked"):
+        return
+    given = [
+        flag
+        for flag, is_given in (
+            ("--label-words", data.label_words is not None),
+            ("--template", data.template != "{text}"),
+        )
+        if is_given
+    ]
+    if given:
+        kind = "an encoder" if architecture == "encoder" else "a sequence classifier"
+        raise DpzoError(
+            f"{' and '.join(given)}: --model {config.model.name} is used as {kind}, which reads the text alone and has "
+            "no use for a prompt; leave it out, or use a causal model (or {mask} in --template with a masked one)"
+        )
 
 
 def require_label_words(task: Task, model: LoadedModel) -> None:

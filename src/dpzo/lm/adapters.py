@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -21,6 +22,11 @@ ADAPTERS: tuple[AdapterKind, ...] = ("lora", "ia3", "prefix", "prompt")
 
 _QUERY_VALUE = (("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("query_key_value",), ("c_attn",))
 """Names of query and value projections in families that PEFT's own table leaves out."""
+ALL_LINEAR = "all-linear"
+"""In `model.lora_targets`, every linear layer of the base, as PEFT spells it."""
+_STATE_SPACE = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
+_REFUSED_BY_PEFT = ("out_proj", "conv1d")
+"""Layers of state-space models whose weights the fused kernels read past the layer's own call."""
 _KEY_VALUE_DOWN = (
     (("k_proj", "v_proj"), ("down_proj", "fc2", "dense_4h_to_h")),
     (("key", "value"), ("output.dense",)),
@@ -46,7 +52,7 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise DpzoError(f"lora.rank is {self.rank}: it must be at least 1")
+            raise DpzoError(f"model.lora_rank is {self.rank}: it must be at least 1")
         if self.layers is not None and re.fullmatch(r"top:[1-9][0-9]{0,5}", self.layers) is None:
             raise DpzoError("model.lora_layers: must be top:N with a whole number N, as in top:2 for the two topmost")
 
@@ -73,7 +79,8 @@ def add_adapter(
         raise DpzoError(f"--trainable {kind}: is for causal language models; use lora, ia3, full or head")
     inner: nn.Module = module.encoder if isinstance(module, EncoderClassifier) else module
     fresh = sorted({name.split(".")[-3] for name in new_names if "pooler" in name}) if architecture != "encoder" else []
-    adapted = _wrapped(kind, inner, architecture, fresh, lora, virtual_tokens)
+    with _as_user_error(kind):
+        adapted = _wrapped(kind, inner, architecture, fresh, lora, virtual_tokens)
     if isinstance(module, EncoderClassifier):
         module.encoder = adapted
         whole: nn.Module = module
@@ -151,7 +158,7 @@ def _wrapped(
         except ValueError:  # PEFT has no table entry for this family
             return scaled(_key_value_down(model))
 
-    def low_rank(target: list[str] | None) -> nn.Module:
+    def low_rank(**targets: Any) -> nn.Module:
         config = peft.LoraConfig(
             task_type=task,
             r=lora.rank,
@@ -159,22 +166,105 @@ def _wrapped(
             lora_dropout=0.0,
             use_rslora=lora.scaling == "root-rank",
             bias="none",
-            target_modules=target,
             modules_to_save=saved,
+            **targets,
             **_only_layers(model, lora.layers),
         )
         return _apply(model, config)
 
-    if lora.target is not None:
+    adapted = _low_rank_at(model, lora.target, low_rank, saved or [])
+    _require_untied(adapted)
+    return adapted
+
+
+def _low_rank_at(
+    model: nn.Module, target: tuple[str, ...] | None, low_rank: Callable[..., nn.Module], saved: list[str]
+) -> nn.Module:
+    """LoRA at the named layers; by default at those of PEFT's table, at query and value, or at every linear layer."""
+    if target == (ALL_LINEAR,):
+        return low_rank(**_all_linear(model, saved))
+    if target is not None:
+        _require_layers(model, target)
         try:
-            return low_rank(list(lora.target))
+            return low_rank(target_modules=list(target))
         except ValueError:
-            names = ", ".join(lora.target) if lora.target else "none"
-            raise DpzoError(f"lora.target: no layer of the model is named {names}; name the layers to adapt") from None
-    try:
-        return low_rank(None)
-    except ValueError:
-        return low_rank(_query_value(model))
+            raise _no_layer(model, f"LoRA cannot adapt {', '.join(target)}") from None
+    with suppress(ValueError):  # PEFT has no entry for this family, or one that this model does not fit
+        return low_rank(target_modules=None)
+    present = _layer_names(model)
+    known = next((list(names) for names in _QUERY_VALUE if present.issuperset(names)), None)
+    return low_rank(**(_all_linear(model, saved) if known is None else {"target_modules": known}))
+
+
+def _require_layers(model: nn.Module, target: tuple[str, ...]) -> None:
+    """Every name is that of a layer, whole or from a dot on, as PEFT matches it; one that is none is named."""
+    names = [name for name, _ in model.named_modules()]
+    for wanted in target:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
+            raise _no_layer(model, f"no layer of the model is named {wanted}")
+    if not target:
+        raise _no_layer(model, "it names no layer")
+
+
+def _no_layer(model: nn.Module, what: str) -> DpzoError:
+    found = sorted({name.rsplit(".", 1)[-1] for name in _linear_layers(model)})
+    return DpzoError(
+        f"model.lora_targets: {what}. Name layers to adapt, as in --set model.lora_targets=[{','.join(found[:2])}], or "
+        f"{ALL_LINEAR} for all; the model's linear layers are {', '.join(found) or 'none'}"
+    )
+
+
+def _linear_layers(model: nn.Module) -> list[str]:
+    from transformers.pytorch_utils import Conv1D
+
+    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
+
+
+def _own_name(name: str) -> str:
+    """The last part of a layer's name; the last two where that is a mere number in a list."""
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
+
+
+def _all_linear(model: nn.Module, saved: list[str]) -> dict[str, Any]:
+    """PEFT's targets for every linear layer of the base: no output layer, head or pooler, and none that it refuses.
+
+    Names are the layers' own last parts; what bears the same name and is not meant is excluded in full.
+    """
+    whole: Any = model
+    base: nn.Module = getattr(whole, "base_model", whole)
+    inside = {id(layer) for layer in base.modules()}
+    output = getattr(whole, "get_output_embeddings", lambda: None)()
+    refused = _REFUSED_BY_PEFT if getattr(whole.config, "model_type", "") in _STATE_SPACE else ()
+    layers, chosen = dict(model.named_modules()), []
+    for name in _linear_layers(model):
+        parts = name.split(".")
+        if parts[-1] in refused or "pooler" in parts or set(parts) & set(saved):
+            continue
+        if id(layers[name]) in inside and layers[name] is not output:
+            chosen.append(name)
+    if not chosen:
+        raise _no_layer(model, f"{ALL_LINEAR} finds no linear layer")
+    names = sorted({_own_name(name) for name in chosen})
+    others = [name for name in _linear_layers(model) if _own_name(name) in names and name not in chosen]
+    return {"target_modules": names, "exclude_modules": others or None}
+
+
+def _require_untied(adapted: nn.Module) -> None:
+    """Refuse LoRA on a weight that two layers share: merged, the update of one would reach the other as well."""
+    owners: dict[int, int] = {}
+    for layer in adapted.modules():
+        for parameter in layer.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    for name, layer in adapted.named_modules():
+        if not (hasattr(layer, "lora_A") or hasattr(layer, "lora_embedding_A")) or not hasattr(layer, "base_layer"):
+            continue
+        if any(owners[id(parameter)] > 1 for parameter in layer.base_layer.parameters(recurse=False)):
+            short = name.removeprefix("base_model.model.")
+            raise DpzoError(
+                f"model.lora_targets: the weight of {short} is tied to another layer's (tie_word_embeddings), so that "
+                "merging the adapter would change both; name other layers, or save the model with untied weights first"
+            )
 
 
 def _only_layers(model: nn.Module, chosen: str | None) -> dict[str, Any]:
@@ -197,12 +287,17 @@ def _apply(model: nn.Module, config: Any) -> nn.Module:
     return cast(nn.Module, peft.get_peft_model(cast(Any, model), config))
 
 
-def _query_value(model: nn.Module) -> list[str]:
-    present = _layer_names(model)
-    for names in _QUERY_VALUE:
-        if present.issuperset(names):
-            return list(names)
-    raise DpzoError("lora.target: the model's query and value layers are not known by name; name the layers to adapt")
+@contextmanager
+def _as_user_error(kind: AdapterKind) -> Iterator[None]:
+    """What PEFT cannot build for a family, in words."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DpzoError(
+            f"--trainable {kind}: PEFT cannot build it for this model ({reason}); use full, head or a pattern over "
+            "parameter names"
+        ) from None
 
 
 def _key_value_down(model: nn.Module) -> tuple[list[str], list[str]]:

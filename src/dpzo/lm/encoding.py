@@ -142,6 +142,15 @@ def encode_options(
     )
 
 
+def answer_width(tokenizer: Any, prompts: Sequence[str], answers: Sequence[str]) -> int:
+    """Tokens of the longest of `answers`, alone or in place after any of `prompts`. All of them are public."""
+    with silent_libraries():
+        alone = _tokenise(tokenizer, list(answers), None, add_special_tokens=False)["input_ids"]
+        heads = [_plain(prompt) for prompt in prompts for _ in answers]
+        placed = _split(tokenizer, heads, [_plain(answer) for answer in answers] * len(prompts))
+    return max(max(len(ids) for ids in alone), *(len(answer) for _, _, answer in placed))
+
+
 @dataclass(frozen=True, repr=False)
 class _Repeated(Sequence[str]):
     """Each text `times` times in a row, without the copies."""

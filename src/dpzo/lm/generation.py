@@ -49,7 +49,7 @@ def generate(
     said: list[str] = []
     with silent_libraries(), global_generators_kept(), torch.no_grad():
         for start in range(0, len(prompts), _BATCH):
-            block = [_cut(_tokens(loaded.tokenizer, text), loaded.tokenizer, room) for text in prompts[start:][:_BATCH]]
+            block = [_cut(_tokens(loaded, text), loaded.tokenizer, room) for text in prompts[start:][:_BATCH]]
             drawn = None if temperature == 0 else _Gumbel(temperature, seed, start, len(block))
             said += _continue(loaded, block, max_new_tokens, drawn, stop)
     return tuple(said)
@@ -125,8 +125,9 @@ def _decode(tokenizer: Any, tokens: Tensor) -> list[str]:
     return found
 
 
-def _tokens(tokenizer: Any, text: str) -> list[int]:
+def _tokens(loaded: LoadedModel, text: str) -> list[int]:
     """A prompt's tokens without an end mark that some tokenizers append: the model is to go on."""
+    tokenizer, known = loaded.tokenizer, loaded.vocabulary
     try:
         ids = list(tokenizer(text.encode("utf-8", "replace").decode("utf-8"), verbose=False)["input_ids"])
     except Exception as error:  # its message may quote a record
@@ -134,7 +135,8 @@ def _tokens(tokenizer: Any, text: str) -> list[int]:
     if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id != tokenizer.bos_token_id:
         ids.pop()
     marks = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return ids or [next(token for token in marks if token is not None)]
+    ids = ids or [next(token for token in marks if token is not None)]
+    return [token if token < known else loaded.stand_in_token for token in ids]
 
 
 def _cut(ids: list[int], tokenizer: Any, room: int) -> list[int]:

@@ -20,6 +20,7 @@ from dpzo.lm.sources import (
     Architecture,
     Kind,
     choose_architecture,
+    embedding_rows,
     find_source,
     fit_together,
     load_config,
@@ -47,6 +48,7 @@ class LoadedModel:
     base_fingerprint: str  # of the checkpoint's tensors, and of how they are quantised
     num_labels: int | None
     storage: Storage = field(default=_FULL_PRECISION)
+    revision: str | None = None  # of a hub name
 
     def __repr__(self) -> str:
         return f"LoadedModel({self.base_name!r}, {self.architecture}, trainable={self.trainable!r})"
@@ -55,6 +57,18 @@ class LoadedModel:
     def device(self) -> torch.device:
         """Where the inputs have to go."""
         return next(self.module.parameters()).device
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that both the tokenizer and the model know: a text may hold no number from there on."""
+        return min(len(self.tokenizer), embedding_rows(self.module))
+
+    @property
+    def stand_in_token(self) -> int:
+        """What replaces a token that the model has no embedding for."""
+        names = ("unk_token_id", "eos_token_id", "bos_token_id", "pad_token_id")
+        ids = (getattr(self.tokenizer, name, None) for name in names)
+        return next((int(token) for token in ids if token is not None and token < self.vocabulary), 0)
 
     @property
     def takes_options(self) -> bool:
@@ -91,6 +105,7 @@ def load_model(
     prompted: bool = False,
     revision: str | None = None,
     storage: Storage = _FULL_PRECISION,
+    tokenizer_folder: Path | None = None,
     device: str | torch.device = "cpu",
 ) -> LoadedModel:
     """Load model and tokenizer from a local folder or the hub, ready for forward passes.
@@ -99,7 +114,8 @@ def load_model(
     classification by a word at the mask when `prompted`; else it and a sequence classifier load as the library's
     sequence classifier; a bare encoder (`…Model`) becomes an `EncoderClassifier`. `architecture` overrides that choice.
     `trainable` is `head`, `full`, one of `ADAPTERS`, or a regular expression searched in the parameter names. `labels`
-    (declared, public) are written into the saved configuration. Adapters are fp32 whatever `storage` says.
+    (declared, public) are written into the saved configuration. `tokenizer_folder` holds the tokenizer where it lies
+    apart from the model. Adapters are fp32 whatever `storage` says.
 
     Guarantee: the result is a function of the checkpoint, `storage` and `initialiser`, bit for bit; torch's, numpy's
     and Python's global generators are left as they were; safetensors only, no remote code, no network for a folder.
@@ -112,7 +128,8 @@ def load_model(
     if kind == "classification" and (num_labels is None or num_labels < 2):
         raise DpzoError("--labels: a classification task needs at least two declared classes")
     name = str(name_or_folder)
-    source = find_source(name, revision)
+    source = find_source(name, revision, with_tokenizer=tokenizer_folder is None)
+    words = source if tokenizer_folder is None else find_source(str(tokenizer_folder), None, with_model=False)
     with silent_libraries(), global_generators_kept():
         config = load_config(name, source)
         chosen = architecture if architecture is not None else choose_architecture(name, config, kind, prompted)
@@ -120,9 +137,9 @@ def load_model(
             raise DpzoError(
                 f"model {name!r} is not a causal language model: a completion task needs one (…ForCausalLM)"
             )
-        tokenizer = load_tokenizer(name, source)
+        tokenizer = load_tokenizer(name, words)
         module, new_names = load_weights(name, source, chosen, num_labels, labels, storage.loader_options(device))
-        fit_together(name, module, tokenizer)
+        fit_together(name, module, tokenizer, chosen)
         initialise(module, new_names, initialiser)
         base = _fingerprint(module, new_names, storage)
         quantise(base_of(module), storage)
@@ -143,6 +160,7 @@ def load_model(
         base_fingerprint=base,
         num_labels=num_labels,
         storage=storage,
+        revision=revision,
     )
 
 

@@ -15,7 +15,7 @@ from dpzo.errors import DpzoError
 from dpzo.lm.encoder import EncoderClassifier
 from dpzo.lm.models import LoadedModel, load_model, settle
 from dpzo.lm.quiet import global_generators_kept, silent_libraries
-from dpzo.lm.sources import Architecture, Kind
+from dpzo.lm.sources import Architecture, Kind, has_tokenizer
 from dpzo.lm.storage import Storage
 from dpzo.lm.trainable import Initialiser
 from dpzo.owned import make_folders, owner_only
@@ -23,6 +23,9 @@ from dpzo.owned import make_folders, owner_only
 _HEAD_WEIGHTS = "head.safetensors"
 _HEAD_CARD = "head.json"
 ADAPTER_CONFIG = "adapter_config.json"
+ENCODER = "encoder"
+"""Folder of an `EncoderClassifier`'s encoder. The folder above holds no config.json, so that transformers refuses it:
+it would load the encoder as its own sequence classifier, with a head at random."""
 
 _PLAIN = """# A text classifier: encoder, mean pooling, unit length, linear head
 
@@ -36,7 +39,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 {peft_import}
-folder = "."
+folder = "."{refused_note}
 encoder = {encoder}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 head = load_file(f"{{folder}}/head.safetensors")
@@ -55,14 +58,19 @@ def logits(texts):
 
 
 def save(
-    loaded: LoadedModel, folder: str | Path, *, labels: tuple[str, ...] | None = None, max_length: int = 512
+    loaded: LoadedModel,
+    folder: str | Path,
+    *,
+    labels: tuple[str, ...] | None = None,
+    max_length: int = 512,
+    flat: bool = False,
 ) -> None:
     """Save the module at its present weights, and the tokenizer, in the libraries' own formats, safetensors only.
 
     LoRA: PEFT's adapter folder. Full or part of a causal model or sequence classifier: `save_pretrained`. An
-    `EncoderClassifier`: the encoder (or its adapter), `head.safetensors`, `head.json` with the declared labels, and a
-    README whose few lines load it. `max_length` is the number of tokens the model was trained to read. Files that are
-    new are for the owner alone.
+    `EncoderClassifier`: the encoder (or its adapter) in a folder of its own, `head.safetensors`, `head.json` with the
+    declared labels, and a README whose few lines load it. `max_length` is the number of tokens the model was trained
+    to read. `flat`: the encoder beside its head, as version 0.1.0 wrote it. Files that are new are for the owner alone.
     """
     target = Path(folder)
     make_folders(target)
@@ -70,15 +78,15 @@ def save(
     with owner_only(), silent_libraries(), global_generators_kept():
         if isinstance(module, EncoderClassifier):
             encoder: Any = module.encoder
-            encoder.save_pretrained(target)
+            encoder.save_pretrained(target if flat else target / ENCODER)
             _save_head(module, target, labels)
-            (target / "README.md").write_text(_plain_lines(loaded, max_length), encoding="utf-8")
+            (target / "README.md").write_text(_plain_lines(loaded, max_length, flat=flat), encoding="utf-8")
         else:
             module.save_pretrained(target)
         _save_tokenizer(loaded.tokenizer, target)
-    adapter = target / ADAPTER_CONFIG
-    if adapter.is_file():
-        adapter.write_bytes(canonical_adapter_config(adapter.read_bytes()))
+    for adapter in (target / ADAPTER_CONFIG, target / ENCODER / ADAPTER_CONFIG):
+        if adapter.is_file():
+            adapter.write_bytes(canonical_adapter_config(adapter.read_bytes()))
 
 
 _SETS = ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save")
@@ -119,11 +127,12 @@ def _save_head(module: EncoderClassifier, target: Path, labels: tuple[str, ...] 
     (target / _HEAD_CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _plain_lines(loaded: LoadedModel, max_length: int) -> str:
-    base = repr(loaded.base_name)
-    adapter = f"PeftModel.from_pretrained(AutoModel.from_pretrained({base}), folder).eval()"
-    whole = "AutoModel.from_pretrained(folder).eval()"
+def _plain_lines(loaded: LoadedModel, max_length: int, *, flat: bool) -> str:
+    base, place = repr(loaded.base_name), "folder" if flat else f'f"{{folder}}/{ENCODER}"'
+    adapter = f"PeftModel.from_pretrained(AutoModel.from_pretrained({base}), {place}).eval()"
+    whole = f"AutoModel.from_pretrained({place}).eval()"
     return _PLAIN.format(
+        refused_note="" if flat else "  # transformers.pipeline refuses it: pooling and head are not the library's",
         labels_file=_HEAD_CARD,
         peft_word=", peft" if loaded.has_adapter else "",
         peft_import="from peft import PeftModel\n" if loaded.has_adapter else "",
@@ -149,8 +158,11 @@ def load_saved(
 
     Errors: `DpzoError` when the folder is not one of ours.
     """
-    path = Path(folder)
-    adapter, head = path / ADAPTER_CONFIG, path / _HEAD_WEIGHTS
+    path, head = Path(folder), Path(folder) / _HEAD_WEIGHTS
+    tokenizer = path
+    if (path / ENCODER).is_dir() and head.is_file():
+        path = path / ENCODER
+    adapter = path / ADAPTER_CONFIG
     if not path.is_dir() or not (adapter.is_file() or (path / "config.json").is_file()):
         raise DpzoError(
             f"{folder}: holds no saved model (config.json or adapter_config.json); give a run's model folder"
@@ -173,6 +185,7 @@ def load_saved(
         num_labels=num_labels,
         trainable="head",
         architecture="encoder" if weights is not None else architecture,
+        tokenizer_folder=tokenizer if has_tokenizer(tokenizer) else None,
         storage=Storage() if storage is None else storage,
     )
     module: nn.Module = loaded.module

@@ -23,7 +23,7 @@ from dpzo.environment import environment
 from dpzo.errors import DpzoError
 from dpzo.journal import Transcript
 from dpzo.lm.quiet import silent_libraries
-from dpzo.lm.saving import ADAPTER_CONFIG, canonical_adapter_config
+from dpzo.lm.saving import ADAPTER_CONFIG, ENCODER, canonical_adapter_config
 from dpzo.privacy import Release
 from dpzo.verify.report import Check, failed, inapplicable, passed
 from dpzo.zo import StepDirections, TrainableParameters, Update
@@ -66,13 +66,18 @@ def _model_check(run: Path, transcript: Transcript, parts: Assembled, base: str 
     if not finished:
         return failed("weights", "model/ is here, but the journal stops before the plan's last step")
     with tempfile.TemporaryDirectory() as folder:
-        runs.save_model(parts, Path(folder))
+        runs.save_model(parts, Path(folder), flat=_is_flat(model))
         name = str(transcript.header["config"]["model"]["name"])
         bad = _first_difference(model, Path(folder) / runs.MODEL, {} if base is None else {base: name})
     if bad is None:
         return passed("weights", "every file of model/ is the one that base model and journal give, bit for bit")
     other = _other_versions(transcript)
     return failed("weights", bad + (f" (run: {other}; rebuild with its versions)" if other else ""))
+
+
+def _is_flat(model: Path) -> bool:
+    """Whether an encoder lies beside its head, as version 0.1.0 wrote it; every file is compared either way."""
+    return (model / "head.safetensors").is_file() and not (model / ENCODER).exists()
 
 
 def check_module(run: Path, transcript: Transcript, module: nn.Module | None) -> Iterator[Check]:
