@@ -59,13 +59,11 @@ def check_rate(
     if not after <= before + RUINED:
         raise DpzoError(
             f"{name}: the privacy noise alone would move the weights by {walk:.3g} and raise the loss of synthetic "
-            f"records from {before:.3g} to {after:.3g}; lower the rate, or leave it out for one that follows from the plan"
+            f"records from {before:.3g} to {after:.3g}; lower it, or leave it out for one that follows from the plan"
         )
     sizes = [float(p.detach().float().abs().mean()) for p in parameters if p.numel()]
     if 0 < furthest < _RELATIVE * min(sizes, default=0.0):
-        return (
-            f"{name} is below the rounding of the weights: the run spends its privacy budget and moves almost nothing"
-        )
+        return f"{name} is below the rounding of the weights: the run spends its budget and moves almost nothing"
     return None
 
 

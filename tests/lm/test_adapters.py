@@ -165,7 +165,7 @@ def test_chosen_layers_go_with_targets_of_ones_own_and_mistakes_are_told(bases: 
     for wrong in ("2", "top:0", "top:", "top:-1", "bottom:2", "top:2\n"):
         with pytest.raises(DpzoError, match=r"model\.lora_layers: must be top:N"):
             LoraSettings(layers=wrong)
-    with pytest.raises(DpzoError, match=r"lora\.target: no layer of the model is named no_such"):
+    with pytest.raises(DpzoError, match=r"model\.lora_targets: no layer of the model is named no_such"):
         loaded_from(bases["Llama"], "lora", lora=LoraSettings(target=("no_such",), layers="top:1"))
 
 

@@ -120,8 +120,9 @@ def _marked(tokenizer: Any, chat: list[Message], row: int) -> tuple[str, list[Sp
     Not by `return_assistant_tokens_mask`: where a marked span ends in the first token, or in a character of no token,
     transformers takes all that follows for the assistant's.
     """
+    render: Any = render_jinja_template  # its annotation says text alone
     try:
-        texts, spans = render_jinja_template(
+        texts, spans = render(
             conversations=[[message._asdict() for message in chat]],
             chat_template=tokenizer.chat_template,
             return_assistant_tokens_mask=True,

@@ -188,8 +188,8 @@ def _require_sight(loaded: LoadedModel, encoded: Encoded, plain: list[Plain]) ->
     table = np.array([result.scores for result in plain])
     if len(table) > 1 and bool((np.ptp(table, axis=0) <= 1e-7 * np.abs(table).max()).all()):
         raise DpzoError(
-            f"--model {loaded.base_name}: its output is the same for every synthetic record, so the head cannot see its "
-            "input and nothing can be learned; check the model's weights and its padding token"
+            f"--model {loaded.base_name}: its output is the same for every synthetic record, so the head cannot see "
+            "its input and nothing can be learned; check the model's weights and its padding token"
         )
 
 

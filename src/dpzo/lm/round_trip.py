@@ -123,6 +123,6 @@ def _require_equal(loaded: LoadedModel, how: str, wanted: list[Tensor], found: l
 
 def _lost(loaded: LoadedModel, what: str) -> DpzoError:
     return DpzoError(
-        f"--model {loaded.base_name}: what would be saved of this model, read back by plain transformers or PEFT, {what}; "
-        "so nothing is trained. Choose another part to train (--trainable) or another form of the model"
+        f"--model {loaded.base_name}: what would be saved, read back by plain transformers or PEFT, {what}; "
+        "nothing is trained. Choose another part to train (--trainable) or another form of the model"
     )

@@ -18,7 +18,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from dpzo.errors import DpzoError
 from dpzo.lm.encoder import EncoderClassifier
