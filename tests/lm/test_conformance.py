@@ -28,11 +28,6 @@ from dpzo.lm.support import FAMILIES, TEXTS, Family, encode_tiny, make_tiny
 LLAMA = FAMILIES["Llama"].arguments
 SHAPES = Shapes(4, None, 1)
 MORE: dict[str, Family] = {
-    "RecurrentGemma": Family(
-        "causal",
-        "RecurrentGemmaConfig",
-        {**LLAMA, "lru_width": 32, "num_hidden_layers": 3, "attention_window_size": 16, "head_dim": 8},
-    ),
     "FNet": Family("masked", "FNetConfig", {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}),
     "Phi-3": Family("causal", "Phi3Config", LLAMA),
     "Mamba": Family("causal", "MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
@@ -129,9 +124,7 @@ def test_a_classifier_over_a_decoder_reads_the_last_token_whatever_the_padding(
     check_round_trip(loaded, ("no", "yes"))
 
 
-def test_rows_padded_with_another_token_than_the_classifier_looks_for_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_padding_that_a_classifier_does_not_know_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny("Llama", tmp_path, monkeypatch)
     card = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**card, "pad_token_id": None}))
