@@ -9,7 +9,6 @@ from dpzo.data.blocks import encode_in_blocks
 from dpzo.data.chat_tokens import chat_answer_tokens, encode_chats
 from dpzo.data.chats import MESSAGES
 from dpzo.errors import DpzoError
-from dpzo.public_records import public_examples
 from dpzo.lm import (
     Encoded,
     LoadedModel,
@@ -26,6 +25,7 @@ from dpzo.lm import (
 )
 from dpzo.lm.choices import encode_choices
 from dpzo.lm.encoding import answer_width
+from dpzo.public_records import public_examples
 from dpzo.tasks import Records, Task
 from dpzo.zo import Objective
 
