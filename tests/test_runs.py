@@ -17,16 +17,20 @@ import safetensors.torch
 import torch
 import transformers
 import yaml
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 
 from dpzo import runs
 from dpzo.assembly import Assembled, assemble
 from dpzo.checkpoint import CHECKPOINT
-from dpzo.config import RunConfig, dump_config, load_config, parse_config
+from dpzo.config import RunConfig, as_config, dump_config, load_config, parse_config
 from dpzo.count import PrivateCount
 from dpzo.errors import DpzoError
+from dpzo.finished import finished_card
+from dpzo.folder import claimed, set_aside
 from dpzo.journal import Journal, read
 from dpzo.lm import fingerprint_tensors
+from dpzo.lm.generation import chat_prompts
+from dpzo.local import found_base
 from dpzo.privacy import PrivacyPlan
 from dpzo.report import build_card, render_markdown
 from dpzo.step_key import STEP_KEY
@@ -370,7 +374,7 @@ def test_a_death_and_a_resume_by_folder_alone(
             runs.train(full.config, source, folder, nonprivate_randomness=linear.Noise)
     with pytest.raises(DpzoError, match="the run is not finished; dpzo resume it first"):
         runs.evaluate(folder, source)
-    with pytest.raises(DpzoError, match="holds another run; dpzo resume it, or choose a new folder"):
+    with pytest.raises(DpzoError, match="holds another run; dpzo resume it, set it aside"):
         runs.train(full.config, source, folder)
     card = runs.resume(folder, nonprivate_randomness=linear.Noise)
     assert card["steps"] == {**full.card["steps"], "spent": STEPS, "burnt": 0}
@@ -549,3 +553,146 @@ def test_directions_in_a_public_basis_replay_and_a_changed_basis_is_refused(
     basis.unlink()
     with pytest.raises(DpzoError, match="is missing or cannot be read"):
         runs.replay(run.folder, tmp_path / "other")
+
+
+# --- what Python takes, and where the base model lies
+
+
+def forms(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """One config in every form that a caller may give."""
+    (folder / "config.yaml").write_text(dump_config(config))
+    tree = config.model_dump(mode="json")
+    flat = {f"{group}.{name}": value for group, fields in tree.items() for name, value in fields.items()}
+    path = folder / "config.yaml"
+    return {"config": config, "groups": tree, "names": flat, "text": str(path), "path": path}
+
+
+def test_a_config_may_come_in_any_form(full: Made, tmp_path: Path) -> None:
+    assert {name for name, form in forms(full.config, tmp_path).items() if as_config(form) != full.config} == set()
+    for strange in (3, ["model"], None, object()):
+        with pytest.raises(DpzoError, match="config: is a"):
+            as_config(strange)  # type: ignore[arg-type]
+
+
+def test_a_source_may_be_a_path_or_several(tmp_path: Path) -> None:
+    one, two = str(tmp_path / "a.csv"), tmp_path / "b.csv"
+    assert runs.DataSource.of(one) == runs.DataSource(file=one)
+    assert runs.DataSource.of([one, two]).places == (one, two)
+    assert runs.DataSource(folder=str(tmp_path)).data_folder == tmp_path
+    for strange in (3, [], [3], {"file": one}, None):
+        with pytest.raises(DpzoError, match="give a path"):
+            runs.DataSource.of(strange)  # type: ignore[arg-type]
+    with pytest.raises(DpzoError, match="data: file is a list"):
+        runs.DataSource(file=[one])  # type: ignore[arg-type]
+
+
+def test_every_entry_of_python_takes_texts_for_paths(
+    full: Made, tmp_path: Path, linear: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dpzo
+
+    tree, data, run = full.config.model_dump(mode="json"), str(full.data), str(tmp_path / "run")
+    monkeypatch.chdir(Path(full.config.model.name).parent)
+    tree["model"]["name"] = f"./{Path(full.config.model.name).name}"
+    card = dpzo.finetune(tree, data, run, nonprivate_randomness=linear.Noise)
+    monkeypatch.chdir(tmp_path)  # a relative name is found from anywhere
+    assert dpzo.resume(run, nonprivate_randomness=linear.Noise) == card
+    assert dpzo.evaluate(run, data)["metric"] == "loss"
+    assert len(dpzo.generate(run, "once", max_new_tokens=2)) == 1
+    assert runs.replay(run, str(tmp_path / "rebuilt")).equals_run is True
+    assert read(Path(run)).header["base"]["name"] == full.config.model.name
+    for call in (dpzo.resume, dpzo.evaluate, dpzo.generate, runs.replay):
+        with pytest.raises(DpzoError, match="run: is a int"):
+            call(3, *([data] if call is not dpzo.resume else []))  # type: ignore[operator]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # between peft and transformers
+def test_an_adapter_of_a_relative_base_loads_by_plain_peft_from_anywhere(
+    tiny_llama: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.chdir(tiny_llama.parent)
+    runs.train(config_of(Path(tiny_llama.name), "lora", **COMPLETION), data, tmp_path / "run", tell=told.append)
+    monkeypatch.chdir(tmp_path)
+    adapter = json.loads((tmp_path / "run" / "model" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str(tiny_llama)
+    assert AutoPeftModelForCausalLM.from_pretrained(tmp_path / "run" / "model") is not None
+    assert [line for line in told if "will name the base model by its path" in line and str(tiny_llama) in line]
+
+
+def test_a_base_that_has_moved_is_named_with_base(train: Callable[..., Made], tiny_llama: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(tiny_llama, tmp_path / "here")
+    made = train(config_of(here, "lora", **COMPLETION))
+    moved = here.rename(tmp_path / "moved")
+    asked = {
+        "evaluate": lambda **base: runs.evaluate(made.folder, made.data, **base),
+        "generate": lambda **base: runs.generate(made.folder, "once", max_new_tokens=2, **base),
+        "replay": lambda **base: runs.replay(made.folder, tmp_path / "rebuilt", **base),
+        "resume": lambda **base: runs.resume(made.folder, **base),
+    }
+    for name, ask in asked.items():
+        with pytest.raises(DpzoError, match="name it with --base"):
+            ask()
+        with pytest.raises(DpzoError, match=r"^--base .*no such folder"):
+            ask(base=tmp_path / "nowhere")
+        assert ask(base=str(moved)) is not None, name
+
+
+def test_a_relative_name_of_old_is_found_by_the_owners_own_note(lora: Made, tmp_path: Path) -> None:
+    """Version 0.1.0 kept a relative name as it was given; local.yaml knows where it was."""
+    assert found_base(lora.folder, "my-model", None) == lora.config.model.name
+    assert found_base(lora.folder, "my-model", "elsewhere") == "elsewhere"
+    assert found_base(lora.folder, lora.config.model.name, None) is None
+    assert found_base(tmp_path, "my-model", None) is None
+
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_a_prompt_is_the_users_turn_in_a_run_of_chats(lora: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, loaded = runs._finished_model(lora.folder, None)
+    tokenizer = loaded.tokenizer
+    tokenizer.chat_template = CHAT_TEMPLATE
+    (ids,) = chat_prompts(tokenizer, ["hello"])
+    assert tokenizer.decode(ids) == f"{tokenizer.bos_token}<user> hello\n<assistant>"
+    assert ids.count(tokenizer.bos_token_id) == 1
+    seen: list[Any] = []
+    chat = lora.config.model_copy(update={"data": lora.config.data.model_copy(update={"kind": "chat"})})
+    monkeypatch.setattr(runs, "_finished_model", lambda run, base: (chat, runs.task_of(lora.config), loaded))
+    monkeypatch.setattr(runs, "continue_prompts", lambda loaded, prompts, **rest: seen.append(prompts) or ("",))
+    runs.generate(lora.folder, "hello")
+    assert seen == [[ids]]
+    tokenizer.chat_template = "{{ raise_exception('no ' + messages[0]['content']) }}"
+    with pytest.raises(DpzoError, match="--prompt: the model's chat template cannot render it") as refused:
+        chat_prompts(tokenizer, ["secret"])
+    assert "secret" not in str(refused.value)
+
+
+def test_a_finished_run_is_known(head: Made, tmp_path: Path) -> None:
+    assert finished_card(head.folder) == head.card
+    for number, spoil in enumerate(("model/trained.json", "privacy_card.md", "model/head.safetensors")):
+        copy = shutil.copytree(head.folder, tmp_path / str(number))
+        for path in (copy / "model").glob("*.safetensors") if spoil.endswith("safetensors") else [copy / spoil]:
+            path.unlink()
+        assert finished_card(copy) is None
+
+
+def test_a_run_is_set_aside_and_never_deleted(head: Made, tmp_path: Path) -> None:
+    folder, told = shutil.copytree(head.folder, tmp_path / "run"), []
+    for number in (1, 2):
+        set_aside(folder, told.append)
+        assert not folder.exists()
+        aside = tmp_path / f"run.{number}"
+        assert read(aside).num_steps == STEPS
+        assert f"kept in {aside}: what it spent of ε stays spent" in told[-1]
+        shutil.copytree(head.folder, folder)
+    with claimed(folder), pytest.raises(DpzoError, match="another process is working"):
+        set_aside(folder, told.append)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").touch()
+    set_aside(other, told.append)
+    assert (other / "notes.txt").exists()

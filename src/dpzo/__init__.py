@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dpzo.config import RunConfig, load_config, parse_config
     from dpzo.errors import DpzoError
+    from dpzo.local import DataSource
     from dpzo.modules import Settings, fit, replay
     from dpzo.privacy import NeighboringRelation, PrivacyPlan, PrivateChannel, Release
-    from dpzo.runs import DataSource, evaluate, resume
+    from dpzo.runs import evaluate, generate, resume
     from dpzo.runs import train as finetune
     from dpzo.solve import solve_plan
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "DataSource": "dpzo.runs",
+    "DataSource": "dpzo.local",
     "DpzoError": "dpzo.errors",
     "NeighboringRelation": "dpzo.privacy",
     "PrivacyPlan": "dpzo.privacy",
@@ -32,6 +33,7 @@ _HOME = {
     "evaluate": "dpzo.runs",
     "finetune": "dpzo.runs",
     "fit": "dpzo.modules",
+    "generate": "dpzo.runs",
     "load_config": "dpzo.config",
     "parse_config": "dpzo.config",
     "replay": "dpzo.modules",
@@ -51,6 +53,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "fit",
+    "generate",
     "load_config",
     "parse_config",
     "replay",

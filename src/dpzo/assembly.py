@@ -17,14 +17,13 @@ from dpzo.environment import environment
 from dpzo.errors import DpzoError
 from dpzo.forecast import expected_passes, timed_evaluations
 from dpzo.forecast.parts import filled, lora_of, require_label_words, require_used, storage_of, update_of
-from dpzo.forecast.sizing import Sized, require_memory, size_up_if_possible
+from dpzo.forecast.sizing import Sized, memory_at, require_memory, size_up_if_possible
 from dpzo.lm import (
     LoadedModel,
     RowShape,
     Shapes,
     Work,
     check_measure,
-    evaluation_memory,
     isolated_shapes,
     load_model,
     make_objective,
@@ -64,10 +63,10 @@ OWN_MAX_LENGTH = 64
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a step will take, from shapes and a measurement on synthetic tokens. Public."""
+    """What a run will take, from shapes and a measurement on synthetic tokens. Public."""
 
     seconds_per_step: float
-    memory_bytes: int
+    memory_bytes: int  # most that the process will show; 0 where shapes do not tell
 
 
 @dataclass(frozen=True)
@@ -286,8 +285,9 @@ def assemble(
         first, further = timed_evaluations(parameters, scheme.at(0), training.smoothing, timed)
         rounds = math.ceil(evaluations(training.estimator, plan.num_directions) / timed.variants)
         seconds = passes * (first + (rounds - 1) * further)
-    memory = 0 if sized is None else sized.memory.step
-    memory += (shapes.variants - 1) * evaluation_memory(loaded, shape, shapes)
+    memory = 0
+    if sized is not None:
+        memory = memory_at(replace(sized, microbatch_size=shapes.microbatch_size)).peak_resident
     return Assembled(Subject(config, task, loaded, shapes), job, Forecast(seconds, memory), notes)
 
 

@@ -44,10 +44,11 @@ class ModelConfig(_Group):
     name: str = Field(description="Hugging Face name or local folder of the base model")
     revision: str | None = Field(None, description="hub revision; a commit hash pins the base model")
     trainable: str | None = Field(
-        None, description="head, full, lora, prefix, prompt, ia3, or a regular expression over parameter names"
+        None,
+        description="what learns: head, full, lora, prefix, prompt, ia3, or a regular expression over parameter names",
     )
-    lora_rank: Count = 8
-    lora_alpha: Count = 16
+    lora_rank: Count = Field(8, description="rank of the LoRA matrices")
+    lora_alpha: Count = Field(16, description="scale of the LoRA product, before it is divided by the rank")
     lora_targets: tuple[str, ...] | None = Field(None, description="names of the layers that lora adapts")
     lora_layers: str | None = Field(None, description="top:2 adapts the two topmost layers alone; default: all")
     lora_scaling: Literal["rank", "root-rank"] = Field("rank", description="alpha over the rank, or its root (rsLoRA)")
@@ -61,41 +62,52 @@ class ModelConfig(_Group):
 class DataConfig(_Group):
     """What is declared about the data. Everything here is public and must be known without opening the file."""
 
-    task: str | dict[str, Any] | None = Field(None, description="a built-in task (dpzo tasks), or one's own in full")
+    task: str | dict[str, Any] | None = Field(None, description="a built-in task (dpzo tasks), or your own: task.yaml")
     layout: str | None = Field(None, description="which published form of the task's data; default: the first found")
-    kind: Literal["classification", "completion", "chat"] | None = None
-    text_column: str = "text"
-    label_column: str = "label"
-    prompt_column: str = "prompt"
-    completion_column: str = "completion"
+    kind: Literal["classification", "completion", "chat"] | None = Field(
+        None, description="classification, completion or chat"
+    )
+    text_column: str = Field("text", description="column of the text")
+    label_column: str = Field("label", description="column of the label")
+    prompt_column: str = Field("prompt", description="column of the prompt")
+    completion_column: str = Field("completion", description="column of the completion")
     messages_column: str = Field("messages", description="column of a chat's messages, each with role and content")
-    chat_template: str | None = Field(None, description="which of a tokenizer's named chat templates; default: default")
-    unit_column: str | None = Field(None, description="column naming the person or other unit that is protected")
-    labels: tuple[str, ...] | None = Field(None, description="declared label set, in order")
-    label_words: tuple[str, ...] | None = Field(None, description="what a causal model says for each label")
-    template: str = Field("{text}", description="prompt around the text; with {mask} for a masked language model")
-    objective: Literal["loss", "accuracy", "f1"] = Field("loss", description="what a step improves, per record")
-    max_length: Count | None = Field(None, description="tokens a record is padded or cut to; default: the task's")
-    max_answer_tokens: Count | None = Field(None, description="tokens a completion is cut to; default: the task's")
+    chat_template: str | None = Field(None, description="name of one of the tokenizer's chat templates")
+    unit_column: str | None = Field(None, description="column that identifies the privacy unit, for example a patient")
+    labels: tuple[str, ...] | None = Field(None, description="declared label set, in order, as in yes,no")
+    label_words: tuple[str, ...] | None = Field(
+        None, description="a causal model's word for each label, as ' bad, good'"
+    )
+    template: str = Field("{text}", description="prompt around {text}; with {mask} for a masked language model")
+    objective: Literal["loss", "accuracy", "f1"] = Field("loss", description="training objective: loss, accuracy or f1")
+    max_length: Count | None = Field(None, description="tokens a record is padded or cut to")
+    max_answer_tokens: Count | None = Field(None, description="tokens a completion is cut to")
 
 
 class PrivacyConfig(_Group):
     """The inputs of the privacy plan."""
 
-    epsilon: Positive | None = None
-    noise_multiplier: Positive | None = None
-    delta: Annotated[float, Field(ge=0, lt=1)]
-    num_examples: Count | Literal["from-file", "private"] | None = None
+    epsilon: Positive | None = Field(None, description="privacy budget ε; the noise is solved for it")
+    noise_multiplier: Positive | None = Field(
+        None, description="noise standard deviation ÷ clip norm, in place of epsilon"
+    )
+    delta: Annotated[float, Field(ge=0, lt=1)] = Field(description="δ of the guarantee, below 1/N")
+    num_examples: Count | Literal["from-file", "private"] | None = Field(
+        None,
+        description="number of privacy units N: declared; private (counted with noise); or from-file (no guarantee)",
+    )
     count_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.05, description="share of ε that a private count of the units spends"
     )
-    expected_batch_size: Positive | None = None
-    steps: Count | None = None
-    num_directions: Count | None = None
-    clip_norm: Positive | None = None
+    expected_batch_size: Positive | None = Field(None, description="expected number of units in a batch, q·N")
+    steps: Count | None = Field(None, description="number of steps T; each is one release")
+    num_directions: Count | None = Field(
+        None, description="directions K in a step; under Gaussian noise they cost no privacy"
+    )
+    clip_norm: Positive | None = Field(None, description="bound C on the norm of one unit's K slopes")
     mechanism: str = Field("gaussian", description="gaussian, laplace, or auto: the best noise that a search finds")
-    relation: str = "zero_out"
-    tuning: str = Field("not declared", description="how hyper-parameters were chosen, in your own words")
+    relation: str = Field("zero_out", description="zero_out, add_or_remove_one or replace_one")
+    tuning: str = Field("not declared", description="how hyper-parameters were chosen, in your own words; on the card")
 
 
 class TrainingConfig(_Group):
@@ -107,8 +119,8 @@ class TrainingConfig(_Group):
     direction_rank: int = Field(0, ge=0, description="rank of a matrix's directions; 0: full")
     basis: str | None = Field(None, description="safetensors file of public vectors that directions combine")
     estimator: Literal["central", "forward"] = Field("central", description="2K evaluations a step, or K + 1")
-    smoothing: Positive | None = None
-    learning_rate: Positive | None = None
+    smoothing: Positive | None = Field(None, description="length φ of a probe along a direction")
+    learning_rate: Positive | None = Field(None, description="learning rate η")
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
     update: Literal["sgd", "momentum", "adam", "sign"] = "sgd"
@@ -136,11 +148,43 @@ class RunConfig(_Group):
     training: TrainingConfig = TrainingConfig()
 
 
+# How an open field is filled, for help texts; docs/defaults.md has the rules.
+DERIVED = {
+    "model.trainable": "head for a bare encoder, else lora",
+    "data.kind": "completion where a prompt or completion column is named, else classification",
+    "data.chat_template": "the one named default",
+    "data.max_length": "the task's; 64 for your own file",
+    "data.max_answer_tokens": "the task's",
+    "data.unit_column": "each record is a unit",
+    "privacy.num_examples": "public where a built-in task publishes it, else required",
+    "privacy.steps": "200",
+    "privacy.num_directions": "64 for a head, else 16",
+    "privacy.expected_batch_size": "1024 for a head, else 64; at most N/4",
+    "privacy.clip_norm": "by the trained part and K",
+    "training.smoothing": "by the trained part and the base's precision",
+    "training.learning_rate": "from the plan and its noise",
+}
+
+
+def described(field: str) -> tuple[str, str]:
+    """(what a field is, how it is filled where it is not given) of `group.field`; the latter empty where it must be."""
+    group, _, leaf = field.partition(".")
+    info = RunConfig.model_fields[group].annotation.model_fields[leaf]  # type: ignore[union-attr]
+    text = info.description if info.description is not None else leaf.replace("_", " ")
+    default = DERIVED.get(field, "" if info.is_required() or info.default is None else str(info.default))
+    return text, default
+
+
 def load_config(path: Path | None, options: Mapping[str, Any], assignments: Sequence[str] = ()) -> RunConfig:
     """The config of a YAML file, overridden by `options` (dotted name → value) and then by `a.b=c` assignments.
 
     Raises DpzoError naming the option or the field, without repeating what it was given.
     """
+    return parse_config(merged(path, options, assignments))
+
+
+def merged(path: Path | None, options: Mapping[str, Any], assignments: Sequence[str] = ()) -> dict[str, Any]:
+    """What `load_config` validates: groups of fields as they were given."""
     tree: dict[str, Any] = {}
     if path is not None:
         tree = _read_yaml(path)
@@ -155,7 +199,7 @@ def load_config(path: Path | None, options: Mapping[str, Any], assignments: Sequ
         except ValueError:
             raise DpzoError(f"--set {name}: the value is not YAML {PLAIN}") from None
         _assign(tree, name.strip(), value)
-    return parse_config(tree)
+    return tree
 
 
 def parse_config(tree: Mapping[str, Any]) -> RunConfig:
@@ -170,6 +214,12 @@ def parse_config(tree: Mapping[str, Any]) -> RunConfig:
         raise DpzoError(_problem(place, first["type"], first["msg"])) from None
 
 
+def has_unknown_names(tree: Mapping[str, Any]) -> bool:
+    """Whether a nested mapping names a group or a field that does not exist."""
+    known = {name: info.annotation.model_fields for name, info in RunConfig.model_fields.items()}  # type: ignore[union-attr]
+    return any(group not in known or not set(fields) <= set(known[group]) for group, fields in tree.items())
+
+
 # What must be given, and what to say to someone who did not; a group stands for its first needed field.
 _NEEDED = {
     "model": "--model is missing: a Hugging Face name or a local folder",
@@ -180,7 +230,6 @@ _NEEDED = {
 WITHOUT_FLAG = frozenset(
     {
         "model.revision",
-        "model.lora_rank",
         "model.lora_alpha",
         "model.lora_targets",
         "model.lora_layers",
@@ -232,6 +281,25 @@ def _problem(place: tuple[str, ...], kind: str, message: str) -> str:
     return f"{_option(field)}: {plain[0].lower()}{plain[1:]}"
 
 
+ConfigLike = RunConfig | Mapping[str, Any] | str | Path
+
+
+def as_config(given: ConfigLike) -> RunConfig:
+    """A config from any of its forms: itself, a mapping of groups (or of `group.field` names), a YAML file's path."""
+    if isinstance(given, RunConfig):
+        return given
+    if isinstance(given, str | Path):
+        return load_config(Path(given), {})
+    if not isinstance(given, Mapping):
+        raise DpzoError(f"config: is a {type(given).__name__}; give a RunConfig, a mapping, or the path of a YAML file")
+    flat = {name: value for name, value in given.items() if "." in str(name)}
+    groups = {name: value for name, value in given.items() if name not in flat}
+    if not flat:
+        return parse_config(groups)
+    nested = {f"{group}.{field}": value for group, fields in groups.items() for field, value in dict(fields).items()}
+    return load_config(None, {**nested, **flat})
+
+
 def dump_config(config: RunConfig) -> str:
     """YAML of every value, in the order of the classes."""
     tree = config.model_dump(mode="json")
@@ -259,6 +327,21 @@ def with_open_fields(config: RunConfig, names: Sequence[str]) -> RunConfig:
             raise DpzoError(f"{name}: no such field of a config")
         tree[group][field] = None
     return parse_config(tree)
+
+
+def chosen_config(header: Mapping[str, Any]) -> RunConfig:
+    """The config as it was chosen, from a journal's header: what the run derived is open in it. config.yaml holds it.
+
+    Headers of version 0.1.0 do not tell derived values from chosen ones, and neither does their config.yaml.
+    """
+    return with_open_fields(parse_config(header["config"]), header.get("derived", ()))
+
+
+def derived_note(header: Mapping[str, Any]) -> str:
+    """One line with the values that a run derived; empty where everything was chosen."""
+    values = {name: header["config"][name.partition(".")[0]][name.partition(".")[2]] for name in header["derived"]}
+    said = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    return f"derived from the plan and the model: {', '.join(said)}" if values else ""
 
 
 def with_values(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +20,37 @@ def require_new(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise DpzoError(f"--output {folder}: is a file; choose a new folder")
     if folder.is_dir() and any(folder.iterdir()):
-        what = "another run; dpzo resume it, or" if (folder / JOURNAL).exists() else "other files;"
+        what = (
+            "another run; dpzo resume it, set it aside with --overwrite, or"
+            if (folder / JOURNAL).exists()
+            else "other files;"
+        )
         raise DpzoError(f"--output {folder}: holds {what} choose a new folder")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was begun in `folder`: what --overwrite may set aside."""
+    return any((folder / name).exists() for name in (JOURNAL, COUNT, CONFIG))
+
+
+def set_aside(folder: Path, tell: Callable[[str], None]) -> None:
+    """Rename the run in `folder`, if there is one, to the first of `folder`.1, `folder`.2 … that is free.
+
+    Nothing is deleted: a journal is the record of ε that is spent, whether or not the run is kept. DpzoError where
+    another process works in it.
+    """
+    if not is_run(folder):
+        return
+    path = Path(os.path.abspath(folder))
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    with claimed(folder):
+        try:
+            path.rename(aside)
+        except OSError as error:
+            raise DpzoError(f"--output {folder}: cannot be set aside ({error.strerror}); choose a new folder") from None
+    tell(f"the run in {folder} is kept in {aside}: what it spent of ε stays spent, and adds up with this run's")
 
 
 def make_folder(folder: Path) -> None:

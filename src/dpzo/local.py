@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dpzo.config import RunConfig, with_values
 from dpzo.data import parse_hub
 from dpzo.errors import DpzoError
-from dpzo.journal import write_durably
-from dpzo.plain import parse_yaml
+from dpzo.folder import no_run
+from dpzo.journal import Transcript, write_durably
+from dpzo.plain import parse_yaml, refusing
 
 LOCAL = "local.yaml"
 
@@ -27,10 +32,31 @@ class DataSource:
     """
 
     file: str | Path | None = None
-    folder: Path | None = None
+    folder: str | Path | None = None
     more: tuple[str | Path, ...] = ()
     split: str | None = None
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("file", self.file), ("folder", self.folder)):
+            if not isinstance(value, str | Path | None):
+                raise DpzoError(f"data: {name} is a {type(value).__name__}; give a path (more files go into `more`)")
+
+    @classmethod
+    def of(cls, given: DataSource | str | Path | Sequence[str | Path]) -> DataSource:
+        """A source from any of its forms: itself, one file's path (or hub:NAME), several of them."""
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, str | Path):
+            return cls(file=given)
+        if isinstance(given, Sequence) and given and all(isinstance(place, str | Path) for place in given):
+            return cls(file=given[0], more=tuple(given[1:]))
+        raise DpzoError(f"data: is a {type(given).__name__}; give a path, a list of paths, or a dpzo.DataSource")
+
+    @property
+    def data_folder(self) -> Path | None:
+        """`folder` as a path."""
+        return None if self.folder is None else Path(self.folder).expanduser()
 
     @property
     def places(self) -> tuple[str | Path, ...]:
@@ -59,6 +85,54 @@ class DataSource:
 
 def _absolute(place: str | Path) -> str:
     return str(place) if parse_hub(str(place)) is not None else str(Path(place).resolve())
+
+
+def as_folder(given: str | Path, what: str) -> Path:
+    """A path from a text or a path. DpzoError naming `what` for anything else."""
+    if not isinstance(given, str | Path) or not str(given):
+        raise DpzoError(f"{what}: is a {type(given).__name__}; give a folder's path")
+    return Path(given).expanduser()
+
+
+def located(config: RunConfig) -> RunConfig:
+    """The config with a base model that is a local folder named by its absolute path, found from anywhere.
+
+    What the run publishes names the base model so: its journal, its card and an adapter's own configuration.
+    """
+    folder = Path(config.model.name).expanduser()
+    if not folder.is_dir():
+        return config
+    return with_values(config, model={"name": os.path.abspath(folder)})
+
+
+def base_name(transcript: Transcript) -> str:
+    """The base model as a journal names it."""
+    with refusing(no_run(transcript.path)):
+        return str(transcript.header["base"]["name"])
+
+
+def found_base(run: Path, name: str, base: str | None) -> str | None:
+    """`base`; without one the folder that local.yaml notes, where the header's `name` is a relative path of old."""
+    if base is not None:
+        return base
+    if Path(name).is_absolute() or Path(name).expanduser().is_dir() or not (run / LOCAL).is_file():
+        return None
+    noted = read_local(run)[1]
+    return noted if noted is not None and Path(noted).is_dir() else None
+
+
+@contextmanager
+def naming_base(base: str | None) -> Iterator[None]:
+    """Errors about the base model name the option that mends them: --base."""
+    try:
+        yield
+    except DpzoError as error:
+        said = str(error)
+        if not said.startswith("--model "):
+            raise
+        if base is not None:
+            raise DpzoError(f"--base {said.removeprefix('--model ')}") from None
+        raise DpzoError(f"{said}; if the base model lies elsewhere now, name it with --base") from None
 
 
 def write_local(folder: Path, source: DataSource, base: str) -> None:

@@ -123,8 +123,7 @@ def plan_run(
             sized.config, num_examples=num_examples, num_examples_source="declared", plan=plan, sized=sized
         )
         sized = replace(sized, microbatch_size=parts.subject.shapes.microbatch_size)
-        memory = memory_at(sized, together=parts.subject.shapes.variants)
-        sized = replace(sized, memory=replace(memory, program=sized.memory.program))  # the model is here by now
+        sized = replace(sized, memory=memory_at(sized))
         clock: Clock = ModelClock(parts.subject.loaded.module)
         shared, taken = parts.subject.shapes.prefix_layers, _measured(sized, parts, clock, cost)
     else:

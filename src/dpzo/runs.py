@@ -22,7 +22,8 @@ from dpzo.assembly import (
     row_shape,
     task_of,
 )
-from dpzo.config import PRIVATE, RunConfig, dump_config, parse_config, with_open_fields
+from dpzo.config import PRIVATE, ConfigLike, RunConfig, as_config, derived_note, dump_config, parse_config
+from dpzo.config import chosen_config as chosen_config
 from dpzo.count import PrivateCount, check_private_count, release_count
 from dpzo.data import read_records
 from dpzo.errors import DpzoError
@@ -31,10 +32,11 @@ from dpzo.forecast.parts import storage_of
 from dpzo.forecast.sizing import require_memory, size_up_if_possible
 from dpzo.journal import Transcript, read, write_durably
 from dpzo.lm import LoadedModel, Shapes, fingerprint_tensors, isolated_shapes, load_saved, save
+from dpzo.lm.generation import chat_prompts
 from dpzo.lm.generation import generate as continue_prompts
 from dpzo.lm.quiet import silent_libraries
 from dpzo.local import DataSource as DataSource
-from dpzo.local import read_local, write_local
+from dpzo.local import as_folder, base_name, found_base, located, naming_base, read_local, write_local
 from dpzo.plain import refusing
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import record_private_use, write_card
@@ -69,9 +71,9 @@ def _unwatched(progress: Progress) -> Callable[[Release | None], None]:
 
 
 def train(
-    config: RunConfig,
-    source: DataSource,
-    output: Path,
+    config: ConfigLike,
+    source: DataSource | str | Path | Sequence[str | Path],
+    output: str | Path,
     *,
     watch: Watcher = _unwatched,
     tell: Callable[[str], None] = lambda text: None,
@@ -79,10 +81,16 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune on private records into the new folder `output`; returns the privacy card.
 
+    `config` may be a RunConfig, a mapping of its groups, or the path of a YAML file; `source` a file's path, several of
+    them, or a DataSource.
+
     Raises DpzoError for whatever the user can mend, Stopped after Ctrl-C or SIGTERM (then `resume` goes on).
     """
+    config, source, output = located(as_config(config)), DataSource.of(source), as_folder(output, "output")
     require_new(output)
     check_private_count(config.privacy)
+    if Path(config.model.name).is_absolute():
+        tell(f"the run's journal, card and model will name the base model by its path, {config.model.name}")
     task = task_of(config)
     declared = config.privacy.num_examples
     sized = size_up_if_possible(config, task, declared if isinstance(declared, int) else _UNDECLARED)
@@ -96,7 +104,7 @@ def train(
             held.enter_context(claim_new(output))
             count = _count(config, records.num_units, output, nonprivate_randomness)
         num_examples, origin = (
-            resolve_num_examples(config, task, source.folder, lambda: records.num_units)
+            resolve_num_examples(config, task, source.data_folder, lambda: records.num_units)
             if count is None
             else (count.num_examples, "private-count")
         )
@@ -163,19 +171,25 @@ def _work(
 
 
 def resume(
-    output: Path,
+    output: str | Path,
     *,
+    base: str | Path | None = None,
     watch: Watcher = _unwatched,
     tell: Callable[[str], None] = lambda text: None,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
-    """Go on with the run in `output`, however it stopped; returns the card. Raises as `train` does."""
+    """Go on with the run in `output`, however it stopped; returns the card. Raises as `train` does.
+
+    `base`: where the base model lies now, if it moved.
+    """
+    output = as_folder(output, "run")
     require_begun(output)
     transcript = read(output)
     with claimed(output):
-        source, base = read_local(output)
+        source, noted = read_local(output)
         tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
-        parts = _reassemble(transcript, base)
+        there = noted if noted is not None and Path(noted).is_dir() else None
+        parts = _reassemble(transcript, there if base is None else str(base))
         trainer.require_same_run(parts.job.header, transcript)
         records = records_of(parts.subject.config, parts.subject.task, source)
         private = objective(records, parts.subject)
@@ -193,11 +207,14 @@ class Replayed:
     equals_run: bool | None
 
 
-def replay(run: Path, output: Path, *, base: str | None = None, watch: Watcher = _unwatched) -> Replayed:
+def replay(
+    run: str | Path, output: str | Path, *, base: str | Path | None = None, watch: Watcher = _unwatched
+) -> Replayed:
     """Rebuild a run's model from its base model and journal alone and save it to `output`. No data, no noise."""
+    run, output = as_folder(run, "run"), as_folder(output, "output")
     transcript = read(run)
     require_new(output)
-    parts = for_replay(transcript, base)
+    parts = for_replay(transcript, found_base(run, base_name(transcript), None if base is None else str(base)))
     trainer.replay(parts.job, transcript, observe=watch(_progress(parts)))
     make_folder(output)
     save_model(parts, output)
@@ -207,11 +224,12 @@ def replay(run: Path, output: Path, *, base: str | None = None, watch: Watcher =
 
 
 def evaluate(
-    run: Path,
-    source: DataSource,
+    run: str | Path,
+    source: DataSource | str | Path | Sequence[str | Path],
     split: Literal["dev", "test"] = "test",
     *,
     data_is: Literal["public", "private"] = "private",
+    base: str | Path | None = None,
 ) -> dict[str, Any]:
     """The task's metric of a finished run's model on other records, as `dpzo.scoring.score` gives it.
 
@@ -221,7 +239,8 @@ def evaluate(
     """
     if data_is not in ("public", "private"):
         raise DpzoError("data_is: must be public or private")
-    config, task, loaded = _finished_model(run)
+    source, run = DataSource.of(source), as_folder(run, "run")
+    config, task, loaded = _finished_model(run, base)
     if data_is == "private":
         note_private_use(run, EVALUATION)
     shapes = isolated_shapes(loaded, row_shape(config, task, loaded), config.training.microbatch_size)
@@ -236,22 +255,26 @@ def note_private_use(run: Path, kind: str) -> None:
 
 
 def generate(
-    run: Path,
-    prompts: Sequence[str],
+    run: str | Path,
+    prompts: str | Sequence[str],
     *,
     max_new_tokens: int = 50,
     temperature: float = 0.0,
     seed: int = 0,
     stop: str | None = None,
+    base: str | Path | None = None,
 ) -> tuple[str, ...]:
-    """What a finished run's causal model says after each prompt, which stands as it is: no template is put around it.
+    """What a finished run's causal model says after each prompt.
 
-    `stop` defaults to the task's. Errors: as `dpzo.lm.generation.generate`, and DpzoError for an unfinished run.
+    A run of `--kind chat` reads a prompt as the user's turn, in the tokenizer's chat template; in any other run a
+    prompt stands as it is. `stop` defaults to the task's. Errors: as `dpzo.lm.generation.generate`, and DpzoError for
+    an unfinished run.
     """
-    _, task, loaded = _finished_model(run)
+    config, task, loaded = _finished_model(as_folder(run, "run"), base)
+    given = [prompts] if isinstance(prompts, str) else list(prompts)
     return continue_prompts(
         loaded,
-        prompts,
+        chat_prompts(loaded.tokenizer, given) if config.data.kind == "chat" else given,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
@@ -259,21 +282,23 @@ def generate(
     )
 
 
-def _finished_model(run: Path) -> tuple[RunConfig, Task, LoadedModel]:
+def _finished_model(run: Path, base: str | Path | None) -> tuple[RunConfig, Task, LoadedModel]:
     transcript = read(run)
     config = parse_config(transcript.header["config"])
     task = task_of(config)
     if not (run / MODEL / FINISHED).is_file():
         raise DpzoError(f"{run}: the run is not finished; dpzo resume it first")
     num_labels = None if task.labels is None else len(task.labels)
-    loaded = load_saved(
-        run / MODEL,
-        task.kind,
-        base=config.model.name,
-        num_labels=num_labels,
-        architecture=transcript.header["base"]["architecture"],
-        storage=storage_of(config.model),
-    )
+    elsewhere = found_base(run, config.model.name, None if base is None else str(base))
+    with naming_base(elsewhere):
+        loaded = load_saved(
+            run / MODEL,
+            task.kind,
+            base=config.model.name if elsewhere is None else elsewhere,
+            num_labels=num_labels,
+            architecture=transcript.header["base"]["architecture"],
+            storage=storage_of(config.model),
+        )
     return config, task, loaded
 
 
@@ -325,7 +350,8 @@ def _reassemble(transcript: Transcript, base: str | None, shapes: Shapes | None 
             "variants": header["evaluation"].get("variants", 1),
             "count": None if count is None else PrivateCount.from_dict(count),
         }
-    return assemble(config, base=base, plan=plan, shapes=shapes, **facts)
+    with naming_base(base):
+        return assemble(config, base=base, plan=plan, shapes=shapes, **facts)
 
 
 def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomness: RandomnessAt | None) -> PrivateCount:
@@ -335,21 +361,6 @@ def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomnes
     count = release_count(num_units, share, nonprivate_randomness=nonprivate_randomness)
     write_durably(output / COUNT, (json.dumps(count.to_dict()) + "\n").encode())
     return count
-
-
-def chosen_config(header: Mapping[str, Any]) -> RunConfig:
-    """The config as it was chosen, from a journal's header: what the run derived is open in it. config.yaml holds it.
-
-    Headers of version 0.1.0 do not tell derived values from chosen ones, and neither does their config.yaml.
-    """
-    return with_open_fields(parse_config(header["config"]), header.get("derived", ()))
-
-
-def derived_note(header: Mapping[str, Any]) -> str:
-    """One line with the values that a run derived; empty where everything was chosen."""
-    values = {name: header["config"][name.partition(".")[0]][name.partition(".")[2]] for name in header["derived"]}
-    said = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
-    return f"derived from the plan and the model: {', '.join(said)}" if values else ""
 
 
 def plan_facts(plan: PrivacyPlan, header: Mapping[str, Any]) -> dict[str, Any]:
@@ -370,8 +381,8 @@ def records_of(
     config: RunConfig, task: Task, source: DataSource, split: Literal["train", "dev", "test"] = "train"
 ) -> Records:
     """The records of a source as a run's config declares them; private unless the caller knows better."""
-    if source.folder is not None:
-        return task.load(source.folder, split, config.data.layout)
+    if source.data_folder is not None:
+        return task.load(source.data_folder, split, config.data.layout)
     if not source.places:
         raise DpzoError("give --data FILE, or --task NAME with --data-dir FOLDER")
     return read_records(

@@ -13,7 +13,7 @@ from dpzo.lm import FeatureObjective, TokenObjective, make_objective
 from dpzo.lm.generation import generate
 from dpzo.tasks import Records
 from dpzo.tasks.answers import drop_exact_match, exact_match
-from dpzo.tasks.tallies import Tally, bootstrap, tally_answers, tally_labels, tally_losses
+from dpzo.tasks.tallies import Tally, interval, tally_answers, tally_labels, tally_losses
 from dpzo.tasks.texts import meteor, nist
 
 Seen = TokenObjective | FeatureObjective
@@ -25,8 +25,9 @@ def score(subject: Subject, records: Records) -> dict[str, Any]:
     """The task's metric at the model's present weights: metric, value, its 95 % interval, and others beside it.
 
     `{"metric": name, "value": number, "interval": [low, high], "others": {name: number}}`. The interval is a percentile
-    bootstrap over units, 1000 resamples with a public seed. It reads labels and texts: on private records no ε covers
-    it. Errors: DpzoError for no record, or a metric whose package is not installed.
+    bootstrap over units, 1000 resamples with a public seed; Clopper–Pearson's where none or all of them err. It reads
+    labels and texts: on private records no ε covers it. Errors: DpzoError for no record, or a metric whose package is
+    not installed.
     """
     if len(records) == 0:
         raise DpzoError("--data: there is no record to evaluate on")
@@ -58,7 +59,7 @@ def judge(subject: Subject, records: Records, seen: Seen | None = None) -> Calla
                 others["loss"] = tally.value()
                 tally, more = _said(subject, records)
                 others |= more
-        low, high = bootstrap(tally, units=records.units, seed=BOOTSTRAP_SEED)
+        low, high = interval(tally, units=records.units, seed=BOOTSTRAP_SEED)
         return {"metric": task.metric, "value": tally.value(), "interval": [low, high], "others": others}
 
     return score_now

@@ -128,6 +128,63 @@ def test_a_train_that_cannot_begin_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_all_missing_options_are_named_at_once(dpzo: Dpzo, arguments: Arguments, tmp_path: Path) -> None:
+    refused(
+        dpzo("train"),
+        *(
+            "7 options are missing",
+            "--model",
+            "--data",
+            "--labels",
+            "--num-examples",
+            "--epsilon",
+            "--delta",
+            "--output",
+        ),
+    )
+    refused(
+        dpzo(*arguments(tmp_path / "run", delta=None, labels=None)),
+        "2 options are missing: --labels",
+        "--delta D (below",
+    )
+    said = dpzo("train", "--task", "sst2", "--model", "m", "--delta", 1e-5)
+    refused(said, "2 options are missing: --epsilon", "--output")
+    said = dpzo("train", "--kind", "chat", "--data", "x.jsonl", "--num-examples", 9, "--epsilon", 1, "--delta", 1e-5)
+    refused(said, "2 options are missing: --model", "--output")
+    refused(dpzo("train", *arguments(tmp_path)[3:]), "--output is missing")
+    refused(
+        dpzo("plan", "--steps", 3),
+        "--num-examples, --expected-batch-size, --delta, --epsilon or --noise-multiplier are",
+    )
+    refused(dpzo("evaluate"), "missing options: RUN, --data-is")
+    refused(dpzo("compare", "dp-zo", "--output", tmp_path), "missing options: --task, --data-dir")
+    refused(dpzo("generate", tmp_path), "missing option: --prompt")
+
+
+def test_overwrite_sets_a_run_aside_and_nothing_else(
+    dpzo: Dpzo, arguments: Arguments, finished: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    refused(dpzo(*arguments(run)), "holds another run", "--overwrite")
+    refused(dpzo(*arguments(run, delta=1), "--overwrite"), "--delta")
+    assert not (tmp_path / "run.1").exists()  # what cannot begin sets nothing aside
+    said = dpzo(*arguments(run), "--overwrite")
+    assert said.code == 0, said.err
+    assert f"the run in {run} is kept in {tmp_path / 'run.1'}: what it spent of ε stays spent" in said.err
+    assert (tmp_path / "run.1" / "journal.jsonl").read_bytes() == (finished / "journal.jsonl").read_bytes()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").touch()
+    refused(dpzo(*arguments(tmp_path / "notes"), "--overwrite"), "holds other files", "choose a new folder")
+
+
+def test_resume_of_a_finished_run_says_that_it_is_finished(dpzo: Dpzo, finished: Path) -> None:
+    said = dpzo("resume", finished)
+    assert said.code == 0
+    assert said.err == ""
+    assert said.out.startswith(f"{finished}: finished already (4 of 4 steps); nothing is left to do\n")
+    assert json.loads(dpzo("resume", finished, "--json").out)["card"]["steps"]["spent"] == 4
+
+
 @pytest.mark.parametrize(
     ("name", "content", "fragments"),
     [

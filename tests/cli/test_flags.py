@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpzo.cli.app import app
+import pytest
+
+from dpzo.cli.app import TRAIN_FIELDS, app
+from dpzo.cli.flags import ALIASES, help_of, suggestion
 from dpzo.config import WITHOUT_FLAG, RunConfig
 
 FROZEN = Path(__file__).with_name("flags.txt")
@@ -38,6 +41,8 @@ def flags() -> Iterator[Flag]:
         call = registered.callback
         hints = typing.get_type_hints(call, include_extras=True)
         for parameter in inspect.signature(call).parameters.values():
+            if parameter.name == "context":
+                continue
             kind, info = typing.get_args(hints[parameter.name])
             # Within Annotated, what typer calls a default is the first name given.
             given = [info.default, *(info.param_decls or ())]
@@ -52,7 +57,7 @@ def flags() -> Iterator[Flag]:
                 if isinstance(kind, type) and not typing.get_args(kind)
                 else str(kind).replace("pathlib.", ""),
                 default="required" if required else f"default {parameter.default}",
-                help=info.help or "",
+                help=info.help or (help_of(TRAIN_FIELDS[parameter.name]) if call.__name__ == "train" else ""),
             )
 
 
@@ -102,6 +107,55 @@ def test_error_messages_name_flags_that_exist() -> None:
         for leaf in field.annotation.model_fields:
             flag = "--model" if f"{group}.{leaf}" == "model.name" else f"--{leaf.replace('_', '-')}"
             assert (flag in known) != (f"{group}.{leaf}" in WITHOUT_FLAG), f"{group}.{leaf}"
+
+
+def test_the_help_of_train_shows_each_default_or_how_it_is_derived(dpzo: Callable[..., Any]) -> None:
+    said = dpzo("train", "--help")
+    words = " ".join(said.out.split())
+    assert said.code == 0
+    assert max(map(len, said.out.splitlines())) <= 80
+    places = [words.index(f"{panel}: --") for panel in ("Model", "Data", "Privacy", "Training", "Run")]
+    assert places == sorted(places)
+    must = {"model", "task", "labels", "label_words", "epsilon", "noise_multiplier", "delta"}
+    for name in TRAIN_FIELDS:
+        assert ("[default: " in help_of(TRAIN_FIELDS[name])) is (name not in must), name
+        assert " ".join(help_of(TRAIN_FIELDS[name]).split()) in words
+    for part in ("[default: 8]", "[default: zero_out]", "[default: from the plan and its noise]", "[default: {text}]"):
+        assert part in words
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("--lr", "did you mean --learning-rate?"),
+        ("--eps", "did you mean --epsilon?"),
+        ("--batch-size", "did you mean --expected-batch-size?"),
+        ("--sigma", "did you mean --noise-multiplier?"),
+        ("--max-grad-norm", "did you mean --clip-norm?"),
+        ("--epochs", "did you mean --steps (steps = epochs × N ÷ expected batch size)?"),
+        ("--force", "did you mean --overwrite?"),
+        ("--lerning-rate", "did you mean --learning-rate?"),
+        ("--microbatch-size", "give it as --set training.microbatch_size=VALUE"),
+        ("--dtype", "give it as --set model.dtype=VALUE"),
+        ("--zzzz", ""),
+        ("--hepl", "did you mean --help?"),
+    ],
+)
+def test_an_unknown_flag_is_told_which_one_was_meant(name: str, hint: str) -> None:
+    assert suggestion(name, [*(flag.name for flag in flags() if flag.command == "train"), "--help"]) == hint
+
+
+def test_every_alias_names_a_flag_and_is_none_itself() -> None:
+    known = {flag.name for flag in flags()}
+    assert set(ALIASES.values()) <= known
+    assert not set(ALIASES) & known
+
+
+def test_the_version_is_printed(dpzo: Callable[..., Any]) -> None:
+    import dpzo as package
+
+    said = dpzo("--version")
+    assert (said.code, said.out) == (0, f"dpzo {package.__version__}\n")
 
 
 def test_help_fits_a_narrow_terminal(dpzo: Callable[..., Any]) -> None:

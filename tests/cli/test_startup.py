@@ -33,7 +33,7 @@ def imported(code: str, root: Path | None = None) -> set[str]:
 
 CASES = {
     "help": (COMMAND.format(argv=["dpzo", "--help"]), HEAVY | SCREEN),
-    "train --help": (COMMAND.format(argv=["dpzo", "train", "--help"]), HEAVY | SCREEN - {"pydantic"}),
+    "train --help": (COMMAND.format(argv=["dpzo", "train", "--help"]), HEAVY | SCREEN - {"pydantic", "yaml"}),
     "tasks": (COMMAND.format(argv=["dpzo", "tasks"]), HEAVY - {"scipy"}),
     "plan": (COMMAND.format(argv=["dpzo", "plan", *REFUSED_PLAN.split()]), HEAVY - {"scipy"}),
     "import dpzo": ("import dpzo", HEAVY | SCREEN),

@@ -50,14 +50,15 @@ def opt_66b(folder: Path) -> Path:
 
 def test_the_parts_add_up(tiny_bert: Path) -> None:
     plain = classes(tiny_bert, model__trainable="full").memory
-    assert plain.step == plain.weights + plain.scratch + plain.activations + plain.update_state + plain.kept
+    held = plain.weights + plain.scratch + plain.update_state + plain.kept
+    assert plain.step == held + plain.activations + plain.several
     assert plain.needed == max(plain.phases.values()) + FIRST_USE
     assert plain.peak_resident >= plain.step + plain.program
     assert plain.update_state == plain.kept == 0
     assert plain.phases["starting"] == plain.weights + plain.activations  # so small a part is held whole, unchecked
     adam = classes(tiny_bert, model__trainable="full", training__update="adam").memory
     assert adam.update_state == 2 * plain.trainable
-    assert replace(adam, update_state=0, program=0) == replace(plain, program=0)
+    assert replace(adam, update_state=0) == plain
     tail = classes(tiny_bert, model__trainable="full", training__average=0.5).memory
     assert tail.update_state == 2 * plain.trainable  # float64
     half = classes(tiny_bert, model__trainable="full", model__dtype="bfloat16").memory
@@ -82,7 +83,27 @@ def test_micro_batches_and_length_are_paid_for_in_activations(tiny_llama: Path) 
     long = memory_at(one, replace(one.shape, max_length=48))
     assert 1.8 < two.memory.activations / one.memory.activations < 2.2
     assert 1.5 < long.activations / one.memory.activations < 2.6
-    assert memory_at(one, together=3).activations == 3 * one.memory.activations
+    three = classes(tiny_llama, training__microbatch_size=4, training__variants=3).memory
+    alone = classes(tiny_llama, training__microbatch_size=4, training__variants=1).memory
+    assert alone.several == 0
+    assert three.several == 2 * (alone.scratch + alone.activations)
+    assert three.peak_resident - alone.peak_resident == three.several
+
+
+def test_settings_of_a_head_go_together_without_the_encoders_activations(tiny_bert: Path) -> None:
+    """Features are kept: what several settings share is a block of them, however large a pass of the encoder is."""
+    for length in (16, 64):
+        many = classes(tiny_bert, model__trainable="head", data__max_length=length).memory
+        one = classes(tiny_bert, model__trainable="head", data__max_length=length, training__variants=1).memory
+        assert 0 < many.several == many.peak_resident - one.peak_resident < 128 * (4 * 66 + 12 * 256 * 2)
+
+
+def test_what_auto_may_add_is_bounded_whatever_it_measures(tiny_llama: Path, tmp_path: Path) -> None:
+    for options in ({}, {"data__max_length": 200}, {"privacy__num_directions": 256}):
+        memory = classes(tiny_llama, **options).memory
+        assert memory.several <= 3 * (64 << 20)  # by the formula of what is tried, not by shapes
+    big = sized(opt_66b(tmp_path / "opt"), data__kind="completion", model__trainable="lora").memory
+    assert big.several <= 3 * (1 << 30)
 
 
 def test_frozen_layers_are_found_by_name_and_their_output_is_counted(tiny_llama: Path) -> None:

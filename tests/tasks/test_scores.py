@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dpzo.tasks import METRICS
 from dpzo.tasks.answers import drop_exact_match, drop_f1, exact_match, normalised, squad_f1
-from dpzo.tasks.tallies import bootstrap, tally_answers, tally_labels, tally_losses
+from dpzo.tasks.tallies import bootstrap, interval, tally_answers, tally_labels, tally_losses
 from dpzo.tasks.texts import meteor, nist
 
 
@@ -113,3 +113,26 @@ def test_records_of_one_unit_are_drawn_together() -> None:
     alone = bootstrap(tally_losses(values))
     together = bootstrap(tally_losses(values), units=np.repeat(np.arange(20), 25))
     assert together[1] - together[0] > 3 * (alone[1] - alone[0])
+
+
+@pytest.mark.parametrize(("count", "right"), [(300, 1), (300, 0), (1, 1), (12, 0)])
+def test_where_none_or_all_err_the_interval_is_exact(count: int, right: int) -> None:
+    """Clopper–Pearson by hand: with n of n right, the lower end p has pⁿ = 0.025."""
+    targets = np.ones(count, dtype=np.int64)
+    tally = tally_labels("accuracy", np.full(count, right, dtype=np.int64), targets, 2)
+    low, high = interval(tally)
+    side = 0.025 ** (1 / count)
+    assert (low, high) == pytest.approx((side, 1.0) if right else (0.0, 1.0 - side))
+    assert bootstrap(tally) == (right, right)  # which says nothing of the next record
+
+
+def test_the_exact_interval_counts_units_and_is_for_proportions_alone() -> None:
+    targets = np.ones(40, dtype=np.int64)
+    tally = tally_labels("accuracy", targets, targets, 2)
+    assert interval(tally, units=np.arange(40) // 4) == pytest.approx((0.025**0.1, 1.0))
+    mixed = tally_labels("accuracy", np.arange(40) % 2, targets, 2)
+    assert interval(mixed) == bootstrap(mixed)
+    for value in (0.0, 1.0):
+        assert interval(tally_losses(np.full(9, value))) == (value, value)
+    assert interval(tally_answers("squad_f1", ["a b"] * 9, [["a b"]] * 9))[0] == pytest.approx(0.025 ** (1 / 9))
+    assert interval(tally_labels("f1", targets, targets, 2))[0] == pytest.approx(0.025 ** (1 / 40))

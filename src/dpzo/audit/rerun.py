@@ -12,6 +12,7 @@ from dpzo.audit.report import AuditReport
 from dpzo.audit.transcript import CONFIDENCE, audit_transcript, require_canaries
 from dpzo.errors import DpzoError
 from dpzo.journal import read
+from dpzo.local import base_name, found_base
 from dpzo.report.private_uses import CHARGED_AUDIT
 
 DATA_IS = ("public", "charged")
@@ -41,7 +42,8 @@ def audit_rerun(
         )
     plan = plan_of(run, None)
     tell("loading the base model")
-    parts = runs.for_replay(read(run), base)
+    transcript = read(run)
+    parts = runs.for_replay(transcript, found_base(run, base_name(transcript), base))
     require_canaries(plan, canaries, parts.job.scheme.dimension)
     tell("reading the records")
     records = runs.records_of(parts.subject.config, parts.subject.task, source)

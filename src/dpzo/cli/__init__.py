@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from typing import Any
 
 from dpzo.cli.signals import (
     die_quietly_at_exit,
@@ -84,24 +85,37 @@ def _other(error: Exception) -> int:
 
 def _usage(error: Exception) -> int:
     message: str = error.format_message()  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         print(message, file=sys.stderr)
         return 2
     if type(error).__name__ == "NoSuchOption":
-        near = sorted(getattr(error, "possibilities", None) or ())
+        from dpzo.cli.flags import suggestion
+
         # An option's value may be glued to it, and a value may be private: only what stands before = is shown.
-        message = f"no such option: {getattr(error, 'option_name', '').partition('=')[0]}"
-        message += f"; did you mean {_closest(message, near)}?" if near else ""
-    context = getattr(error, "ctx", None)
+        name = getattr(error, "option_name", "").partition("=")[0]
+        hint = suggestion(name, _flags(context))
+        message = f"no such option: {name}" + (f"; {hint}" if hint else "")
+    elif type(error).__name__ == "MissingParameter":
+        message = _missing(error, context)
     path = getattr(context, "command_path", "dpzo")
     _say(f"error: {message[:1].lower()}{message[1:].rstrip('.')} ({path} --help lists what there is)")
     return 2
 
 
-def _closest(name: str, candidates: list[str]) -> str:
-    from difflib import get_close_matches
+def _flags(context: Any) -> list[str]:
+    return [flag for parameter in getattr(getattr(context, "command", None), "params", ()) for flag in parameter.opts]
 
-    return next(iter(get_close_matches(name.rpartition(" ")[2], candidates, n=1, cutoff=0.0)))
+
+def _missing(error: Exception, context: Any) -> str:
+    """All required options that are not on the command line, and not the first alone."""
+    first, given = getattr(error, "param", None), {word.partition("=")[0] for word in sys.argv[1:]}
+    required = [p for p in getattr(getattr(context, "command", None), "params", ()) if p.required]
+    absent = [p for p in required if p is first or (p.param_type_name == "option" and not given & set(p.opts))]
+    names = [p.opts[0] if p.param_type_name == "option" else str(p.metavar or p.name).upper() for p in absent]
+    if not names:
+        return error.format_message()  # type: ignore[attr-defined, no-any-return]
+    return f"missing {'options' if len(names) > 1 else 'option'}: {', '.join(names)}"
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

@@ -10,10 +10,20 @@ import typer
 from dpzo.cli.audit import audit
 from dpzo.cli.endings import ending_well
 from dpzo.cli.experiments import compare, recipes
+from dpzo.cli.flags import panelled
 from dpzo.cli.noise import noise
 from dpzo.cli.planning import plan
 from dpzo.cli.verify import sign, verify
 from dpzo.errors import DpzoError
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from dpzo import __version__
+
+        typer.echo(f"dpzo {__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="dpzo",
@@ -24,120 +34,136 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Private fine-tuning of language models with forward passes only."""
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
-Epsilon = Annotated[float | None, typer.Option(help="Privacy budget ε to solve the noise for.")]
-NoiseMultiplier = Annotated[float | None, typer.Option(help="Noise std ÷ clip norm, in place of --epsilon.")]
-Relation = Annotated[str | None, typer.Option(help="zero_out (default), add_or_remove_one or replace_one.")]
-MechanismName = Annotated[str | None, typer.Option(help="gaussian (default), laplace, or auto: a search.")]
-ClipNorm = Annotated[float | None, typer.Option(help="Bound on one unit's row of slopes.")]
-Steps = Annotated[int | None, typer.Option(help="Releases T.")]
-Batch = Annotated[float | None, typer.Option(help="q·N, the public normaliser.")]
-Directions = Annotated[int | None, typer.Option(help="Directions K a step; costs no privacy under gaussian noise.")]
 Run = Annotated[Path, typer.Argument(help="A folder that dpzo train wrote.")]
+Base = Annotated[str | None, typer.Option(help="Where the base model lies now, if it moved.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Set a run in --output aside under a new name; its ε stays spent.")
+]
 
 
 app.command(short_help="Plan a run's ε; with --model its memory and time.")(plan)
 
 
-@app.command(short_help="Fine-tune privately: model, journal and privacy card.")
+TRAIN_FIELDS = {
+    "model": "model.name",
+    "trainable": "model.trainable",
+    "lora_rank": "model.lora_rank",
+    "task": "data.task",
+    "kind": "data.kind",
+    "text_column": "data.text_column",
+    "label_column": "data.label_column",
+    "prompt_column": "data.prompt_column",
+    "completion_column": "data.completion_column",
+    "unit_column": "data.unit_column",
+    "labels": "data.labels",
+    "label_words": "data.label_words",
+    "template": "data.template",
+    "chat_template": "data.chat_template",
+    "objective": "data.objective",
+    "max_length": "data.max_length",
+    "epsilon": "privacy.epsilon",
+    "noise_multiplier": "privacy.noise_multiplier",
+    "delta": "privacy.delta",
+    "num_examples": "privacy.num_examples",
+    "mechanism": "privacy.mechanism",
+    "relation": "privacy.relation",
+    "steps": "privacy.steps",
+    "expected_batch_size": "privacy.expected_batch_size",
+    "num_directions": "privacy.num_directions",
+    "clip_norm": "privacy.clip_norm",
+    "tuning": "privacy.tuning",
+    "smoothing": "training.smoothing",
+    "learning_rate": "training.learning_rate",
+    "seed": "training.seed",
+}
+"""Parameters of `dpzo train` that set a config's field. Their help is the field's own."""
+
+Text = Annotated[str | None, typer.Option()]
+Number = Annotated[float | None, typer.Option()]
+Whole = Annotated[int | None, typer.Option()]
+
+
+@app.command(short_help="Fine-tune privately: model, journal and privacy card.", cls=panelled(TRAIN_FIELDS))
 def train(
-    output: Annotated[Path, typer.Option(help="New folder for the run.")],
-    model: Annotated[str | None, typer.Option(help="Hugging Face name or local folder.")] = None,
-    task: Annotated[str | None, typer.Option(help="A built-in task (dpzo tasks), or your own: task.yaml.")] = None,
+    context: typer.Context,
+    output: Annotated[Path | None, typer.Option(help="New folder for the run. [required]")] = None,
+    model: Text = None,
+    task: Text = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="Private csv, tsv, jsonl or parquet file, save_to_disk folder, or hub:NAME; repeatable."),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split of a saved data set or a hub name; train by default.")
-    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a saved data set or hub name. [default: train]")] = None,
     data_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set of the hub.")] = None,
-    kind: Annotated[
-        str | None, typer.Option(help="classification, completion or chat; default: by the columns.")
-    ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the text; text by default.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the label; label by default.")] = None,
-    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompt; prompt by default.")] = None,
-    completion_column: Annotated[str | None, typer.Option(help="Column of what to say; completion by default.")] = None,
-    unit_column: Annotated[str | None, typer.Option(help="Whose record it is: that unit is protected.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Declared labels, comma-separated.")] = None,
-    label_words: Annotated[str | None, typer.Option(help="A causal model's words, as ' bad, good'.")] = None,
-    template: Annotated[str | None, typer.Option(help="Prompt around {text}; with {mask} for a masked model.")] = None,
-    chat_template: Annotated[
-        str | None, typer.Option(help="Name of one of the tokenizer's chat templates; default by default.")
-    ] = None,
-    objective: Annotated[str | None, typer.Option(help="What a step improves: loss, accuracy or f1.")] = None,
-    num_examples: Annotated[
-        str | None, typer.Option(help="Number of units N, declared; private; or from-file.")
-    ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens a record is padded or cut to.")] = None,
-    epsilon: Epsilon = None,
-    noise_multiplier: NoiseMultiplier = None,
-    delta: Annotated[float | None, typer.Option(help="δ, below 1/N.")] = None,
-    mechanism: MechanismName = None,
-    relation: Relation = None,
-    steps: Steps = None,
-    expected_batch_size: Batch = None,
-    num_directions: Directions = None,
-    clip_norm: ClipNorm = None,
-    tuning: Annotated[str | None, typer.Option(help="How hyper-parameters were chosen; goes on the card.")] = None,
-    trainable: Annotated[
-        str | None, typer.Option(help="head, full, lora, prefix, prompt, ia3, or a pattern of names.")
-    ] = None,
-    smoothing: Annotated[float | None, typer.Option(help="φ, the length of a probe along a direction.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="η; by default chosen by the trainable part.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Public seed of directions and new parameters.")] = None,
+    kind: Text = None,
+    text_column: Text = None,
+    label_column: Text = None,
+    prompt_column: Text = None,
+    completion_column: Text = None,
+    unit_column: Text = None,
+    labels: Text = None,
+    label_words: Text = None,
+    template: Text = None,
+    chat_template: Text = None,
+    objective: Text = None,
+    num_examples: Text = None,
+    max_length: Whole = None,
+    epsilon: Number = None,
+    noise_multiplier: Number = None,
+    delta: Number = None,
+    mechanism: Text = None,
+    relation: Text = None,
+    steps: Whole = None,
+    expected_batch_size: Number = None,
+    num_directions: Whole = None,
+    clip_norm: Number = None,
+    tuning: Text = None,
+    trainable: Text = None,
+    lora_rank: Whole = None,
+    smoothing: Number = None,
+    learning_rate: Number = None,
+    seed: Whole = None,
     config: Annotated[Path | None, typer.Option(help="YAML with groups model, data, privacy, training.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="group.field=value, repeatable.")] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune privately: a model, a journal and a privacy card in --output."""
+    from dpzo.cli.checks import require_options
+    from dpzo.config import merged, parse_config
     from dpzo.tasks import is_task_file, read_task_file
 
+    given = {field: context.params[name] for name, field in TRAIN_FIELDS.items()}
     if kind is None and (prompt_column is not None or completion_column is not None):
-        kind = "completion"
-    given = {
-        "model.name": model,
-        "model.trainable": trainable,
-        "data.task": read_task_file(task) if task is not None and is_task_file(task) else task,
-        "data.kind": kind,
-        "data.text_column": text_column,
-        "data.label_column": label_column,
-        "data.prompt_column": prompt_column,
-        "data.completion_column": completion_column,
-        "data.unit_column": unit_column,
-        "data.labels": _names(labels, strip=True),
-        "data.label_words": _names(label_words, strip=False),
-        "data.template": template,
-        "data.chat_template": chat_template,
-        "data.objective": objective,
-        "data.max_length": max_length,
-        "privacy.epsilon": epsilon,
-        "privacy.noise_multiplier": noise_multiplier,
-        "privacy.delta": delta,
-        "privacy.num_examples": num_examples,
-        "privacy.expected_batch_size": expected_batch_size,
-        "privacy.steps": steps,
-        "privacy.num_directions": num_directions,
-        "privacy.clip_norm": clip_norm,
-        "privacy.mechanism": mechanism,
-        "privacy.relation": relation,
-        "privacy.tuning": tuning,
-        "training.smoothing": smoothing,
-        "training.learning_rate": learning_rate,
-        "training.seed": seed,
-    }
-    from dpzo.config import load_config
-
-    chosen = load_config(config, {name: value for name, value in given.items() if value is not None}, set_ or ())
+        given["data.kind"] = "completion"
+    given["data.task"] = read_task_file(task) if task is not None and is_task_file(task) else task
+    given["data.labels"], given["data.label_words"] = _names(labels, strip=True), _names(label_words, strip=False)
+    tree = merged(config, {name: value for name, value in given.items() if value is not None}, set_ or ())
+    require_options(tree, data, data_dir, output)
+    assert output is not None
+    chosen = parse_config(tree)
     with ending_well(output, resumable=True):
         from dpzo.cli.checks import check_run
+        from dpzo.folder import set_aside
 
-        check_run(chosen, Path(data[0]) if data else None, data_dir, output)
+        check_run(chosen, Path(data[0]) if data else None, data_dir, output, overwrite=overwrite)
         from dpzo import runs
         from dpzo.cli.screen import finished, teller, watching
 
+        if overwrite:
+            set_aside(output, teller(quiet=as_json))
         source = runs.DataSource(
             file=data[0] if data else None,
             folder=data_dir,
@@ -151,14 +177,21 @@ def train(
 
 
 @app.command(short_help="Go on with a run, however it stopped.")
-def resume(run: Run, as_json: Json = False) -> None:
+def resume(run: Run, base: Base = None, as_json: Json = False) -> None:
     """Go on with a run, however it stopped. A step in flight at a crash is burnt, never drawn again."""
     with ending_well(run, resumable=True):
+        from dpzo.cli.screen import finished, nothing_left, teller, watching
+        from dpzo.finished import finished_card
+
+        card = finished_card(run)
+        if card is not None:
+            nothing_left(card, run, as_json)
+            return
+        _check_base(base)
         from dpzo import runs
-        from dpzo.cli.screen import finished, teller, watching
 
         with watching(quiet=as_json) as watch:
-            card = runs.resume(run, watch=watch, tell=teller(quiet=as_json))
+            card = runs.resume(run, base=base, watch=watch, tell=teller(quiet=as_json))
     finished(card, run, as_json)
 
 
@@ -166,16 +199,15 @@ def resume(run: Run, as_json: Json = False) -> None:
 def replay(
     run: Run,
     output: Annotated[Path, typer.Option(help="New folder for the rebuilt model.")],
-    base: Annotated[str | None, typer.Option(help="Where the base model lies, if it moved.")] = None,
+    base: Base = None,
     as_json: Json = False,
 ) -> None:
     """Rebuild the model from base model and journal alone, and compare it with the run's, bit for bit."""
     with ending_well(output, resumable=False):
-        from dpzo.cli.checks import check_model, check_output
+        from dpzo.cli.checks import check_output
 
         check_output(output)
-        if base is not None:
-            check_model(base)
+        _check_base(base)
         from dpzo import runs
         from dpzo.cli.screen import show_replay, watching
 
@@ -191,6 +223,7 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="File, folder or hub:NAME with the run's columns.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a saved data set or hub name; test by default.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files; its test split is read.")] = None,
+    base: Base = None,
     as_json: Json = False,
 ) -> None:
     """Score a finished run's model on other records: accuracy or F1, or the mean loss of a completion task."""
@@ -199,15 +232,16 @@ def evaluate(
     if (data is None) == (data_dir is None):
         raise DpzoError("give one of --data FILE and --data-dir FOLDER")
     with ending_well(None, resumable=False):
+        _check_base(base)
         from dpzo import runs
         from dpzo.cli.screen import show_score
 
         source = runs.DataSource(file=data, folder=data_dir, split=split)
-        result = runs.evaluate(run, source, data_is="private" if data_is == "private" else "public")
+        result = runs.evaluate(run, source, data_is="private" if data_is == "private" else "public", base=base)
     show_score(result, data_is == "private", as_json)
 
 
-@app.command(short_help="Let a finished run's model go on from a prompt.")
+@app.command(short_help="Generate text with a trained model.")
 def generate(
     run: Run,
     prompt: Annotated[list[str], typer.Option(help="What the model goes on from; repeatable.")],
@@ -215,14 +249,21 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above, tokens are drawn.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Public seed of the draws.")] = 0,
     stop: Annotated[str | None, typer.Option(help="Text to stop before; by default the task's.")] = None,
+    base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Let a finished run's causal model go on from a prompt. The model is private by its ε, the prompt is not."""
+    """Generate text with a finished run's causal model. The model is private by its ε, the prompt is not.
+
+    A run of --kind chat reads the prompt as the user's turn, in the model's chat template.
+    """
     with ending_well(None, resumable=False):
+        _check_base(base)
         from dpzo import runs
         from dpzo.cli.screen import show_texts
 
-        said = runs.generate(run, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop)
+        said = runs.generate(
+            run, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop, base=base
+        )
     show_texts(prompt, said, as_json)
 
 
@@ -273,6 +314,13 @@ def env(as_json: Json = False) -> None:
         from dpzo.cli.screen import show_environment
 
         show_environment(as_json)
+
+
+def _check_base(base: str | None) -> None:
+    if base is not None:
+        from dpzo.cli.checks import check_base
+
+        check_base(base)
 
 
 def _names(text: str | None, *, strip: bool) -> list[str] | None:

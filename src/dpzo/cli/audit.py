@@ -37,6 +37,9 @@ def audit(
     data_is: Annotated[
         str | None, typer.Option(help="public; or charged: private, and the run's ε is spent on it once more.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="With --canaries: where the base model lies now, if it moved.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a lower bound on ε: releases of the plan's own objects on made-up neighbours, told apart.
@@ -47,7 +50,11 @@ def audit(
     from dpzo.audit import joint, mechanism, transcript
     from dpzo.cli.screen import print_json, teller
 
-    given = [name for name, value in (("--data", data), ("--data-dir", data_dir), ("--data-is", data_is)) if value]
+    given = [
+        name
+        for name, value in (("--data", data), ("--data-dir", data_dir), ("--data-is", data_is), ("--base", base))
+        if value
+    ]
     if canaries is None and given:
         raise DpzoError(f"{given[0]}: the mechanism's audit reads no data; give --canaries, or leave it out")
     if canaries is not None and draws is not None:
@@ -59,7 +66,7 @@ def audit(
         if canaries is None:
             found = _mechanism(run, plan, draws, confidence, teller(quiet=as_json))
         else:
-            found = _rerun(run, canaries, (data, data_dir, data_is), confidence, teller(quiet=as_json))
+            found = _rerun(run, canaries, (data, data_dir, data_is), confidence, base, teller(quiet=as_json))
     if as_json:
         print_json(joint(found) | {"epsilon_spent": found[0].epsilon_claimed if data_is == "charged" else 0.0})
     else:
@@ -95,6 +102,7 @@ def _rerun(
     canaries: int,
     places: tuple[str | None, Path | None, str | None],
     confidence: float,
+    base: str | None,
     tell: Callable[[str], None],
 ) -> list[AuditReport]:
     from dpzo.audit.rerun import audit_rerun
@@ -104,7 +112,13 @@ def _rerun(
     if run is None or (file is None) == (folder is None):
         raise DpzoError("--canaries needs RUN, and one of --data FILE and --data-dir FOLDER")
     found = audit_rerun(
-        run, DataSource(file=file, folder=folder), data_is, canaries=canaries, confidence=confidence, tell=tell
+        run,
+        DataSource(file=file, folder=folder),
+        data_is,
+        canaries=canaries,
+        confidence=confidence,
+        base=base,
+        tell=tell,
     )
     if data_is == "charged":
         tell(f"this has spent ε = {found[0].epsilon_claimed:.4g} on these records, beside what other runs have spent")

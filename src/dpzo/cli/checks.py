@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from dpzo.config import RunConfig
+from dpzo.config import RunConfig, has_unknown_names, parse_config
 from dpzo.count import check_private_count
 from dpzo.errors import DpzoError
-from dpzo.folder import require_new
+from dpzo.folder import is_run, require_new
 from dpzo.privacy.plan import relation_named
 from dpzo.solve import AUTO, solve_plan
 from dpzo.tasks import find_task
@@ -18,12 +20,47 @@ from dpzo.tasks import find_task
 HUB_SECONDS = 8.0
 
 
-def check_run(config: RunConfig, data: Path | None, data_dir: Path | None, output: Path) -> None:
+def require_options(
+    tree: Mapping[str, Any], data: Sequence[str] | None, data_dir: Path | None, output: Path | None
+) -> None:
+    """Refuse a run that lacks options, naming all of them at once. `tree`: the groups of fields that were given."""
+    if has_unknown_names(tree):
+        parse_config(tree)  # a mistyped name explains why another one is missing, so it is told first
+    model, records, privacy = (tree.get(group) or {} for group in ("model", "data", "privacy"))
+    named = records.get("task") is not None
+    chat = records.get("kind") in ("completion", "chat")
+    wanted = {
+        "--model NAME (a Hugging Face name or a local folder)": model.get("name") is None,
+        "--data FILE (or --task NAME with --data-dir FOLDER)": not data and data_dir is None and not named,
+        "--labels A,B (the declared label set)": records.get("labels") is None and not named and not chat,
+        "--num-examples N (the declared number of units)": privacy.get("num_examples") is None and not named,
+        "--epsilon E (or --noise-multiplier)": all(privacy.get(n) is None for n in ("epsilon", "noise_multiplier")),
+        "--delta D (below 1/N, for instance 1e-5)": privacy.get("delta") is None,
+        "--output FOLDER (a new folder for the run)": output is None,
+    }
+    missing = [option for option, absent in wanted.items() if absent]
+    if len(missing) > 1:
+        raise DpzoError(f"{len(missing)} options are missing: {', '.join(missing)}")
+    if output is None:
+        raise DpzoError("--output is missing: a new folder for the run")
+
+
+def check_base(name: str) -> None:
+    """`check_model` for what --base names."""
+    try:
+        check_model(name)
+    except DpzoError as error:
+        raise DpzoError(str(error).replace("--model", "--base")) from None
+
+
+def check_run(
+    config: RunConfig, data: Path | None, data_dir: Path | None, output: Path, *, overwrite: bool = False
+) -> None:
     """Refuse what a run could not begin with. Raises DpzoError naming the option and the mend."""
     _check_task(config, data_dir)
     _check_source(config, data, data_dir)
     _check_plan(config)
-    check_output(output)
+    check_output(output, overwrite=overwrite)
     check_model(config.model.name, config.model.revision)
 
 
@@ -77,9 +114,13 @@ def _check_plan(config: RunConfig) -> None:
     )
 
 
-def check_output(folder: Path) -> None:
-    """Refuse an --output that holds something, or that cannot be made, before any time is spent."""
-    require_new(folder)
+def check_output(folder: Path, *, overwrite: bool = False) -> None:
+    """Refuse an --output that holds something, or that cannot be made, before any time is spent.
+
+    With `overwrite` it may hold a run, which is to be set aside.
+    """
+    if not (overwrite and is_run(folder)):
+        require_new(folder)
     above = folder.absolute()
     while not above.exists():
         above = above.parent

@@ -82,10 +82,16 @@ def plan(
 
 
 def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
-    for name in ("num_examples", "expected_batch_size", "steps", "delta"):
-        if given[name] is None:
-            instead = "" if name == "num_examples" else "; with --model it has a default"
-            raise DpzoError(f"--{name.replace('_', '-')} is missing; dpzo plan --help lists what there is{instead}")
+    names = ("num_examples", "expected_batch_size", "steps", "delta")
+    missing = [f"--{name.replace('_', '-')}" for name in names if given[name] is None]
+    if given["epsilon"] is None and given["noise_multiplier"] is None and missing:
+        missing.append("--epsilon or --noise-multiplier")
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise DpzoError(
+            f"{', '.join(missing)} {verb} missing; dpzo plan --help lists what there is (with --model, batch and steps "
+            "have defaults)"
+        )
     from dpzo.privacy.plan import relation_named
     from dpzo.solve import AUTO, auto_note, solve_plan
 
@@ -147,7 +153,6 @@ def _plan_run(
 def _show(found: RunForecast) -> None:
     from dpzo.cli.screen import duration, print_line
     from dpzo.forecast import in_words
-    from dpzo.forecast.memory import FIRST_USE
 
     memory, time, config = found.memory, found.time, found.sized.config
     privacy, count = config.privacy, found.sized.skeleton
@@ -166,14 +171,16 @@ def _show(found: RunForecast) -> None:
         "shifted weights": memory.scratch,
         "update state": memory.update_state,
         "activations, logits": memory.activations,
+        "several at once": memory.several,
         "kept states": memory.kept,
-        "libraries in use": FIRST_USE,
+        "program, libraries": memory.program,
     }
     for name, size in rows.items():
         if size:
             print_line(f"  {name:<22}{in_words(size):>10}")
+    print_line(f"  {'the process, at most':<22}{in_words(memory.peak_resident):>10}  as a task manager shows it")
     phase = max(memory.phases, key=lambda name: memory.phases[name])
-    print_line(f"  {'needed at once':<22}{in_words(memory.needed):>10}  while {phase}")
+    print_line(f"  {'must be free':<22}{in_words(memory.needed):>10}  while {phase}, beside the program")
     free = "unknown" if found.available is None else in_words(found.available)
     print_line(f"  {'free here':<22}{free:>10}")
     print_line(f"\ntime ({found.how})")

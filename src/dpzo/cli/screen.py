@@ -80,13 +80,15 @@ def watching(*, quiet: bool) -> Iterator[Watcher]:
     with ExitStack() as stack:
 
         def watch(progress: RunProgress) -> Callable[[Release | None], None]:
+            from dpzo.forecast.machine import in_words
+
             plan = progress.plan
             if progress.guarantee:
                 warn_findings(plan, progress.epsilon)
             if quiet:
                 return lambda release: None
             epsilon = rounded_up(progress.epsilon, 4) if progress.guarantee else "no guarantee"
-            memory = f"~{_size(progress.memory_bytes)} planned"
+            memory = f"~{in_words(progress.memory_bytes)} planned" if progress.memory_bytes else "memory unknown"
             _tell(f"plan: ε = {epsilon}, δ = {plan.delta:g}, {plan.steps} steps, {memory}")
 
             # By the plan's forecast, never by how long the steps took: that would tell the batch sizes.
@@ -136,6 +138,16 @@ def finished(card: Mapping[str, Any], output: Path, as_json: bool) -> None:
     print_line(f"model: {output / 'model'} · card: {output / 'privacy_card.md'} · journal: {output / 'journal.jsonl'}")
 
 
+def nothing_left(card: Mapping[str, Any], run: Path, as_json: bool) -> None:
+    """What dpzo resume says of a run that is finished."""
+    if as_json:
+        print_json({"output": str(run), "card": card})
+        return
+    steps = card["steps"]
+    print_line(f"{run}: finished already ({steps['spent']} of {steps['planned']} steps); nothing is left to do")
+    print_line(f"model: {run / 'model'} · card: {run / 'privacy_card.md'} · dpzo verify {run} checks it")
+
+
 def show_replay(rebuilt: Replayed, as_json: bool) -> None:
     """The rebuilt parameters' fingerprint, and whether the run's are the same."""
     if as_json:
@@ -167,8 +179,10 @@ def show_texts(prompts: Sequence[str], texts: Sequence[str], as_json: bool) -> N
     if as_json:
         print_json({"texts": [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]})
         return
-    for text in texts:
+    for number, text in enumerate(texts, start=1):
         print_line(text)
+        if not text.strip():
+            _tell(f"prompt {number}: the model ended its answer at once, so the line is empty")
 
 
 def show_environment(as_json: bool) -> None:
@@ -194,10 +208,6 @@ def show_environment(as_json: bool) -> None:
         return
     for name, value in found.items():
         print_line(f"{name:<20} {value}")
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def duration(seconds: float) -> str:

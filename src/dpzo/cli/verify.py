@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpzo.cli.endings import ending_well
-from dpzo.errors import DpzoError
 
 if TYPE_CHECKING:
     from dpzo.verify import Report
@@ -26,14 +25,11 @@ def verify(
 ) -> None:
     """Check a run as a stranger, without data: journal, ε, card, weights, signature. Exit 0 if all hold, 1 if not."""
     with ending_well(None, resumable=False):
-        from dpzo.cli.checks import check_model
+        from dpzo.cli.checks import check_base
         from dpzo.cli.screen import print_json, teller
 
         if base is not None:
-            try:
-                check_model(base)
-            except DpzoError as error:
-                raise DpzoError(str(error).replace("--model", "--base")) from None
+            check_base(base)
         from dpzo.verify import verify as checked
 
         report = checked(run, base=base, key=key, tell=teller(quiet=as_json))

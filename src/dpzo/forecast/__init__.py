@@ -1,6 +1,6 @@
 """What a run will take, before it is begun: memory from shapes, time from a short measurement on synthetic tokens."""
 
-from dpzo.forecast.machine import available_memory, in_words, processors, resident_memory
+from dpzo.forecast.machine import available_memory, in_words, processors
 from dpzo.forecast.memory import MemoryForecast, forecast_memory, state_bytes, what_fits
 from dpzo.forecast.timing import TimeForecast, expected_passes, timed_evaluations
 
@@ -12,7 +12,6 @@ __all__ = [
     "forecast_memory",
     "in_words",
     "processors",
-    "resident_memory",
     "state_bytes",
     "timed_evaluations",
     "what_fits",

@@ -25,15 +25,6 @@ def available_memory(device: torch.device | None = None, root: Path = Path("/"))
     return min(known) if known else None
 
 
-def resident_memory(root: Path = Path("/")) -> int:
-    """Bytes of this process that lie in memory now; 0 where the system does not say."""
-    try:
-        pages = int((root / "proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 def processors() -> int:
     """Processors that this process may run on."""
     try:

@@ -11,10 +11,10 @@ from torch import nn
 
 from dpzo.errors import DpzoError
 from dpzo.forecast.machine import in_words
-from dpzo.lm import RowShape, kept_memory
+from dpzo.lm import RowShape, evaluation_memory, kept_memory
 from dpzo.lm.encoder import EncoderClassifier
 from dpzo.lm.prefix import Keep, layer_stack
-from dpzo.lm.prepare import FEATURES_ABOVE, Shapes, keeps_features
+from dpzo.lm.prepare import FEATURES_ABOVE, HEAD_BLOCKS, Shapes, keeps_features
 from dpzo.lm.skeleton import Skeleton
 from dpzo.zo import TrainableParameters, Update
 from dpzo.zo.parameters import held_whole
@@ -24,16 +24,21 @@ ALLOCATOR = 1.4
 """Memory that evaluations take from the system ÷ bytes of the tensors that live at their peak; docs/planner.md."""
 FIRST_USE = 150 << 20
 """Bytes that libraries take when they are first used: compiled kernels, and buffers of the matrix products."""
+PROGRAM = 520 << 20
+"""Bytes that a process of dpzo holds once its libraries are imported: 515 or 516 MiB with torch 2.13 for CPUs.
+
+A constant and not measured, so that a forecast is the same at each call; builds of torch for CUDA hold more."""
 _LOGIT_BYTES = 8
 _PROBE = 1024
 
 
 @dataclass(frozen=True)
 class MemoryForecast:
-    """Bytes. What is needed at once is the most of three phases, beside what the process holds already.
+    """Bytes. `peak_resident` is what the process will show; `needed` what must be free for it beside the program.
 
     `weights` as they are held, `trainable` among them; `scratch` for shifted weights; `update_state` (momentum,
-    averages, masters); `activations` of one micro-batch with its logits; `kept` output of frozen layers, or features;
+    averages, masters); `activations` of one micro-batch with its logits; `several`: what further settings evaluated in
+    the same pass may take at most (`training.variants`); `kept` output of frozen layers, or features;
     `loading`, `starting`: what those phases take beside or in place of the rest. Saving takes nothing of its own: files
     are written from the weights themselves.
     """
@@ -43,6 +48,7 @@ class MemoryForecast:
     scratch: int
     update_state: int
     activations: int
+    several: int
     kept: int
     loading: int  # all of it
     starting: int  # beside weights and activations, while it is checked how shifted weights are to be held
@@ -52,7 +58,7 @@ class MemoryForecast:
     @property
     def step(self) -> int:
         """While it trains."""
-        return self.weights + self.scratch + self.update_state + self.activations + self.kept
+        return self.weights + self.scratch + self.update_state + self.activations + self.several + self.kept
 
     @property
     def phases(self) -> dict[str, int]:
@@ -70,7 +76,7 @@ class MemoryForecast:
 
     @property
     def peak_resident(self) -> int:
-        """The most that a task manager will show for the process: with the program, and with files' pages."""
+        """The most that a task manager will show for a process of `dpzo train`: with the program, and files' pages."""
         phases = self.phases | {"loading": self.loading + self.mapped}
         return max(phases.values()) + self.program
 
@@ -84,7 +90,6 @@ def forecast_memory(
     expected_batch_size: float,
     num_examples: int,
     keep: Keep = "none",
-    program: int = 0,
     together: int = 1,
 ) -> MemoryForecast:
     """The forecast of a run, from declared numbers and shapes. `together`: settings evaluated in one pass."""
@@ -95,7 +100,9 @@ def forecast_memory(
     shifted = trainable if whole else max(skeleton.largest_shift, turns)
     activations = _activations(skeleton, shape, microbatch_size)
     state = int(sum(elements * state_bytes(update, dtype) for elements, dtype in skeleton.trainable))
+    further = shifted + activations
     if isinstance(model.module, EncoderClassifier) and keeps_features(model):
+        further = evaluation_memory(model, shape, Shapes(microbatch_size, HEAD_BLOCKS[0], 1))
         features = 4 * num_examples * model.module.head.in_features
         kept = features if features <= FEATURES_ABOVE else 0
     else:
@@ -106,15 +113,16 @@ def forecast_memory(
     return MemoryForecast(
         weights=skeleton.weights,
         trainable=trainable,
-        scratch=together * shifted + skeleton.unpacked,
+        scratch=shifted + skeleton.unpacked,
         update_state=state,
-        activations=together * activations,
+        activations=activations,
+        several=(together - 1) * further,
         kept=kept,
         # Weights of the file's own dtype are read through a map of it; of another, all are made before any is packed.
         loading=skeleton.weights if same else max(skeleton.weights, skeleton.unquantised),
         starting=0 if whole else shifted + skeleton.largest_sliced,
         mapped=0 if files is None else files,
-        program=program + FIRST_USE,
+        program=PROGRAM + FIRST_USE,
     )
 
 

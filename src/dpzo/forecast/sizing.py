@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,14 +11,16 @@ from typing import Any
 from dpzo.config import RunConfig, with_values
 from dpzo.data.chat_tokens import chat_answer_tokens
 from dpzo.errors import DpzoError
-from dpzo.forecast.machine import available_memory, in_words, resident_memory
+from dpzo.forecast.machine import available_memory, in_words
 from dpzo.forecast.memory import Alternative, MemoryForecast, forecast_memory, what_fits
 from dpzo.forecast.parts import filled, lora_of, require_label_words, storage_of, update_of
-from dpzo.lm import ADAPTERS, RowShape
+from dpzo.lm import ADAPTERS, RowShape, Work
+from dpzo.lm.prepare import HEAD_BLOCKS, Shapes, keeps_features
 from dpzo.lm.skeleton import Checkpoint, Skeleton, build_skeleton, find_checkpoint
+from dpzo.lm.variant_choice import most_together
 from dpzo.subject import row_shape
 from dpzo.tasks import Task
-from dpzo.zo import Update
+from dpzo.zo import Update, evaluations
 from dpzo.zo.parameters import held_whole
 
 GUESSED_ANSWER_TOKENS = 2
@@ -96,22 +99,39 @@ def _skeleton(config: RunConfig, task: Task, checkpoint: Checkpoint) -> Skeleton
     return replace(found, checkpoint=checkpoint, model=named)
 
 
-def memory_at(sized: Sized, shape: RowShape | None = None, together: int = 1) -> MemoryForecast:
-    """The memory of a sized run, at another row shape or with so many settings in one pass."""
+def memory_at(sized: Sized, shape: RowShape | None = None) -> MemoryForecast:
+    """The memory of a sized run, or of the same at another row shape. A function of declarations and shapes alone."""
     config = sized.config
     batch = config.privacy.expected_batch_size
     assert batch is not None
+    shape = sized.shape if shape is None else shape
     return forecast_memory(
         sized.skeleton,
-        sized.shape if shape is None else shape,
+        shape,
         sized.microbatch_size,
         update=planned_update(config),
         expected_batch_size=batch,
         num_examples=sized.num_examples,
         keep=config.training.prefix,
-        program=resident_memory(),
-        together=together,
+        together=_settings_together(sized, shape),
     )
+
+
+def _settings_together(sized: Sized, shape: RowShape) -> int:
+    """The most settings in one pass that the start of the run may try: what it then takes depends on a measurement."""
+    config, model = sized.config, sized.skeleton.model
+    privacy, training = config.privacy, config.training
+    assert privacy.num_directions is not None
+    assert privacy.steps is not None
+    assert privacy.expected_batch_size is not None
+    assert training.smoothing is not None
+    frozen = model.storage.quantization == "none" and not model.has_experts
+    if not frozen or model.trainable == "full" or not sized.shifts_whole:
+        return 1
+    shapes = Shapes(sized.microbatch_size, HEAD_BLOCKS[0] if keeps_features(model) else None, 1)
+    passes = privacy.steps * math.ceil(privacy.expected_batch_size / shapes.rows)
+    work = Work(evaluations(training.estimator, privacy.num_directions), training.smoothing, passes)
+    return max(1, most_together(model, shape, shapes, work, training.variants))
 
 
 def planned_update(config: RunConfig) -> Update:
@@ -215,4 +235,4 @@ def _guessed_shape(config: RunConfig, task: Task, skeleton: Skeleton) -> RowShap
 
 
 def _nothing() -> MemoryForecast:
-    return MemoryForecast(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    return MemoryForecast(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)

@@ -19,7 +19,7 @@ _BATCH = 16
 
 def generate(
     loaded: LoadedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[str | list[int]],
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
@@ -27,7 +27,7 @@ def generate(
     stop: str | None = None,
     max_length: int | None = None,
 ) -> tuple[str, ...]:
-    """The continuation of each of n prompts, without the prompt, up to (and without) `stop` or the end token.
+    """The continuation of each of n prompts (texts, or their tokens), up to (and without) `stop` or the end token.
 
     - temperature 0: the likeliest token each time. Else: a token drawn with probability ∝ exp(logit / temperature), as
       the argmax of logit / temperature plus Gumbel noise from a generator of the prompt's own, made of the public
@@ -49,7 +49,8 @@ def generate(
     said: list[str] = []
     with silent_libraries(), global_generators_kept(), torch.no_grad():
         for start in range(0, len(prompts), _BATCH):
-            block = [_cut(_tokens(loaded, text), loaded.tokenizer, room) for text in prompts[start:][:_BATCH]]
+            tokens = (_tokens(loaded, prompt) for prompt in prompts[start:][:_BATCH])
+            block = [_cut(ids, loaded.tokenizer, room) for ids in tokens]
             drawn = None if temperature == 0 else _Gumbel(temperature, seed, start, len(block))
             said += _continue(loaded, block, max_new_tokens, drawn, stop)
     return tuple(said)
@@ -125,9 +126,28 @@ def _decode(tokenizer: Any, tokens: Tensor) -> list[str]:
     return found
 
 
-def _tokens(loaded: LoadedModel, text: str) -> list[int]:
+def chat_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[str | list[int]]:
+    """Tokens of each prompt as the user's turn, up to where the assistant's answer begins, by the chat template."""
+    try:
+        with silent_libraries():
+            texts = [
+                tokenizer.apply_chat_template(
+                    [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+                )
+                for prompt in prompts
+            ]
+            return [list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts]
+    except Exception as error:  # its message may quote a prompt
+        raise DpzoError(
+            f"--prompt: the model's chat template cannot render it as a user's turn ({type(error).__name__})"
+        ) from None
+
+
+def _tokens(loaded: LoadedModel, text: str | list[int]) -> list[int]:
     """A prompt's tokens without an end mark that some tokenizers append: the model is to go on."""
     tokenizer, known = loaded.tokenizer, loaded.vocabulary
+    if not isinstance(text, str):
+        return text
     try:
         ids = list(tokenizer(text.encode("utf-8", "replace").decode("utf-8"), verbose=False)["input_ids"])
     except Exception as error:  # its message may quote a record

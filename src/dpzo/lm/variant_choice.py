@@ -30,6 +30,11 @@ LEAST_GAIN = 1.05
 """How many times faster an evaluation has to be for several settings to go together."""
 BYTES_AT_MOST = 1 << 30
 """Activations, logits and shifted weights of all settings together, when the number is chosen by measuring."""
+LITTLE = 64 << 20
+"""Bytes of them that are spent beside any model, however small."""
+SHARE_OF_WEIGHTS = 1 / 8
+"""What they may be of the model's weights. It pays where few rows are evaluated beside large weights, so more bytes
+would mostly make a forecast of memory wrong."""
 SECONDS_AT_MOST = 20.0
 """Longest time that is spent on measuring; what has been seen by then decides."""
 SHARE_OF_RUN = 0.05
@@ -65,17 +70,13 @@ def settle_variants(
     """`shapes` with the number of settings that are evaluated together, at most `work.evaluations`.
 
     - A number that is asked for is taken if the model can be evaluated so and records stay isolated.
-    - `auto` times 1, 2, 4, 8 … on one micro-batch of synthetic tokens, within `BYTES_AT_MOST`, and takes the fastest,
-      if it gains `LEAST_GAIN` and records stay isolated; 1 without a look where the run is too short to repay it.
+    - `auto` times 1, 2, 4, 8 … up to `most_together` on one micro-batch of synthetic tokens, and takes the fastest, if
+      it gains `LEAST_GAIN` and records stay isolated; 1 without a look where the run is too short to repay it.
 
     The answer depends on declarations and on this machine's speed. Errors: `DpzoError` when a number above 1 is asked
     for and cannot be had; with `strict` false it is 1 then.
     """
-    most = work.evaluations if asked == "auto" else min(asked, work.evaluations)
-    if asked == "auto":
-        worth = int(SHARE_OF_RUN * work.passes * work.evaluations / COST_OF_A_TRIAL)
-        per_setting = evaluation_memory(loaded, shape, shapes)
-        most = min(most, worth, BYTES_AT_MOST // max(1, per_setting))
+    most = most_together(loaded, shape, shapes, work, asked)
     if most < 2:
         return shapes
     trial = _Trial(loaded, shape, shapes, parameters, scheme, work)
@@ -91,6 +92,16 @@ def settle_variants(
     if asked != "auto" and strict:
         raise DpzoError(f"training.variants {asked}: {reason}; choose auto or 1")
     return shapes
+
+
+def most_together(loaded: LoadedModel, shape: RowShape, shapes: Shapes, work: Work, asked: Asked) -> int:
+    """The largest number of settings that `settle_variants` may try, from declarations and shapes alone."""
+    if asked != "auto":
+        return min(asked, work.evaluations)
+    worth = int(SHARE_OF_RUN * work.passes * work.evaluations / COST_OF_A_TRIAL)
+    weights = sum(p.numel() * p.element_size() for p in loaded.module.parameters())
+    room = min(BYTES_AT_MOST, max(LITTLE, int(SHARE_OF_WEIGHTS * weights)))
+    return min(work.evaluations, worth, room // max(1, evaluation_memory(loaded, shape, shapes)))
 
 
 def _unserved(loaded: LoadedModel, parameters: TrainableParameters) -> str | None:

@@ -19,6 +19,7 @@ from dpzo.folder import CONFIG, make_folder, require_new
 from dpzo.journal import write_durably
 from dpzo.lm import ADAPTERS, save
 from dpzo.lm.quiet import silent_libraries
+from dpzo.local import located
 from dpzo.recipes.base import Experiment
 from dpzo.recipes.methods import LMO, BaselineName, drift_rate, local_model
 from dpzo.scoring import score
@@ -47,7 +48,7 @@ def run_experiment(
 
     Raises what `runs.train` raises; DpzoError where a baseline is not served.
     """
-    config = with_local_model(experiment.config)
+    config = located(with_local_model(experiment.config))
     source = runs.DataSource(folder=data_dir)
     if experiment.baseline is not None:
         return _run_baseline(config, experiment, data_dir, output, tell)

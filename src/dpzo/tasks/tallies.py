@@ -7,10 +7,11 @@ predicted, true), BLEU of its n-gram counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from dpzo.tasks.answers import drop_f1, squad_f1
 from dpzo.tasks.texts import bleu_of, bleu_rows, rouge_l
@@ -26,6 +27,7 @@ class Tally:
 
     rows: Rows
     finish: Callable[[Rows], float]
+    proportion: bool = True  # 0 and 1 are the borders: no record right, or every one
 
     def value(self) -> float:
         """The score on all records."""
@@ -59,7 +61,7 @@ def tally_answers(metric: str, answers: Sequence[str], golds: Sequence[Sequence[
 
 def tally_losses(losses: Rows) -> Tally:
     """The mean of n losses."""
-    return _mean(losses)
+    return replace(_mean(losses), proportion=False)
 
 
 def bootstrap(tally: Tally, *, units: NDArray[np.int64] | None = None, seed: int = 0) -> tuple[float, float]:
@@ -81,6 +83,20 @@ def bootstrap(tally: Tally, *, units: NDArray[np.int64] | None = None, seed: int
         scores[i] = tally.finish(drawn @ rows)
     low, high = np.quantile(scores, [0.025, 0.975])
     return float(low), float(high)
+
+
+def interval(tally: Tally, *, units: NDArray[np.int64] | None = None, seed: int = 0) -> tuple[float, float]:
+    """`bootstrap`; where it has no width because no record errs, or each does, the exact interval of a proportion.
+
+    Resamples of 300 right answers are all right, which says nothing of the next record. There Clopper–Pearson applies
+    to the units (records without them): it holds at any size for independent units of which each is right or wrong.
+    """
+    low, high = bootstrap(tally, units=units, seed=seed)
+    if low < high or not tally.proportion or low not in (0.0, 1.0):
+        return low, high
+    count = len(tally.rows) if units is None else len(np.unique(units))
+    found = binomtest(count if low == 1.0 else 0, count).proportion_ci(confidence_level=0.95, method="exact")
+    return float(found.low), float(found.high)
 
 
 def _mean(values: Rows) -> Tally:

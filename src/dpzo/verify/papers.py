@@ -12,7 +12,7 @@ from typing import Any
 
 from scipy.stats import gamma
 
-from dpzo.config import FROM_FILE, PRIVATE, RunConfig, load_config, parse_config
+from dpzo.config import FROM_FILE, PRIVATE, RunConfig, chosen_config, load_config, parse_config
 from dpzo.count import PrivateCount
 from dpzo.errors import DpzoError
 from dpzo.folder import CONFIG, COUNT
@@ -20,7 +20,7 @@ from dpzo.journal import Transcript
 from dpzo.privacy import Laplace, PrivacyPlan, Release, lattice
 from dpzo.privacy.mechanisms import Gaussian
 from dpzo.report import CARD_JSON, CARD_MARKDOWN, build_card, card_of_run, render_markdown
-from dpzo.runs import PLAN, chosen_config, plan_facts
+from dpzo.runs import PLAN, plan_facts
 from dpzo.step_key import STEP_KEY
 from dpzo.verify.accountants import renyi_bound, second_bracket
 from dpzo.verify.report import Check, attempt, failed, inapplicable, passed

@@ -42,7 +42,9 @@ def check_weights(run: Path, transcript: Transcript, base: str | None) -> Iterat
             parts = runs.for_replay(transcript, base)
         except DpzoError as error:
             what = f"{header['name']}: " if base is None else f"--base {base}: "
-            said = str(error).replace("--model ", "").removeprefix(what.removeprefix("--base "))
+            said = (
+                str(error).removeprefix("--base ").removeprefix("--model ").removeprefix(what.removeprefix("--base "))
+            )
             yield failed("base", f"{what}does not load as this run's base model: {said}")
             return
         found, named = parts.subject.loaded.base_fingerprint, header["fingerprint"]
