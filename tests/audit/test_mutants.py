@@ -63,6 +63,7 @@ def test_dpzos_channel_is_not_flagged(
     audited: Audited, make_plan: MakePlan, mechanism: Mechanism, sampler: Any, claims: dict[str, Any]
 ) -> None:
     reports = audited(make_plan(mechanism, sampler, **claims), 3000, SOUND_FLAGGED, run=run_itself)
+    assert not reports.pop("checks").flagged
     assert len(reports) == 2
     for report in reports.values():
         assert 0.0 < report.epsilon_lower <= report.epsilon_claimed
@@ -87,6 +88,7 @@ def test_a_mechanism_that_draws_a_quarter(
     monkeypatch.setattr(Gaussian, "draw", lambda self, bits, size, words: own(self, bits - 2, size, words))
     reports = audited(make_plan(Gaussian(1.0)), 20_000)
     assert reports["gaussian_dp"].note.startswith("through whole channels")
+    assert reports["checks"].flagged
     assert reports["clopper_pearson"].note.startswith("through sampler and mechanism")
     assert reports["gaussian_dp"].flagged
     assert reports["clopper_pearson"].flagged

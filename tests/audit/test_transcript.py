@@ -135,7 +135,7 @@ def test_too_little_noise_is_flagged() -> None:
         train.fit(replace(job, plan=weak), objective, num_units, folder)
 
     job = job_of(plan)
-    found = audit_transcript(job, Quadratic(job.parameters), UNITS, canaries=100, fit=cheat)
+    found = audit_transcript(job, Quadratic(job.parameters), UNITS, canaries=200, fit=cheat)
     assert all(report.flagged for report in found)
 
 

@@ -45,9 +45,10 @@ def test_the_table(dpzo: Dpzo, plan_file: Path) -> None:
     assert said.code == 0
     assert said.err == "dpzo: drawing up to 1,000 transcripts a side\n"
     lines = said.out.splitlines()
-    assert lines[0].startswith("ε at δ = 1e-05; all lower bounds hold together with 0.999999 confidence")
-    assert [line.split()[0] for line in lines[2::2][:2]] == ["gaussian_dp", "clopper_pearson"]
-    assert lines[-1].startswith("A lower bound above the claim proves a fault")
+    assert lines[0].startswith("ε at δ = 1e-05; all lower bounds hold together with 0.95 confidence")
+    assert lines[1] == "a flag is false at most once in 1,000,000 audits"
+    assert [line.split()[0] for line in lines[3:-1:2]] == ["gaussian_dp", "clopper_pearson", "checks"]
+    assert lines[-1].startswith("A flag proves a fault")
     assert all(len(line) <= 120 for line in lines[:-1])
 
 
@@ -58,7 +59,7 @@ def test_the_object_of_a_run(dpzo: Dpzo, tmp_path: Path) -> None:
     assert found["epsilon_claimed"] == PLAN.epsilon
     assert 0 < found["epsilon_lower"] < PLAN.epsilon
     assert (found["confidence"], found["method"], found["flagged"]) == (0.99, "gaussian_dp", False)
-    assert [report["method"] for report in found["reports"]] == ["gaussian_dp", "clopper_pearson"]
+    assert [report["method"] for report in found["reports"]] == ["gaussian_dp", "clopper_pearson", "checks"]
 
 
 def test_a_flag_is_an_exit_code_and_a_line(dpzo: Dpzo, plan_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +67,8 @@ def test_a_flag_is_an_exit_code_and_a_line(dpzo: Dpzo, plan_file: Path, monkeypa
     monkeypatch.setattr(Gaussian, "draw", lambda self, bits, size, words: own(self, bits - 2, size, words))
     said = dpzo("audit", "--plan", plan_file, "--draws", 2000, "--json")
     assert said.code == 1
-    assert said.err == "dpzo: the measured ε lies above the claim: the noise is not what the plan says\n"
+    assert said.err.startswith("dpzo: the releases are not what the plan says: law of the noise: ")
+    assert said.err.count("\n") == 1
     assert json.loads(said.out)["flagged"]
 
 

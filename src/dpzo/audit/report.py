@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 LIMITS = (
-    "A lower bound above the claim proves a fault; one below it proves nothing more than that this attack, with this "
-    "many draws, found none."
+    "A flag proves a fault, but for one audit of sound code in a million; no flag proves nothing more than that these "
+    "attacks and checks, with this many draws, found none."
 )
+CHECKS_METHOD = "checks"  # the report of what no ε expresses
+FALSE_FLAG = 1e-6  # chance that anything is flagged in an audit of sound code: a flag accuses
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class AuditReport:
     `epsilon_claimed` at `delta` is what the plan's accountant says, an upper bound; `epsilon_lower` what was measured:
     but for a chance of 1 − `confidence` the true ε at `delta` is no less. `draws` runs (or canaries) on each side,
     `seconds` of computing (None where they would tell of records), `note` what was attacked and what limits the figure.
+    `epsilon_refuted`: the bound that decides about a flag, which holds but for a chance of 10⁻⁶ (`FALSE_FLAG`) over all
+    methods together; `epsilon_lower` where there is no other. `fault`: what a check found that no ε expresses.
     """
 
     method: str
@@ -29,11 +33,14 @@ class AuditReport:
     draws: int
     seconds: float | None
     note: str = ""
+    epsilon_refuted: float | None = None
+    fault: str = ""
 
     @property
     def flagged(self) -> bool:
         """Whether the measurement contradicts the claim."""
-        return self.epsilon_lower > self.epsilon_claimed
+        refuted = self.epsilon_lower if self.epsilon_refuted is None else self.epsilon_refuted
+        return bool(self.fault) or refuted > self.epsilon_claimed
 
     def to_dict(self) -> dict[str, Any]:
         """As `dpzo audit --json` prints it."""
@@ -43,7 +50,9 @@ class AuditReport:
             "epsilon_lower": self.epsilon_lower,
             "delta": self.delta,
             "confidence": self.confidence,
+            "epsilon_refuted": self.epsilon_lower if self.epsilon_refuted is None else self.epsilon_refuted,
             "flagged": self.flagged,
+            "fault": self.fault,
             "draws": self.draws,
             "seconds": None if self.seconds is None else round(self.seconds, 1),
             "note": self.note,

@@ -11,8 +11,8 @@ import numpy as np
 
 from dpzo import train
 from dpzo.audit.canaries import WithCanaries, places, scores, steepness
-from dpzo.audit.one_run import one_run_epsilons
-from dpzo.audit.report import AuditReport
+from dpzo.audit.one_run import binomial_epsilon, gaussian_epsilon, one_run_epsilons
+from dpzo.audit.report import FALSE_FLAG, AuditReport
 from dpzo.errors import DpzoError
 from dpzo.journal import read
 from dpzo.privacy import NeighboringRelation, PrivacyPlan
@@ -38,8 +38,9 @@ def audit_transcript(
 
     Each canary is in by a coin that the attack does not see. Two bounds come of the same guesses: the binomial one of
     Steinke et al. 2023, for any (ε, δ) mechanism, and the one for Gaussian trade-off curves of Mahloujifar et al. 2024;
-    both hold together with `confidence`. `seed` is public: it places the canaries and tosses their coins. `fit` is the
-    loop that is audited, `train.fit` unless a fault is planted. The job's parameters end at θ_T.
+    both hold together with `confidence`; a flag is false at most once in a million audits. `seed` is public: it places
+    the canaries and tosses their coins. `fit` is the loop that is audited, `train.fit` unless a fault is planted. The
+    job's parameters end at θ_T.
 
     What limits the bounds: one run gives few guesses, sampling is not undone, and rows hide each other: beside σC of
     noise a score sees those of units, and the other canaries as C·√(q·canaries/(2K)). No real unit is as loud.
@@ -78,8 +79,14 @@ def audit_transcript(
         seconds=None,  # a step takes longer with a larger batch, and the records may be private
         note=note,
     )
+    strict = min(FALSE_FLAG, 1.0 - confidence) / 2.0
+    report = replace(report, epsilon_refuted=binomial_epsilon(guesses, plan.delta, strict))
+    refuted = gaussian_epsilon(guesses, plan.delta, strict)
     assumed = "the same guesses, if the trade-off curve is a Gaussian's"
-    return [report, replace(report, method="one_run_gaussian", epsilon_lower=gaussian, note=assumed)]
+    return [
+        report,
+        replace(report, method="one_run_gaussian", epsilon_lower=gaussian, epsilon_refuted=refuted, note=assumed),
+    ]
 
 
 def require_canaries(plan: PrivacyPlan, canaries: int, dimension: int) -> None:

@@ -27,7 +27,7 @@ def audit(
     ] = None,
     confidence: Annotated[
         float | None,
-        typer.Option(help="With which all lower bounds hold together; 0.999999 by default, 0.95 with --canaries."),
+        typer.Option(help="With which all lower bounds hold together; 0.95 by default. A flag errs once in a million."),
     ] = None,
     canaries: Annotated[
         int | None, typer.Option(help="Train RUN once more with this many canaries on --data, and find them again.")
@@ -72,8 +72,15 @@ def audit(
     else:
         _show(found)
     if any(report.flagged for report in found):
-        teller(quiet=False)("the measured ε lies above the claim: the noise is not what the plan says")
+        teller(quiet=False)(_accusation(found))
         raise typer.Exit(1)
+
+
+def _accusation(found: Sequence[AuditReport]) -> str:
+    faults = [report.fault for report in found if report.fault]
+    if faults:
+        return f"the releases are not what the plan says: {'; '.join(faults)}"
+    return "the measured ε lies above the claim: the noise is not what the plan says"
 
 
 def _mechanism(
@@ -126,15 +133,17 @@ def _rerun(
 
 
 def _show(found: Sequence[AuditReport]) -> None:
-    from dpzo.audit.report import LIMITS
+    from dpzo.audit.report import CHECKS_METHOD, FALSE_FLAG, LIMITS
     from dpzo.cli.screen import print_line, rounded_up
 
     first = found[0]
     print_line(f"ε at δ = {first.delta:g}; all lower bounds hold together with {first.confidence:g} confidence")
+    print_line(f"a flag is false at most once in {1 / FALSE_FLAG:,.0f} audits")
     print_line(f"{'method':<17}{'claimed':>9}{'lower bound':>13}{'draws a side':>14}{'flagged':>9}")
     for report in found:
+        lower = f"{report.epsilon_lower:.4g}" if report.method != CHECKS_METHOD else "-"
         print_line(
-            f"{report.method:<17}{rounded_up(report.epsilon_claimed, 4):>9}{report.epsilon_lower:>13.4g}"
+            f"{report.method:<17}{rounded_up(report.epsilon_claimed, 4):>9}{lower:>13}"
             f"{report.draws:>14,}{'YES' if report.flagged else 'no':>9}"
         )
         print_line(f"  {report.note}")
