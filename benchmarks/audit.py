@@ -2,7 +2,8 @@
 
     python -m benchmarks.audit [--quick] [--unsampled] [--json]   # benchmarks/results/audit.json, audit_unsampled.json
 
-Each row solves the noise for its ε, then audits the plan as `dpzo audit` does. Quick results end in _quick. Clopper–Pearson with 3·10⁶ transcripts
+Each row solves the noise for its ε, then audits the plan as `dpzo audit` does. Clopper–Pearson with 3·10⁶ transcripts
+a side for K = 1; quick results end in _quick.
 a side for K = 1, a tenth of that for K = 16, where it draws the one coordinate that the canary touches and so repeats
 the row above on a finer lattice. Rows are written as they come, so that a run that is stopped leaves what it has.
 """
@@ -30,7 +31,8 @@ CASES = [  # ε, mechanism, q, K, T
 ]
 UNSAMPLED = [(e, "gaussian", 1.0, 1, 1) for e in (1.0, 4.0)]
 NOTES = (
-    "a row's bounds hold together with 95 % confidence, a flag is false once in a million audits; checks has no bound; three tenths of the draws choose attack and threshold, "
+    "a row's bounds hold together with 95 % confidence, a flag is false once in a million audits; checks has no bound; "
+    "three tenths of the draws choose attack and threshold, "
     "the rest are counted; f_dp (gaussian_dp: the same, exact) assumes the plan's mechanism with an unknown amount of "
     "noise, clopper_pearson assumes nothing; laplace with K = 16 is claimed by its pure or Rényi bound, which one "
     "canary cannot reach"

@@ -1,7 +1,7 @@
 """Checks of a channel: sound ones are found sound, p-values are valid, and the law of the noise is the exact one.
 
 Secret randomness cannot be seeded, so what is asked of real channels is asked at a chance of an error of 10⁻¹⁰. That
-the p-values are valid at all sizes is tested on made-up draws from a seeded generator, so those tests cannot fail by chance.
+the p-values are valid is tested on made-up draws from a seeded generator, so those tests cannot fail by chance.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import stats
 
 from dpzo.audit.batch_checks import check_batches
 from dpzo.audit.checking import check_channel
-from dpzo.audit.clip_checks import check_clip, check_hidden_noise, crowd, hostile_rows
+from dpzo.audit.clip_checks import batch_of, check_clip, check_hidden_noise, crowd, hostile_rows
 from dpzo.audit.draws import whole_run
 from dpzo.audit.noise_checks import check_entropy, check_independence, check_law
 from dpzo.audit.noise_law import NoiseLaw, sum_beyond
@@ -32,6 +32,7 @@ from dpzo.privacy import (
     PrivateChannel,
     SecretRandom,
     Tabled,
+    clip_rows,
     lattice,
 )
 
@@ -154,9 +155,6 @@ def test_hostile_rows_at_the_bound_are_no_finding(make_plan: MakePlan) -> None:
     rows = hostile_rows(plan, draw)
     grid, count = lattice(plan.mechanism, plan.clip_norm, 3), crowd(3)
     kinds = np.repeat(np.arange(len(rows)), 2)
-    from dpzo.audit.clip_checks import batch_of
-    from dpzo.privacy import clip_rows
-
     with np.errstate(all="ignore"):
         sums = np.array([clip_rows(batch_of(plan, rows[k], count), grid).sum(axis=0) for k in kinds], dtype=np.float64)
     values = sums + np.floor(2**grid.bits * draw.standard_normal(sums.shape))
