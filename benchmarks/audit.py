@@ -3,9 +3,9 @@
     python -m benchmarks.audit [--quick] [--unsampled] [--json]   # benchmarks/results/audit.json, audit_unsampled.json
 
 Each row solves the noise for its ε, then audits the plan as `dpzo audit` does. Clopper–Pearson with 3·10⁶ transcripts
-a side for K = 1; quick results end in _quick.
 a side for K = 1, a tenth of that for K = 16, where it draws the one coordinate that the canary touches and so repeats
-the row above on a finer lattice. Rows are written as they come, so that a run that is stopped leaves what it has.
+the row above on a finer lattice. Rows are written as they come, so that a run that is stopped leaves what it has. Quick
+results end in _quick.
 """
 
 from __future__ import annotations
