@@ -94,7 +94,7 @@ def _prv(query: Query, delta: float, relation: NeighboringRelation) -> Bracket |
         return f"prv-accountant gives up on these numbers ({type(error).__name__})"
     if not (math.isfinite(low) and math.isfinite(high)):
         return "prv-accountant gives up on these numbers (not finite)"
-    return Bracket("prv-accountant", max(0.0, low), high)
+    return Bracket("prv-accountant", max(0.0, low), max(0.0, high))  # at a large δ its upper end may be negative
 
 
 def _decimal(query: Query, relation: NeighboringRelation) -> Bracket:
