@@ -65,6 +65,8 @@ def test_a_request_to_stop_is_honoured_between_two_steps(linear: ModuleType, tmp
         process.send_signal(number)
         _, errors = process.communicate(timeout=120)
     assert "dpzo.train.Stopped: stopped after step" in errors
+    how = "press Ctrl-C" if number == signal.SIGINT else "send the signal"
+    assert f"dpzo: stopping after this step; {how} again to stop now\n" in errors
     stopped = read(folder)
     assert stopped.closed
     assert 3 <= stopped.num_steps < steps

@@ -7,9 +7,10 @@ channel, and nothing below the `del` can see it.
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -217,6 +218,7 @@ def _closing(journal: Journal) -> Iterator[Journal]:
 def _stop_requests() -> Iterator[Callable[[], int]]:
     """Turn the first Ctrl-C or SIGTERM into a request that is honoured between two steps; a second one is immediate.
 
+    The first is answered at once by a line on standard error: a step may take minutes.
     What is yielded gives the number of the signal that asked, 0 while none has.
     """
     requested = 0
@@ -230,6 +232,10 @@ def _stop_requests() -> Iterator[Callable[[], int]]:
                 before(number, frame)
             raise KeyboardInterrupt
         requested = number
+        how = "press Ctrl-C" if number == signal.SIGINT else "send the signal"
+        # Straight to the descriptor: a handler may interrupt a buffered write of the same stream.
+        with suppress(OSError):
+            os.write(2, f"dpzo: stopping after this step; {how} again to stop now\n".encode())
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):

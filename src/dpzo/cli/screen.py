@@ -75,7 +75,8 @@ def rounded_up(epsilon: float, digits: int) -> str:
 def watching(*, quiet: bool) -> Iterator[Watcher]:
     """A watcher that draws step, ε, planned memory and time left by the public forecast; silent for --json.
 
-    On a terminal a bar; elsewhere a line at each tenth of the plan. The terminal is given back however the block ends.
+    On a terminal a bar; elsewhere a line before the first step, after the first few, and at each tenth of
+    the plan. The terminal is given back however the block ends.
     """
     with ExitStack() as stack:
 
@@ -121,11 +122,16 @@ def _bar(stack: ExitStack, steps: int, epsilon: str, memory: str, left: Callable
     return lambda done: bar.update(row, completed=done, left=left(done))
 
 
+_EARLY = (1, 2, 5, 10)
+"""Steps after which a line is printed however many are planned: slow steps would be silent for hours."""
+
+
 def _lines(steps: int, left: Callable[[int], str]) -> Callable[[int], None]:
     def draw(done: int) -> None:
-        if done * 10 // steps > (done - 1) * 10 // steps:
+        if done in _EARLY or done * 10 // steps > (done - 1) * 10 // steps:
             _tell(f"step {done}/{steps}, {left(done)}")
 
+    _tell(f"step 0/{steps}, {left(0)}")
     return draw
 
 
