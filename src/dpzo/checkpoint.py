@@ -58,7 +58,7 @@ def save(
 
 
 def discard(folder: Path) -> None:
-    """Remove the checkpoint of a run whose result is saved: one that a stop has left would tell of the stop."""
+    """Remove the checkpoint, if there is one."""
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -69,9 +69,8 @@ def load(folder: Path, parameters: TrainableParameters, update: Update, transcri
         (folder / f"{CHECKPOINT}.new").unlink()  # of a process that was killed while it saved
     try:
         with safetensors.safe_open(folder / CHECKPOINT, framework="pt") as file:
-            voucher = json.loads(file.metadata()[_VOUCHER])
+            step, chain_hash, content = _stated(file.metadata())
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        step, chain_hash, content = int(voucher["step"]), voucher["hash"], voucher["content"]
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return Restored(0, fresh)
     theta = {n.removeprefix("parameter/"): t for n, t in tensors.items() if n.startswith("parameter/")}
@@ -81,6 +80,19 @@ def load(folder: Path, parameters: TrainableParameters, update: Update, transcri
         return Restored(0, fresh)
     parameters.load(theta)
     return Restored(step, {name: tensor.to(fresh[name].device) for name, tensor in state.items()})
+
+
+def stated(path: Path) -> tuple[int, str]:
+    """The step and the chain hash that a checkpoint names. Errors of the file, KeyError, TypeError or ValueError."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        step, chain_hash, _ = _stated(file.metadata())
+    return step, chain_hash
+
+
+def _stated(metadata: Mapping[str, str]) -> tuple[int, str, str]:
+    """Step, chain hash and content's hash; version 0.1.0 wrote them as three entries."""
+    voucher = json.loads(metadata[_VOUCHER]) if _VOUCHER in metadata else metadata
+    return int(voucher["step"]), str(voucher["hash"]), str(voucher["content"])
 
 
 def _vouched(transcript: Transcript, step: int, chain_hash: str) -> bool:

@@ -74,6 +74,9 @@ class DataConfig(_Group):
     messages_column: str = Field("messages", description="column of a chat's messages, each with role and content")
     chat_template: str | None = Field(None, description="name of one of the tokenizer's chat templates")
     unit_column: str | None = Field(None, description="column that identifies the privacy unit, for example a patient")
+    max_records_per_unit: Count | None = Field(
+        None, description="records of a privacy unit that are used, the first in file order"
+    )
     labels: tuple[str, ...] | None = Field(None, description="declared label set, in order, as in yes,no")
     label_words: tuple[str, ...] | None = Field(
         None, description="a causal model's word for each label, as ' bad, good'"
@@ -156,6 +159,7 @@ DERIVED = {
     "data.max_length": "the task's; 64 for your own file",
     "data.max_answer_tokens": "the task's",
     "data.unit_column": "each record is a unit",
+    "data.max_records_per_unit": "all of them",
     "privacy.num_examples": "public where a built-in task publishes it, else required",
     "privacy.steps": "200",
     "privacy.num_directions": "64 for a head, else 16",

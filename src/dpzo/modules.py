@@ -20,7 +20,6 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from dpzo import checkpoint
 from dpzo import train as trainer
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
@@ -135,7 +134,6 @@ def fit(
             trainer.fit(job, objective, len(objective), folder, **arguments)
     trained = job.parameters.tensors()
     write_durably(folder / WEIGHTS, safetensors.torch.save(trained, {"fingerprint": fingerprint_tensors(trained)}))
-    checkpoint.discard(folder)
     return write_card(folder, read(folder))
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 
-from dpzo import checkpoint
 from dpzo import train as trainer
 from dpzo.assembly import (
     Assembled,
@@ -307,7 +306,6 @@ FINISHED = "trained.json"
 
 def _finish(parts: Assembled, output: Path) -> dict[str, Any]:
     save_model(parts, output)
-    checkpoint.discard(output)
     return write_card(output, read(output))
 
 

@@ -148,7 +148,8 @@ def objective(records: Records, subject: Subject) -> Objective:
     if records.num_units == len(records):
         return by_record
     assert records.units is not None
-    return UnitObjective(by_record, group_units(records.units, records.num_units))
+    most = subject.config.data.max_records_per_unit
+    return UnitObjective(by_record, group_units(records.units, records.num_units, most))
 
 
 def _max_length(data: DataConfig) -> int:

@@ -177,7 +177,16 @@ def _train(
                 checkpoint.save(journal.folder, job.parameters, state, step + 1, journal.last_hash)
                 saved = step + 1
             observe(release)
+        _last_checkpoint(job, state, journal, saved)
         job.update.finish(job.parameters, state)
+
+
+def _last_checkpoint(job: Job, state: dict[str, torch.Tensor], journal: Journal, saved: int) -> None:
+    """What checkpoint a finished run holds follows from the plan: one that a stop has left would tell of the stop."""
+    if job.plan.steps < job.checkpoint_every:
+        checkpoint.discard(journal.folder)
+    elif saved != job.plan.steps:
+        checkpoint.save(journal.folder, job.parameters, state, job.plan.steps, journal.last_hash)
 
 
 def _replay_entries(

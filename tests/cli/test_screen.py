@@ -141,10 +141,13 @@ def test_a_stop_outside_every_command_is_told_too(
     assert dpzo("env").code == 0
 
 
-def test_elsewhere_ten_lines(dpzo: Dpzo, arguments: Arguments, tmp_path: Path) -> None:
+def test_elsewhere_a_line_before_the_first_step_after_the_first_few_and_at_each_tenth(
+    dpzo: Dpzo, arguments: Arguments, tmp_path: Path
+) -> None:
     said = dpzo(*arguments(tmp_path / "run", steps=37))
     steps = [line for line in said.err.splitlines() if line.startswith("dpzo: step")]
-    assert len(steps) == 10
+    done = [int(line.split()[2].partition("/")[0]) for line in steps]
+    assert done == [0, 1, 2, 4, 5, 8, 10, 12, 15, 19, 23, 26, 30, 34, 37]
     assert all(re.fullmatch(rf"dpzo: step \d+/37, {LEFT}", line) for line in steps)
     assert "\x1b" not in said.err + said.out
     assert said.out.startswith("Whatever the run published")

@@ -115,6 +115,23 @@ def test_a_units_loss_is_the_exact_mean_and_feels_no_other_unit(values: list[flo
     assert moved.losses(np.arange(5)).tobytes() == whole.tobytes()
 
 
+@given(values=st.lists(finite, min_size=1, max_size=30), most=st.integers(1, 4), data=st.data())
+def test_a_cap_keeps_a_units_first_records_and_looks_at_no_other_unit(
+    values: list[float], most: int, data: st.DataObject
+) -> None:
+    owners = np.array(data.draw(st.lists(st.integers(0, 4), min_size=len(values), max_size=len(values))))
+    groups = group_units(owners, 5, most)
+    for unit in range(5):
+        own = [place for place, owner in enumerate(owners) if owner == unit]
+        assert groups[unit].tolist() == own[:most]
+    gone = data.draw(st.integers(0, 4))
+    there = np.flatnonzero(owners != gone)
+    without = group_units(owners[there], 5, most)
+    assert without[gone].tolist() == []
+    for unit in set(range(5)) - {gone}:
+        assert there[without[unit]].tolist() == groups[unit].tolist()
+
+
 def test_a_non_finite_record_spoils_its_own_unit_only() -> None:
     units = UnitObjective(Table([1.0, math.inf, -math.inf, 3.0, math.nan]), group_units(np.array([0, 1, 1, 0, 2]), 4))
     found = units.losses(np.arange(4))

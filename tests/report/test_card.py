@@ -201,6 +201,11 @@ def test_only_a_run_from_files_has_a_local_file(tmp_path: Path) -> None:
     assert any("local.yaml" in item for item in card_of(tmp_path / "files")["not_covered"])
 
 
+def test_a_cap_on_a_units_records_stands_on_the_card(tmp_path: Path) -> None:
+    card = card_of(tmp_path, unit_column="who", config={"data": {"max_records_per_unit": 3}})
+    assert card["unit"] == "set of all records that share a value of column 'who' (the first 3 of them are used)"
+
+
 def test_a_double_is_not_called_entropy(tmp_path: Path) -> None:
     card = card_of(tmp_path, has_guarantee=False)
     assert "operating-system entropy" not in card["mechanism"]["sampler"]

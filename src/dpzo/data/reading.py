@@ -65,6 +65,8 @@ def _columns(task: Task, data: DataConfig) -> Columns:
         flags[data.completion_column] = _FLAGS[COMPLETION]
     if label is not None:
         flags[label] = "--label-column"
+    if data.max_records_per_unit is not None and data.unit_column is None:
+        raise DpzoError("--max-records-per-unit: needs --unit-column, the column that names the unit; give it too")
     if data.unit_column is not None:
         flags[data.unit_column] = "--unit-column"
     return Columns(

@@ -71,11 +71,15 @@ def _means(values: Losses, members: Sequence[Indices]) -> Losses:
     return result
 
 
-def group_units(unit_of_record: Indices, num_units: int) -> tuple[Indices, ...]:
-    """Records of each unit, ascending, from each record's unit number in 0 … num_units − 1; ValueError outside it."""
+def group_units(unit_of_record: Indices, num_units: int, most: int | None = None) -> tuple[Indices, ...]:
+    """Records of each unit, ascending, from each record's unit number in 0 … num_units − 1; ValueError outside it.
+
+    At most the first `most` of each: which of a unit's records are used depends on that unit alone, so data sets that
+    differ in one unit still do.
+    """
     numbers = np.asarray(unit_of_record, dtype=np.int64)
     if len(numbers) and (numbers.min() < 0 or numbers.max() >= num_units):
         raise ValueError("units are numbered 0 … num_units − 1")  # no figure: a count of the file's is private
     order = np.argsort(numbers, kind="stable")
     bounds = np.searchsorted(numbers[order], np.arange(num_units + 1))
-    return tuple(order[bounds[unit] : bounds[unit + 1]] for unit in range(num_units))
+    return tuple(order[bounds[unit] : bounds[unit + 1]][:most] for unit in range(num_units))

@@ -193,7 +193,11 @@ def _round_up(epsilon: float) -> str:
 
 def _unit(header: Mapping[str, Any]) -> str:
     column = header["unit_column"]
-    return "single record" if column is None else f"set of all records that share a value of column {column!r}"
+    if column is None:
+        return "single record"
+    most = header.get("config", {}).get("data", {}).get("max_records_per_unit")
+    used = "" if most is None else f" (the first {most} of them are used)"
+    return f"set of all records that share a value of column {column!r}{used}"
 
 
 def _assumptions(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:

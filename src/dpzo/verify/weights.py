@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dpzo import modules, runs
 from dpzo import train as trainer
 from dpzo.assembly import Assembled
-from dpzo.checkpoint import CHECKPOINT
+from dpzo.checkpoint import CHECKPOINT, stated
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
 from dpzo.journal import Transcript
@@ -168,10 +168,8 @@ class _Watcher:
 def _checkpoint_facts(path: Path) -> tuple[int, str]:
     """Step and hash that a checkpoint names; −1 when it cannot be read."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-        return int(metadata["step"]), str(metadata["hash"])
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        return stated(path)
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return -1, ""
 
 
