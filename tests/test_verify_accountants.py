@@ -47,6 +47,8 @@ CASES = {
     "pure Laplace": plan(Laplace(80.0), 0.05, 100, 0.0, num_directions=4),
     "pure Laplace, replaced": plan(Laplace(80.0), 0.05, 100, 0.0, relation=REPLACED),
     "sampled Laplace": plan(Laplace(6.0), 0.05, 100),
+    "Gaussian, sampled and replaced": plan(Gaussian(3.0), 0.05, 100, num_directions=8, relation=REPLACED),
+    "Laplace in several coordinates": plan(Laplace(6.0), 0.05, 100, num_directions=4),
     "Laplace, replaced": plan(Laplace(20.0), 1, 20, relation=REPLACED),
     "a table": plan(Tabled(table(Huber(3.0, 1.0))), 1, 10),
     "a table, replaced": plan(Tabled(table(Staircase(2.0, 0.5))), 1, 10, relation=REPLACED),
@@ -69,8 +71,8 @@ def test_the_claim_lies_within_and_others_do_not(case: str) -> None:
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
-        (plan(Gaussian(3.0), 0.05, 100, relation=REPLACED), "prv-accountant knows no replace_one"),
-        (plan(Laplace(6.0), 0.05, 100, num_directions=4), "the claim is the Rényi bound itself"),
+        (plan(Laplace(6.0), 0.05, 100, relation=REPLACED), "dp-accounting knows no replace_one for Laplace"),
+        (plan(Laplace(6.0), 0.05, 100, 1e-14), "too small for the Fourier transform"),
         (plan(Tabled(table(Huber(3.0, 1.0))), 1, 10, 0.0), "no second accountant reads tables at δ = 0"),
         (plan(Tabled(table(Huber(3.0, 1.0))), 0.01, 10**6), "too large for dp-accounting's general PLD"),
         (plan(Gaussian(3.0), 0.05, 100, 1e-30), "prv-accountant gives up on these numbers"),

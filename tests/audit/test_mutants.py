@@ -33,7 +33,7 @@ Plant = Callable[..., ModuleType]
 MakePlan = Callable[..., PrivacyPlan]
 Audited = Callable[..., dict[str, Any]]
 
-CLIP = "clip_rows(rows, self._lattice).sum(axis=0)"
+CLIP = "clip_rows(rows, self._lattice).sum(axis=0, dtype=object)"
 NOISE = "self.plan.mechanism.draw(self._lattice.bits, self.plan.num_directions, self._source.words())"
 SECRET = "self._source: Randomness = SecretRandom()"
 SOUND_FLAGGED = 1e-9

@@ -20,12 +20,15 @@ from dpzo.privacy import (
     PrivacyPlan,
     PrivateChannel,
     Sampler,
+    Tabled,
     channel,
     mechanisms,
 )
+from dpzo.privacy.noise.families import laplace
+from dpzo.privacy.noise.tabulate import table
 
 Plant = Callable[..., ModuleType]
-CLIP = "clip_rows(rows, self._lattice).sum(axis=0)"
+CLIP = "clip_rows(rows, self._lattice).sum(axis=0, dtype=object)"
 NOISE = "self.plan.mechanism.draw(self._lattice.bits, self.plan.num_directions, self._source.words())"
 VALUES = "tuple(int(value) + draw for value, draw in zip(total, noise, strict=True))"
 CASES = [(Gaussian(0.8), 4), (Laplace(0.8), 4), (Gaussian(3.0), 1), (Laplace(3.0), 1), (Gaussian(1.3), 64)]
@@ -168,6 +171,23 @@ def test_several_directions_accounted_as_one(checks: ModuleType, planted: Plant)
             checks.check_sensitivity_one_row(mutant.PrivateChannel, plan(mechanism, width))
         alone = plan(mechanism, 1)
         checks.check_sensitivity_one_row(mutant.PrivateChannel, alone)  # with one direction it is no fault
+
+
+def test_a_sum_that_wraps(checks: ModuleType, planted: Plant) -> None:
+    """Rows of a large bound in an accumulator of fixed width: one unit takes the sum to the other end of its range."""
+    made = plan(Tabled(table(laplace(2.0), cells=1, block=2**30 - 1)), 1)
+    checks.check_sensitivity_one_row(PrivateChannel, made)
+    narrow = planted(channel, (CLIP, CLIP.replace("dtype=object", "dtype=np.int32")))
+    with pytest.raises(checks.Caught, match="one unit moves the release by"):
+        checks.check_sensitivity_one_row(narrow.PrivateChannel, made)
+    # The limit on bounds lifted: sums of 64 bits wrap, sums without a size do not.
+    huge = mechanisms.Lattice(2.0**-62, 0, 2**62, 1)
+    lifted = {"lattice": lambda *_: huge, "clip_rows": lambda rows, _: np.full(rows.shape, 2**62, dtype=np.int64)}
+    for swaps, wraps in (((), False), (((CLIP, CLIP.replace(", dtype=object", "")),), True)):
+        module = planted(channel, *swaps, **lifted)
+        channels = [module.PrivateChannel(made, nonprivate_randomness=checks.PublicWords) for _ in range(2)]
+        few, more = (checks._values(one, np.ones((rows, 1)))[0] for one, rows in zip(channels, (1, 2), strict=True))
+        assert (more - few != 2**62) is wraps
 
 
 def test_rows_clipped_in_another_norm(checks: ModuleType, planted: Plant) -> None:

@@ -84,7 +84,8 @@ class PrivateChannel:
         if self._batch_size is None or rows.shape != (self._batch_size, self.plan.num_directions):
             raise ValueError("rows must have one row per unit of the batch drawn for this step and K columns")
         step, self._step, self._batch_size = self._step, self._step + 1, None
-        total = clip_rows(rows, self._lattice).sum(axis=0)
+        # Python integers: no number of rows overflows the sum.
+        total = clip_rows(rows, self._lattice).sum(axis=0, dtype=object)
         noise = self.plan.mechanism.draw(self._lattice.bits, self.plan.num_directions, self._source.words())
         values = tuple(int(value) + draw for value, draw in zip(total, noise, strict=True))
         return Release(step, values, self._lattice.unit)

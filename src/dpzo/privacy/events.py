@@ -38,8 +38,7 @@ class GaussianEvent:
 class LaplaceEvent:
     """Sum of rows with ‖row‖₁ ≤ 1 plus Laplace noise of scale `scale` (std √2·scale) in `dimension` coordinates each.
 
-    `dimension` matters: the pure ε and the Rényi bounds hold for any, the one-dimensional privacy-loss distribution is
-    proved for dimension 1 only.
+    No account depends on `dimension`: a row of L1 norm 1 on one coordinate is the worst (docs/guarantees.md).
     """
 
     scale: float

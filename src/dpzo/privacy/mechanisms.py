@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dpzo.errors import DpzoError
 from dpzo.privacy.events import GaussianEvent, LaplaceEvent
+from dpzo.privacy.noise.table import LARGEST_BOUND
 from dpzo.privacy.noise.tabled import Tabled
 from dpzo.privacy.randomness import Words, gaussian_floor, laplace_floor
 
@@ -94,7 +95,8 @@ def lattice(mechanism: Mechanism, clip_norm: float, num_directions: int) -> Latt
     """The coarsest lattice whose unit is noise scale / 2^bits and at most clip_norm / (1000·√K) (L2) or /(1000·K) (L1).
 
     The bound is ⌊2^bits / scale⌋ computed in rationals, so bound ÷ 2^bits ≤ 1/scale exactly: the realised noise
-    multiplier is never below the one that the event names. A table brings its own lattice: bound ÷ block cells.
+    multiplier is never below the one that the event names. A table brings its own lattice: bound ÷ block cells. No
+    bound exceeds LARGEST_BOUND.
     """
     if isinstance(mechanism, Tabled):
         return Lattice(clip_norm / mechanism.noise.bound, 0, mechanism.noise.bound, mechanism.order)
@@ -105,7 +107,7 @@ def lattice(mechanism: Mechanism, clip_norm: float, num_directions: int) -> Latt
     bits = 0
     while (bound := int(2**bits / scale)) ** 2 < finest:
         bits += 1
-    if bits > 60 or bound > 2**30:
+    if bits > 60 or bound > LARGEST_BOUND:
         raise DpzoError(f"--noise-multiplier {mechanism.noise_multiplier:g} is outside what the lattice can hold")
     return Lattice(mechanism.scale * clip_norm / 2**bits, bits, bound, mechanism.order)
 

@@ -3,12 +3,13 @@
 | noise | second accountant |
 |---|---|
 | Gaussian | prv-accountant (Gopi, Lee and Wutschitz 2021): proved lower and upper ends |
+| Gaussian on a Poisson sample, `replace_one` | dp-accounting's PLD, rounded down and up |
 | Laplace, δ = 0 | the closed form in decimal arithmetic of 40 digits |
-| Laplace, one coordinate, δ > 0 | own lattice PLD of geometric noise, 1024 cells a clip norm, ± 1 % |
+| Laplace, δ > 0 | dp-accounting's PLD of one coordinate, rounded down and up |
 | a noise table, δ > 0 | dp-accounting's PLD of the table's masses, rounded down and up |
 
-The claims of the last two are dp-accounting's and the own lattice PLD's: each is checked by the other.
-Beside each stands the Rényi bound, which no claim may exceed.
+The claims of the last two are our own: nothing of them is shared. Beside each stands the Rényi bound, which no claim
+may exceed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from dpzo.privacy import PrivacyPlan
-from dpzo.privacy.accounting import closed_form, lattice_pld
+from dpzo.privacy.accounting import closed_form
 from dpzo.privacy.accounting.query import Query, flatten, shift
 from dpzo.privacy.events import NeighboringRelation
 from dpzo.privacy.noise.shape import Shape
@@ -33,7 +34,6 @@ WIDTH = 0.01
 """Half the width of a bracket ÷ ε, where the accountant lets one choose."""
 _SMALLEST_WIDTH = 1e-3
 _MOST_CELLS = 1e6
-_CELLS = 1024
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,18 @@ class Bracket:
 def second_bracket(plan: PrivacyPlan) -> Bracket | str:
     """The bracket of a plan's ε by the second accountant, or why there is none."""
     query = flatten(plan.event)
+    replaced = plan.relation is NeighboringRelation.REPLACE_ONE and query.sampling == "poisson"
     if query.mechanism == "gaussian":
-        return _prv(query, plan.delta, plan.relation)
+        return _library(query, plan) if replaced else _prv(query, plan.delta, plan.relation)
     if plan.delta == 0.0:
         return _decimal(query, plan.relation) if query.table is None else _NO_PURE_TABLE
     if query.table is not None:
         return _table(query.table.shape, query, plan)
-    if query.dimension > 1:
-        return "Laplace noise in several coordinates: the claim is the Rényi bound itself, and nothing else is proved"
-    return _geometric(query, plan)
+    return (
+        "dp-accounting knows no replace_one for Laplace noise on a Poisson sample"
+        if replaced
+        else _library(query, plan)
+    )
 
 
 _NO_PURE_TABLE = "a table's pure ε is read off its largest ratio; no second accountant reads tables at δ = 0"
@@ -70,8 +73,6 @@ def renyi_bound(plan: PrivacyPlan) -> float:
 def _prv(query: Query, delta: float, relation: NeighboringRelation) -> Bracket | str:
     if importlib.util.find_spec("prv_accountant") is None:
         return "prv-accountant is not installed: pip install 'dpzo[verify]'"
-    if query.sampling == "poisson" and relation is NeighboringRelation.REPLACE_ONE:
-        return "prv-accountant knows no replace_one on a Poisson sample"
     rough = closed_form.rdp_epsilon_of(query, delta, relation)
     reach = closed_form.rdp_epsilon_of(query, delta / 4000, relation) + 3.0
     # Cells: 2·reach ÷ (width ÷ √(T/2·ln(12/δ_error))), theorem 5.5 of its paper.
@@ -109,14 +110,30 @@ def _decimal(query: Query, relation: NeighboringRelation) -> Bracket:
     return Bracket("the closed form in 40 digits", epsilon * (1 - 1e-9), epsilon * (1 + 1e-9))
 
 
-def _geometric(query: Query, plan: PrivacyPlan) -> Bracket:
-    """Two-sided geometric noise on 1024 cells a clip norm: the same largest loss, and a law within a cell's width."""
-    ratio = math.exp(-1.0 / (_CELLS * query.noise))
-    weights = np.power(ratio, np.arange(2 * _CELLS), dtype=np.float64)
-    law = Shape.normalised(weights, ratio, _CELLS)
-    found = lattice_pld.epsilon(law, plan.delta, query.sampling_prob, query.count, plan.relation)
-    slack = WIDTH * found + _SMALLEST_WIDTH
-    return Bracket("own lattice PLD of geometric noise", max(0.0, found - slack), found + slack)
+def _library(query: Query, plan: PrivacyPlan) -> Bracket | str:
+    """Both roundings of dp-accounting's PLD; a row on one coordinate is the worst (docs/guarantees.md)."""
+    rough = closed_form.rdp_epsilon_of(query, plan.delta, plan.relation)
+    step = WIDTH * max(rough, 10.0 * _SMALLEST_WIDTH) / query.count
+    if plan.delta < 100.0 * query.count * 2.0**-52:
+        return "delta is too small for the Fourier transform of dp-accounting"
+    if 2.0 * rough / step > _MOST_CELLS:
+        return "there are too many steps for dp-accounting's PLD rounded down"
+    from dp_accounting import NeighboringRelation as Theirs
+    from dp_accounting.pld import privacy_loss_distribution as losses
+
+    ends = []
+    for pessimistic in (False, True):
+        rounding: dict[str, Any] = {"pessimistic_estimate": pessimistic, "value_discretization_interval": step}
+        if query.mechanism == "gaussian":
+            one = losses.from_gaussian_mechanism(
+                query.noise, sampling_prob=query.sampling_prob, neighboring_relation=Theirs.REPLACE_ONE, **rounding
+            )
+        else:
+            scale = query.noise / shift(plan.relation)
+            one = losses.from_laplace_mechanism(scale, sampling_prob=query.sampling_prob, **rounding)
+        composed = one.self_compose(query.count) if query.count > 1 else one
+        ends.append(float(composed.get_epsilon_for_delta(plan.delta)))
+    return Bracket("dp-accounting's PLD", max(0.0, ends[0] * (1 - 1e-6)), ends[1] * (1 + 1e-6))
 
 
 def _table(law: Shape, query: Query, plan: PrivacyPlan) -> Bracket | str:

@@ -20,6 +20,7 @@ from dpzo.privacy.events import NeighboringRelation
 from dpzo.privacy.noise import families, published
 from dpzo.privacy.noise.shape import Array, Shape
 from dpzo.privacy.noise.tabulate import Family
+from dpzo.privacy.search import certified_epsilon
 
 REPLACE = NeighboringRelation.REPLACE_ONE
 
@@ -323,3 +324,24 @@ def test_far_corners_are_answered(family: Family, sampling_prob: float, count: i
         # Slightly less ε costs more δ than was asked for: the answer is not far above the least one.
         below = lattice_pld.delta(shape, found * (1.0 - 1e-3), sampling_prob, count, tolerance=1e-3)
         assert below > delta
+
+
+@pytest.mark.parametrize("masses", [[0.5, 0.25], [0.2, 0.2, 0.2], [0.9, 0.05], [0.4, 0.3, 0.0]])
+@pytest.mark.parametrize("shift", [1, 3, 4, 5, 40])
+@pytest.mark.parametrize("sampling_prob", [1.0, 0.3])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_law_narrower_than_its_shift_is_answered(
+    masses: list[float], shift: int, sampling_prob: float, count: int
+) -> None:
+    """Cut off within the shift the two laws may share no cell: δ = 1 without sampling, 1 − (1−q)^T with it."""
+    shape = Shape(np.array(masses) / (2 * sum(masses) - masses[0]), 0.0, shift)
+    found = lattice_pld.delta(shape, 0.5, sampling_prob, count)
+    assert 0.0 < found <= 1.0
+    if 2 * (len(masses) - 1 - (masses[-1] == 0.0)) < shift:
+        assert found == pytest.approx(1.0 - (1.0 - sampling_prob) ** count, rel=1e-9)
+        assert lattice_pld.delta(shape, 1e6, sampling_prob, count) >= 1.0 - (1.0 - sampling_prob) ** count
+    else:
+        assert found >= brute(shape, 0.5, sampling_prob, count) * (1.0 - 1e-12)
+    assert lattice_pld.epsilon(shape, 1e-9, sampling_prob, count) == math.inf
+    assert lattice_pld.pure_epsilon(shape, sampling_prob, count) == math.inf
+    assert certified_epsilon(shape, 1e-9, sampling_prob, count) == math.inf

@@ -13,6 +13,8 @@ from dpzo.errors import DpzoError
 from dpzo.privacy import (
     ComposedEvent,
     FullBatch,
+    Gaussian,
+    Laplace,
     LatticeEvent,
     NeighboringRelation,
     PoissonSampledEvent,
@@ -28,6 +30,7 @@ from dpzo.privacy import (
 )
 from dpzo.privacy.accounting import closed_form, lattice_pld
 from dpzo.privacy.noise import families
+from dpzo.privacy.noise.table import LARGEST_BOUND, LatticeNoise
 from dpzo.privacy.noise.tabulate import table
 
 ZERO_OUT, REPLACE = NeighboringRelation.ZERO_OUT, NeighboringRelation.REPLACE_ONE
@@ -160,3 +163,22 @@ def test_a_table_is_drawn_from_the_words_it_is_given() -> None:
     assert mechanism.draw(0, 5, iter(words)) == mechanism.draw(7, 5, iter(words))
     assert math.isfinite(mechanism.scale)
     assert repr(mechanism) == f"Tabled({HUBER.origin!r}, {HUBER.fingerprint[:12]})"
+
+
+@pytest.mark.parametrize("block", [(1 << 62) + 1, (1 << 31) + 1, (1 << 30) + 1])
+def test_a_table_of_huge_bound_is_refused(block: int) -> None:
+    """Its rows would overflow 64 bits: at 2⁶² one added unit wrapped the sum, a log-ratio of 1.29 at ε = 0.5."""
+    with pytest.raises(DpzoError, match="lattice units, at most 1073741824"):
+        table(families.laplace(2.0), cells=1, block=block)
+    fields = {**table(families.laplace(2.0), cells=1, block=1001).to_dict(), "block": block, "bound": block}
+    with pytest.raises(DpzoError, match="at most 1073741824"):
+        LatticeNoise.from_dict(fields)
+
+
+def test_the_largest_bound_is_one_for_all() -> None:
+    made = plan(Tabled(table(families.laplace(2.0), cells=1, block=(1 << 30) - 1)))
+    assert lattice(made.mechanism, 1.0, 1).bound == (1 << 30) - 1
+    for mechanism in (Gaussian(1e-4), Laplace(1e-4), Gaussian(1e4)):
+        assert lattice(mechanism, 1.0, 1).bound <= LARGEST_BOUND
+    with pytest.raises(DpzoError, match="outside what the lattice can hold"):
+        lattice(Gaussian(1e-4), 1.0, 10**13)

@@ -65,7 +65,7 @@ def _estimate(
     low, high = 1e-12, 1e6
     for _ in range(80):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if closed_form.gaussian_epsilon(delta, middle) <= epsilon else (low, middle)
+        low, high = (middle, high) if closed_form.rough_gaussian_delta(epsilon, middle) <= delta else (low, middle)
     per_release = low / (query.sampling_prob * shift(relation) * math.sqrt(query.count))
     return min(max(1.0 / math.sqrt(math.log1p(per_release * per_release)), LEAST_NOISE), MOST_NOISE)
 

@@ -1,4 +1,4 @@
-"""Bounds with a formula: exact Gaussian, exact pure ε of Laplace, Rényi to (ε, δ). NumPy and SciPy only."""
+"""Bounds with a formula: exact Gaussian, exact pure ε of Laplace (both rounded up), Rényi to (ε, δ)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ import math
 import numpy as np
 from scipy.special import log_ndtr
 
+from dpzo.privacy.accounting import rounded_up
 from dpzo.privacy.accounting.query import Query, check_delta, flatten, shift
 from dpzo.privacy.accounting.renyi import curve
 from dpzo.privacy.events import Event, NeighboringRelation
 
+ROUNDING = 1e-9
+"""Relative, by which Rényi bounds are raised: far above the rounding of their sums and quadratures."""
+
 
 def gaussian_delta(epsilon: float, mu: float) -> float:
-    """Exact δ(ε) of a Gaussian release whose two neighbouring means lie `mu` standard deviations apart.
+    """δ(ε) of a Gaussian release whose two neighbouring means lie `mu` standard deviations apart, rounded up.
 
     Formula: Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ); T releases at shift s compose to μ = s·√T/σ.
-    Source: Balle and Wang 2018, theorem 8.
+    Guarantee: never below the exact value, and one float above it at most. Source: Balle and Wang 2018, theorem 8.
     """
+    return rounded_up.gaussian_delta(epsilon, mu)
+
+
+def rough_gaussian_delta(epsilon: float, mu: float) -> float:
+    """The same in floats: about 1e-12 off, either way; for searches."""
     first = float(log_ndtr(mu / 2.0 - epsilon / mu))
     second = epsilon + float(log_ndtr(-mu / 2.0 - epsilon / mu))
     if second >= first:
@@ -26,23 +35,26 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
 
 
 def gaussian_epsilon(delta: float, mu: float) -> float:
-    """Smallest ε ≥ 0 with `gaussian_delta(ε, mu)` ≤ δ, to the last bits and on the safe side; δ in (0, 1)."""
+    """ε ≥ 0 with `gaussian_delta(ε, mu)` ≤ δ, the smallest to about 1e-12, on the safe side; δ in (0, 1)."""
     if gaussian_delta(0.0, mu) <= delta:
         return 0.0
     low, high = 0.0, mu * mu / 2.0 + mu * math.sqrt(2.0 * math.log(1.0 / delta))
-    while gaussian_delta(high, mu) > delta:
+    while rough_gaussian_delta(high, mu) > delta:
         low, high = high, 2.0 * high
     for _ in range(200):
         middle = 0.5 * (low + high)
         if middle in (low, high):
             break
-        low, high = (low, middle) if gaussian_delta(middle, mu) <= delta else (middle, high)
+        low, high = (low, middle) if rough_gaussian_delta(middle, mu) <= delta else (middle, high)
+    raise_by = 1e-16
+    while gaussian_delta(high, mu) > delta:
+        high, raise_by = math.nextafter(high * (1.0 + raise_by), math.inf), 2.0 * raise_by
     return high
 
 
 def gaussian_mu(query: Query, relation: NeighboringRelation) -> float:
-    """μ of the composition of a full-batch Gaussian: s·√T/σ."""
-    return shift(relation) * math.sqrt(query.count) / query.noise
+    """μ of the composition of a full-batch Gaussian: s·√T/σ, rounded up."""
+    return shift(relation) * math.sqrt(query.count) / query.noise * (1.0 + 2.0**-51)
 
 
 def laplace_pure_epsilon(
@@ -52,15 +64,12 @@ def laplace_pure_epsilon(
 
     Formula, per release: add = ln(1 + q(e^{1/b} − 1)), remove = −ln(1 − q(1 − e^{−1/b})); add/remove and zero-out take
     the larger, which is `add`; replace-one takes add + remove. Releases add up.
-    Guarantee: tight. Given the other sampled units, the output densities are (1−q)f₀ + q f_u and (1−q)f₀ + q f_v, with
-    f_u/f₀ ≤ e^{1/b} and f_v/f₀ ≥ e^{−1/b}, both reached beyond the rows u = −v; a mixture over the other units cannot
-    exceed the largest of its ratios.
+    Guarantee: tight, and rounded up: never below the exact value. Given the other sampled units, the output densities
+    are (1−q)f₀ + q f_u and (1−q)f₀ + q f_v, with f_u/f₀ ≤ e^{1/b} and f_v/f₀ ≥ e^{−1/b}, both reached beyond the rows
+    u = −v; a mixture over the other units cannot exceed the largest of its ratios.
     """
-    add = _log_mix(1.0 / scale, sampling_prob)
-    if relation is NeighboringRelation.REPLACE_ONE:
-        removed = -math.log1p(sampling_prob * math.expm1(-1.0 / scale)) if sampling_prob < 1.0 else 1.0 / scale
-        return count * (add + removed)
-    return count * add
+    replaced = relation is NeighboringRelation.REPLACE_ONE
+    return rounded_up.laplace_loss(scale, sampling_prob, count, replaced=replaced)
 
 
 def laplace_pure_scale(
@@ -112,11 +121,11 @@ def rdp_epsilon_of(query: Query, delta: float, relation: NeighboringRelation) ->
     if delta == 0.0:
         return best
     orders, bounds = curve(query, relation)
-    total = query.count * bounds
+    total = query.count * bounds * (1.0 + ROUNDING)
     if bool(np.any(-np.expm1(-total) <= delta * delta)):
         return 0.0
     converted = total + np.log1p(-1.0 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1.0)
-    return max(0.0, min(best, float(np.min(converted))))
+    return max(0.0, min(best, float(np.min(converted)) * (1.0 + ROUNDING)))
 
 
 def rdp_delta_of(query: Query, epsilon: float, relation: NeighboringRelation) -> float:
@@ -129,14 +138,7 @@ def rdp_delta_of(query: Query, epsilon: float, relation: NeighboringRelation) ->
     ):
         return 0.0
     orders, bounds = curve(query, relation)
-    total = query.count * bounds
+    total = query.count * bounds * (1.0 + ROUNDING)
     logs = (orders - 1.0) * (total - epsilon + np.log1p(-1.0 / orders)) - np.log(orders)
     variation = float(np.sqrt(-np.expm1(-np.min(total))))
-    return float(min(1.0, variation, math.exp(min(0.0, float(np.min(logs))))))
-
-
-def _log_mix(gap: float, sampling_prob: float) -> float:
-    """ln(1 + q(e^gap − 1)) without overflow."""
-    if gap > 300.0:
-        return gap + math.log(sampling_prob) + math.log1p((1.0 - sampling_prob) / sampling_prob * math.exp(-gap))
-    return math.log1p(sampling_prob * math.expm1(gap))
+    return float(min(1.0, variation * (1.0 + ROUNDING), math.exp(min(0.0, float(np.min(logs)) + ROUNDING))))

@@ -10,6 +10,12 @@ from dpzo.privacy.accounting.query import Query, check_delta, flatten
 from dpzo.privacy.events import Event, NeighboringRelation
 from dpzo.privacy.noise.table import LatticeNoise
 
+PLD_NAME = "PLD (own: atoms that dominate the worst pair, tilted Fourier transform, every error added)"
+DISAGREEMENT = 0.01
+"""Relative, above which two upper bounds contradict each other."""
+SURE = 1e-6
+"""A δ is at least this share of its Rényi bound where it is wanted to the last digits; below it is merely bounded."""
+
 
 class AccountantDisagreement(RuntimeError):
     """Two accountants contradict each other: a bug in one of them, never a mistake of the user."""
@@ -34,7 +40,7 @@ def epsilon(event: Event, delta: float, relation: NeighboringRelation) -> float:
     if query.table is not None:
         return _of_table(query.table, query, delta, relation, bound)
     found = pld.epsilon(query, delta, relation)
-    _agree(found, bound, pld.grid(query, relation) * min(query.count, 50))
+    _agree(found, bound)
     return min(found, bound)
 
 
@@ -51,7 +57,7 @@ def delta(event: Event, epsilon: float, relation: NeighboringRelation) -> float:
     bound = closed_form.rdp_delta_of(query, epsilon, relation)
     if accountant == matrix.RDP or bound == 0.0:
         return bound
-    return min(pld.delta(query, epsilon, relation), bound)
+    return min(pld.delta(query, epsilon, relation, SURE * bound), bound)
 
 
 def accountant_name(event: Event, delta: float, relation: NeighboringRelation) -> str:
@@ -67,7 +73,7 @@ def accountant_name(event: Event, delta: float, relation: NeighboringRelation) -
         return "RDP (own closed form, Canonne-Kamath-Steinke conversion)"
     if query.table is not None:
         return f"lattice PLD (own, exact atoms of noise table {query.table.fingerprint[:12]})"
-    return f"PLD (dp-accounting {pld.version()}, connect-the-dots, grid {pld.grid(query, relation):g})"
+    return PLD_NAME
 
 
 def accountant_of(query: Query, delta: float | None, relation: NeighboringRelation) -> str:
@@ -78,7 +84,7 @@ def accountant_of(query: Query, delta: float | None, relation: NeighboringRelati
     answer = matrix.support(query.mechanism, query.sampling, relation, delta == 0.0, query.dimension)
     if not answer.supported:
         raise DpzoError(f"{query.mechanism} with {query.sampling} under {relation.value}: {answer.reason}")
-    if answer.accountant == matrix.PLD and delta is not None and not pld.resolves(query, delta):
+    if answer.accountant == matrix.PLD and delta is not None and delta < pld.SMALLEST_DELTA:
         return matrix.RDP
     return answer.accountant
 
@@ -91,12 +97,12 @@ def _of_table(table: LatticeNoise, query: Query, delta: float, relation: Neighbo
             "take a noise with a tail"
         )
     if delta > 0.0:
-        _agree(found, bound, 1e-6)
+        _agree(found, bound)
     return found
 
 
-def _agree(found: float, bound: float, rounding: float) -> None:
-    # Each release's largest loss is rounded up to the grid. That shows only where ε is next to the pure ε of Laplace,
-    # which at a δ that PLD resolves takes fewer than 50 releases.
-    if math.isfinite(found) and found > bound * (1.0 + 1e-6) + rounding:
+def _agree(found: float, bound: float) -> None:
+    # Both are upper bounds. Where grids are coarse (losses of many orders of magnitude) the first may lie a little
+    # above the second; further above, one of them is wrong.
+    if math.isfinite(found) and found > bound * (1.0 + DISAGREEMENT) + 1e-6:
         raise AccountantDisagreement(f"PLD gives epsilon {found!r}, above the Rényi bound {bound!r}")

@@ -21,33 +21,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from dpzo.errors import DpzoError
+from dpzo.privacy.accounting.composition import (
+    SMALLEST_DELTA,
+    TOLERANCE,
+    Certificate,
+    evaluate,
+    largest_loss,
+    solve,
+)
 from dpzo.privacy.accounting.query import check_delta
-from dpzo.privacy.accounting.tilted import FARTHEST, UNIT, Atoms, Composed, Rough
+from dpzo.privacy.accounting.tilted import Atoms
 from dpzo.privacy.events import NeighboringRelation
 from dpzo.privacy.noise.shape import Shape
-
-SMALLEST_DELTA = 1e-100
-"""No δ below is answered: untilting would meet the end of the range of floats."""
-LARGEST_SHARE = 0.01
-"""Share of δ that rounding and cut tails may make up; beyond it the answer is refused."""
-TOLERANCE = 1e-4
-"""Relative rise of δ by the grid, about."""
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """δ, not below the true one, at ε. `reserve`: its part that is rounding; `grid`: of the losses; `cells`: FFT."""
-
-    epsilon: float
-    delta: float
-    reserve: float
-    grid: float
-    cells: int
 
 
 def atoms(shape: Shape, sampling_prob: float = 1.0) -> Iterator[Atoms]:
@@ -90,8 +79,7 @@ def atoms(shape: Shape, sampling_prob: float = 1.0) -> Iterator[Atoms]:
 
 def pure_epsilon(shape: Shape, sampling_prob: float = 1.0, count: int = 1) -> float:
     """Exact pure ε of `count` releases: count × the largest loss of either direction; ∞ where the law is cut off."""
-    both = list(atoms(shape, sampling_prob))
-    return max(math.inf if one.infinite > 0.0 else count * (float(one.losses.max()) + _padding(one)) for one in both)
+    return max(largest_loss(one, count) for one in atoms(shape, sampling_prob))
 
 
 def epsilon(
@@ -111,7 +99,13 @@ def epsilon(
     if delta == 0.0:
         return pure_epsilon(shape, sampling_prob, count)
     _check(delta)
-    found = [_solve(one, delta, count, tolerance) for one in atoms(shape, sampling_prob)]
+    found = [solve(one, delta, count, tolerance) for one in atoms(shape, sampling_prob)]
+    for answer in found:
+        if not answer.precise:
+            raise DpzoError(
+                f"--delta {delta:g}: rounding is {answer.reserve / delta:.1%} of it, so no epsilon is certified: "
+                "raise --delta"
+            )
     return max(answer.epsilon for answer in found)
 
 
@@ -140,7 +134,12 @@ def certificates(
     if not 0.0 <= epsilon < math.inf:
         raise DpzoError(f"--epsilon is {epsilon}, must be at least 0 and finite")
     shape = _moved(shape, sampling_prob, relation)
-    return [_evaluate(one, epsilon, count, tolerance) for one in atoms(shape, sampling_prob)]
+    found = [evaluate(one, epsilon, count, tolerance) for one in atoms(shape, sampling_prob)]
+    for answer in found:
+        least = max(answer.reserve, SMALLEST_DELTA)
+        if answer.cells and (answer.delta < SMALLEST_DELTA or not answer.precise):
+            raise DpzoError(f"--epsilon {epsilon:g}: its delta is below {least:.1g}, the least that is certified")
+    return found
 
 
 def _moved(shape: Shape, sampling_prob: float, relation: NeighboringRelation) -> Shape:
@@ -159,73 +158,3 @@ def _check(delta: float) -> None:
     check_delta(delta)
     if delta < SMALLEST_DELTA:
         raise DpzoError(f"--delta {delta:g} is below {SMALLEST_DELTA:g}, the least that the arithmetic certifies")
-
-
-def _padding(one: Atoms) -> float:
-    """Bound on the rounding of one loss, by which every loss is raised: ratio 4u, logarithm and grid u·|l| each."""
-    return 8.0 * UNIT * (2.0 + float(np.abs(one.losses).max()))
-
-
-def _solve(one: Atoms, delta: float, count: int, tolerance: float) -> Certificate:
-    """Smallest ε with δ(ε) ≤ delta for one direction."""
-    lost = -math.expm1(count * math.log1p(-one.infinite)) if one.infinite < 1.0 else 1.0
-    if lost >= delta:
-        return Certificate(math.inf, delta, 0.0, 0.0, 0)
-    pad = count * _padding(one)
-    top = count * float(one.losses.max()) + pad
-    if count == 1:
-        found = _single_epsilon(one, delta)
-        return Certificate(max(0.0, min(found + pad, top)), delta, 0.0, 0.0, 0)
-    rough = Rough(one)
-    tilt = rough.tilt_for_delta(delta - lost, count)
-    for least, whole in ((math.inf, False), (0.0, False), (0.0, True)):
-        curve = Composed(one, count, tilt, rough, tolerance, least, whole)
-        found = curve.epsilon(delta - lost)
-        # Below the window more losses would count; ∞: what was cut above it is too much.
-        if curve.low <= found < math.inf:
-            break
-    reserve, found = curve.reserve(min(found, top)), found + pad
-    # Rounding only ever raises the answer; right below the largest loss of all it no longer matters.
-    if reserve > LARGEST_SHARE * delta and 0.0 < found < top * (1.0 - 1e-6):
-        raise DpzoError(
-            f"--delta {delta:g}: rounding is {reserve / delta:.1%} of it, so no epsilon is certified: raise --delta"
-        )
-    return Certificate(max(0.0, min(found, top)), delta, reserve, curve.step, curve.cells)
-
-
-def _evaluate(one: Atoms, epsilon: float, count: int, tolerance: float) -> Certificate:
-    lost = -math.expm1(count * math.log1p(-one.infinite)) if one.infinite < 1.0 else 1.0
-    pad = count * _padding(one)
-    if epsilon - pad >= count * float(one.losses.max()):
-        return Certificate(epsilon, lost, 0.0, 0.0, 0)
-    if count == 1:
-        above = one.losses > epsilon - pad
-        found = float(-(one.masses[above] @ np.expm1(epsilon - pad - one.losses[above]))) * (1.0 + 1e-12)
-        return Certificate(epsilon, min(1.0, lost + found), 0.0, 0.0, 0)
-    rough = Rough(one)
-    tilt = rough.tilt_for_epsilon(epsilon, count)
-    for whole in (False, True):
-        curve = Composed(one, count, tilt, rough, tolerance, epsilon - pad, whole)
-        found, reserve = curve.delta(epsilon - pad), curve.reserve(epsilon - pad)
-        if reserve <= LARGEST_SHARE * (lost + found) or found < SMALLEST_DELTA:
-            break
-    if lost + found < SMALLEST_DELTA or reserve > LARGEST_SHARE * (lost + found):
-        raise DpzoError(
-            f"--epsilon {epsilon:g}: its delta is below {max(reserve, SMALLEST_DELTA):.1g}, the least that is certified"
-        )
-    return Certificate(epsilon, min(1.0, lost + found), reserve, curve.step, curve.cells)
-
-
-def _single_epsilon(one: Atoms, delta: float) -> float:
-    """ε of one release, no grid: between two losses δ(ε) = Σ_{l>ε} m − e^ε·Σ_{l>ε} m·e^{−l}, solved for ε."""
-    order = np.argsort(-one.losses)
-    losses, masses = one.losses[order], one.masses[order]
-    # Relative to the largest loss. Where e^{−l} would overflow it is cut: less is subtracted, the safe side.
-    first = np.cumsum(masses)
-    second = np.cumsum(masses * np.exp(np.minimum(losses[0] - losses, FARTHEST)))
-    target = delta - one.infinite
-    # δ just at each loss: all atoms above it count.
-    at = np.concatenate([[0.0], first[:-1] - np.exp(losses[1:] - losses[0]) * second[:-1]])
-    place = int(np.searchsorted(np.maximum.accumulate(at), target * (1.0 - 1e-12), side="right"))
-    room = (first[place - 1] - target * (1.0 - 1e-12)) / second[place - 1]
-    return float(losses[0] + math.log(room)) if room > 0.0 else 0.0

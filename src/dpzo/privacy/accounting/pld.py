@@ -1,126 +1,199 @@
-"""Privacy-loss distributions by dp-accounting (connect-the-dots, pessimistic), with a grid chosen by a bound."""
+"""Privacy-loss distributions of Gaussian and Laplace releases: an atomic pair that dominates one, composed by tilting.
+
+**From a density to atoms.** P and Q are the two laws of one release, ln(P/Q) not decreasing in y. The line is cut at
+points y_k. What P has between two of them goes to their two losses l_k ≤ l ≤ l_{k+1} such that P's and Q's mass stay:
+a share (1 − e^{l_k−l})/(1 − e^{l_k−l_{k+1}}) upwards. Merging back is post-processing, so the atoms dominate. Beyond
+the last points P's mass counts at the largest loss there is (∞ if there is none), and at the other end at l_0 or l_K.
+
+**Gaussian.** y in standard deviations, points REFINED apart; the shares are integrals of entire functions over short
+cells, by NODES Gauss–Legendre nodes, whose error is below 1e-17 of the result (docs/guarantees.md). Every mass is
+raised by a bound on its rounding.
+
+**Laplace.** The loss is constant outside the two means, and the shares of the cells between are elementary.
+`replace_one` on a Poisson sample has two kinks more; its shares are by the same nodes, cut at the kinks.
+
+Why these pairs are the worst ones, for several coordinates too: docs/guarantees.md.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
-from dpzo.privacy.accounting.query import Query
+from dpzo.privacy.accounting.composition import least_delta, least_epsilon
+from dpzo.privacy.accounting.query import Query, shift
+from dpzo.privacy.accounting.tilted import UNIT, Atoms
 from dpzo.privacy.events import NeighboringRelation
+from dpzo.privacy.noise.shape import Array
 
-COARSEST_GRID = 1e-4
-"""Never coarser, unless one release's losses alone would need more than MOST_CELLS cells."""
-STEP_SHARE = 0.02
-"""Grid ÷ standard deviation of one release's privacy loss."""
-MOST_CELLS = 150_000
-RELATIVE_RESERVE = 1e-6
-"""Share of δ kept back for the rounding of one release's masses (measured deficits, times T, stay below 5e-7)."""
+SMALLEST_DELTA = 1e-250
+"""No δ below is answered: masses would meet the end of the range of floats."""
+REFINED = 0.0015
+"""Distance of the points in standard deviations; ε rises by about REFINED²/12 of itself."""
+NODES = 6
+MOST_POINTS = 1_000_000
+LARGEST_STEP = 0.5
+"""Loss between two points, above which the nodes are too few: such noise (below 0.01 or so) is left to RDP."""
+LAPLACE_CELLS = 4096
+"""Cells between the means at scales of 1 and more; at smaller scales as many to one unit of loss."""
 
-
-def grid(query: Query, relation: NeighboringRelation) -> float:
-    """Grid h of the privacy losses.
-
-    Formula: h = min(1e-4, 0.02·s), s the standard deviation of one release's loss, at least (range of losses)/150 000.
-    Guarantee: connect-the-dots splits a loss between two neighbouring grid points so that P and Q masses are kept; that
-    raises the mean of one release by at most h²/8 and its variance by at most h²/4. With h = 0.02 s, T releases gain at
-    most 0.01 % of their variance, so the composed ε, about mean + z·std, moves by about 0.005 %, whatever T is.
-    Any h is safe; a coarser one only overstates ε.
-    """
-    deviation, extent = _loss_scale(query.mechanism, query.noise, query.sampling_prob, relation)
-    wanted = min(COARSEST_GRID, STEP_SHARE * deviation)
-    # Two significant digits: the grid is printed on the card.
-    wanted = max(wanted, extent / MOST_CELLS)
-    digits = 1 - math.floor(math.log10(wanted))
-    return round(wanted, digits)
-
-
-def rounding_reserve(query: Query) -> float:
-    """Part of δ that the Fourier composition in double precision cannot resolve: T·2⁻⁵².
-
-    Against a composition tilted to keep its relative precision, the error was at most a quarter of this up to
-    T = 10⁶. A δ below twice the reserve is not answered by PLD at all.
-    """
-    return query.count * 2.0**-52
-
-
-def resolves(query: Query, delta: float) -> bool:
-    """Whether δ stands clear of rounding and of the 1e-15 of tail mass that the composition gives up."""
-    return delta >= max(2.0 * rounding_reserve(query), 1e-14)
+Pair = tuple[Atoms, ...]
+"""The directions of one release that must both be accounted."""
 
 
 def epsilon(query: Query, delta: float, relation: NeighboringRelation) -> float:
-    """Smallest ε of the composition at δ > 0, an upper bound: solved at δ less the rounding reserves."""
-    target = delta * (1.0 - RELATIVE_RESERVE) - rounding_reserve(query)
-    return float(_distribution(query, relation).get_epsilon_for_delta(target))
+    """Smallest ε of the composition at δ ≥ SMALLEST_DELTA by these atoms, an upper bound; ∞ where too coarse."""
+    pair = atoms(query, relation, _reach(delta / query.count))
+    return max((least_epsilon(one, delta, query.count) for one in pair), default=math.inf)
 
 
-def delta(query: Query, epsilon: float, relation: NeighboringRelation) -> float:
-    """δ of the composition at ε, an upper bound: the rounding reserves are added."""
-    found = float(_distribution(query, relation).get_delta_for_epsilon(epsilon))
-    return min(1.0, max(0.0, found) * (1.0 + RELATIVE_RESERVE) + rounding_reserve(query))
+def delta(query: Query, epsilon: float, relation: NeighboringRelation, least: float = SMALLEST_DELTA) -> float:
+    """δ of the composition at ε, an upper bound; 1 where the atoms are too coarse; below `least` not near it."""
+    pair = atoms(query, relation, _reach(max(least, SMALLEST_DELTA) / query.count))
+    return max((least_delta(one, epsilon, query.count) for one in pair), default=1.0)
 
 
-def version() -> str:
-    """Version of dp-accounting, read from its metadata without importing it."""
-    from importlib.metadata import version as installed
+@lru_cache(maxsize=8)
+def atoms(query: Query, relation: NeighboringRelation, reach: float) -> Pair:
+    """The directions of one release; none where MOST_POINTS are too few. `reach`: standard deviations of a Gaussian."""
+    q, replaced = query.sampling_prob, relation is NeighboringRelation.REPLACE_ONE
+    if query.mechanism == "laplace":
+        if replaced and q < 1.0:
+            return replaced_laplace(query.noise, q)
+        return _laplace(query.noise / shift(relation), q)
+    moved = (1.0 if q < 1.0 else shift(relation)) / query.noise
+    step = REFINED if moved * REFINED <= LARGEST_STEP else LARGEST_STEP / moved
+    if (2.0 * reach + 2.0 * moved) / step > MOST_POINTS:
+        return ()
+    if replaced and q < 1.0:
+        points = _points(-moved - reach, moved + reach, step)
+        return (_gaussian(points, _Mixed(q, moved), _Mixed(q, -moved), math.inf),)
+    points = _points(-reach, moved + reach, step)
+    with_unit, without = _Mixed(q, moved), _Mixed(q, 0.0)
+    if q == 1.0:
+        return (_gaussian(points, with_unit, without, math.inf),)
+    # Seen from the other side the loss is falling; reflected, it rises again.
+    added = _gaussian(-points[::-1], _Mixed(q, 0.0), _Mixed(q, -moved), -math.log1p(-q) * (1.0 + 4.0 * UNIT))
+    return (_gaussian(points, with_unit, without, math.inf), added)
 
-    return installed("dp-accounting")
+
+def _reach(delta: float) -> float:
+    """Standard deviations beyond which P has less than a 1e-6th of δ: φ(y)/y bounds it."""
+    return math.sqrt(2.0 * (14.0 - math.log(min(delta, 0.1)))) + 0.5
 
 
-@lru_cache(maxsize=2)
-def _distribution(query: Query, relation: NeighboringRelation) -> Any:
-    from dp_accounting import NeighboringRelation as Theirs
-    from dp_accounting.pld import privacy_loss_distribution as losses
+def _points(low: float, high: float, step: float) -> Array:
+    return np.asarray(low + step * np.arange(math.ceil((high - low) / step) + 1), dtype=np.float64)
 
-    step = grid(query, relation)
-    replaced = relation is NeighboringRelation.REPLACE_ONE
-    if query.mechanism == "gaussian":
-        one = losses.from_gaussian_mechanism(
-            query.noise,
-            value_discretization_interval=step,
-            sampling_prob=query.sampling_prob,
-            neighboring_relation=Theirs.REPLACE_ONE if replaced else Theirs.ADD_OR_REMOVE_ONE,
+
+class _Mixed:
+    """(1 − q)·N(0, 1) + q·N(moved, 1)."""
+
+    def __init__(self, sampling_prob: float, moved: float) -> None:
+        self.q, self.moved = sampling_prob, moved
+
+    def density(self, y: Array) -> Array:
+        """Of both parts, each by its own exponent."""
+        there = self.q * np.exp(-0.5 * (y - self.moved) ** 2)
+        here = (1.0 - self.q) * np.exp(-0.5 * y**2) if self.q < 1.0 else 0.0
+        return np.asarray((here + there) / math.sqrt(2.0 * math.pi))
+
+    def log_ratio(self, y: Array) -> Array:
+        """ln of the density ÷ that of N(0, 1)."""
+        return _log_mix(self.moved * (y - 0.5 * self.moved), self.q)
+
+    def above(self, y: float) -> float:
+        """Bound on the mass above y, y beyond both means: φ(t)/t."""
+        near = y - max(self.moved, 0.0)
+        return math.exp(-0.5 * near * near) / (near * math.sqrt(2.0 * math.pi)) * (1.0 + 1e-12)
+
+
+def _log_mix(log_ratio: Array, q: float) -> Array:
+    """ln(1 − q + q·e^{log_ratio})."""
+    if q == 1.0:
+        return log_ratio
+    small = np.log1p(q * np.expm1(np.minimum(log_ratio, 30.0)))
+    return np.where(log_ratio < 30.0, small, np.logaddexp(math.log1p(-q), math.log(q) + log_ratio))
+
+
+def _gaussian(points: Array, first: _Mixed, second: _Mixed, largest: float) -> Atoms:
+    """Atoms of ln(first/second), rising in y, at `points`; `largest` is the loss as y → ∞."""
+
+    def loss(y: Array) -> Array:
+        return first.log_ratio(y) - second.log_ratio(y)
+
+    losses, masses = _split(points, loss, first.density)
+    # Exponents up to y²/2, each rounded; sums of NODES terms.
+    far = float(np.abs(points).max()) + abs(first.moved)
+    masses *= 1.0 + UNIT * (128.0 + 4.0 * far * far)
+    below = _Mixed(first.q, -first.moved).above(-float(points[0]))
+    masses[0] += below
+    above = first.above(float(points[-1]))
+    if largest == math.inf:
+        return Atoms(losses, masses, above)
+    return Atoms(np.append(losses, largest), np.append(masses, above), 0.0)
+
+
+def _split(points: Array, loss: Callable[[Array], Array], density: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """Losses at `points`, and the masses that the cells between leave at their two ends."""
+    at, weights = np.polynomial.legendre.leggauss(NODES)
+    half = 0.5 * np.diff(points)
+    y = (points[:-1] + half)[:, None] + half[:, None] * at
+    masses = half[:, None] * weights * density(y)
+    losses = loss(points)
+    low, high = losses[:-1, None], losses[1:, None]
+    with np.errstate(invalid="ignore"):
+        share = np.expm1(low - loss(y)) / np.expm1(low - high)
+    # A cell of constant loss: both ends are one.
+    share = np.clip(np.nan_to_num(share, nan=1.0), 0.0, 1.0)
+    found = np.zeros(len(points))
+    found[1:] += (masses * share).sum(axis=1)
+    found[:-1] += (masses * (1.0 - share)).sum(axis=1)
+    return losses, found
+
+
+def _laplace(scale: float, q: float) -> Pair:
+    """Means 0 and 1: atoms beyond them, and tanh(z/2)-shares of the cells between, z = width ÷ scale.
+
+    Under N = Lap(0): ∫ of a cell that begins at x goes e^{−x/b}·tanh(z/2)/2 to its left end and e^{−z} times that to
+    its right end, so a point inside has e^{−x/b}·tanh(z/2).
+    """
+    cells = int(min(MOST_POINTS, math.ceil(LAPLACE_CELLS * max(1.0, 1.0 / scale))))
+    x = np.arange(cells + 1) / cells
+    part = math.tanh(0.5 / (cells * scale))
+    still = np.exp(-x / scale) * part
+    still[0] = 0.5 * (1.0 + part)
+    still[-1] = 0.5 * math.exp(-1.0 / scale) * (1.0 + part)
+    still *= 1.0 + UNIT * (32.0 + 4.0 / scale)
+    log_ratio = (2.0 * x - 1.0) / scale
+    if q == 1.0:
+        # Under Lap(1) it is its own reflection.
+        return (Atoms(log_ratio, still[::-1].copy(), 0.0),)
+    mixed = ((1.0 - q) * still + q * still[::-1]) * (1.0 + 4.0 * UNIT)
+    loss = _log_mix(log_ratio, q)
+    return (Atoms(loss, mixed, 0.0), Atoms(-loss, still, 0.0))
+
+
+def replaced_laplace(scale: float, q: float) -> Pair:
+    """(1−q)·Lap(0) + q·Lap(1) against (1−q)·Lap(0) + q·Lap(−1): constant loss beyond ±1, a kink at 0."""
+    cells = int(min(MOST_POINTS // 2, math.ceil(LAPLACE_CELLS * max(1.0, 1.0 / scale))))
+    points = np.arange(-cells, cells + 1) / cells
+
+    def loss(x: Array) -> Array:
+        still = np.abs(x)
+        up, down = ((still - np.abs(x - moved)) / scale for moved in (1.0, -1.0))
+        return _log_mix(np.asarray(up), q) - _log_mix(np.asarray(down), q)
+
+    def density(x: Array) -> Array:
+        return np.asarray(
+            ((1.0 - q) * np.exp(-np.abs(x) / scale) + q * np.exp(-np.abs(x - 1.0) / scale)) / (2.0 * scale)
         )
-    else:
-        # Without sampling, replacing moves a location family by 2, so it is add/remove at half the scale.
-        one = losses.from_laplace_mechanism(
-            query.noise / 2.0 if replaced else query.noise,
-            value_discretization_interval=step,
-            sampling_prob=query.sampling_prob,
-        )
-    return one.self_compose(query.count) if query.count > 1 else one
 
-
-@lru_cache(maxsize=64)
-def _loss_scale(
-    mechanism: str, noise: float, sampling_prob: float, relation: NeighboringRelation
-) -> tuple[float, float]:
-    """Standard deviation (the smaller of the two directions) and range of one release's privacy loss."""
-    replaced = relation is NeighboringRelation.REPLACE_ONE
-    if mechanism == "laplace" and replaced:
-        noise /= 2.0
-    reach = (9.7 if mechanism == "gaussian" else 45.0) * noise
-    kinks = np.array([0.0, 1.0])
-    x = np.unique(np.concatenate([np.linspace(-reach - 1.0, 1.0 + reach, 8001), kinks]))
-    if mechanism == "gaussian":
-        log_zero, log_one = -0.5 * (x / noise) ** 2, -0.5 * ((x - 1.0) / noise) ** 2
-        log_minus = -0.5 * ((x + 1.0) / noise) ** 2
-    else:
-        log_zero, log_one = -np.abs(x) / noise, -np.abs(x - 1.0) / noise
-        log_minus = log_zero
-    stay = np.log1p(-sampling_prob) if sampling_prob < 1.0 else -np.inf
-    mixed = np.logaddexp(stay + log_zero, np.log(sampling_prob) + log_one)
-    other = np.logaddexp(stay + log_zero, np.log(sampling_prob) + log_minus)
-    base = other if replaced and mechanism == "gaussian" else log_zero
-    loss = mixed - base
-    cells = np.gradient(x)
-    deviations = []
-    for log_density in (mixed, base):
-        weight = np.exp(log_density - log_density.max()) * cells
-        weight /= weight.sum()
-        mean = float(weight @ loss)
-        deviations.append(math.sqrt(max(float(weight @ (loss - mean) ** 2), 1e-300)))
-    return min(deviations), float(loss.max() - loss.min())
+    losses, masses = _split(points, loss, density)
+    masses[0] += 0.5 * ((1.0 - q) * math.exp(-1.0 / scale) + q * math.exp(-2.0 / scale))
+    masses[-1] += 0.5 * ((1.0 - q) * math.exp(-1.0 / scale) + q)
+    masses *= 1.0 + UNIT * (128.0 + 8.0 / scale)
+    return (Atoms(losses, masses, 0.0),)

@@ -6,14 +6,17 @@ directions for any symmetric noise); Wang, Balle and Kasiviswanathan 2019 (conve
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
+from dpzo.privacy.accounting import pld
 from dpzo.privacy.accounting.lattice_pld import atoms
 from dpzo.privacy.accounting.query import Query, shift
+from dpzo.privacy.accounting.tilted import Atoms
 from dpzo.privacy.events import NeighboringRelation
 from dpzo.privacy.noise.table import LatticeNoise
 
@@ -50,10 +53,11 @@ def _curve(mechanism: str, noise: float, sampling_prob: float, relation: Neighbo
         return orders, (_gaussian if mechanism == "gaussian" else _laplace)(orders, scale)
     if relation is NeighboringRelation.REPLACE_ONE:
         if mechanism != "gaussian":
-            raise ValueError("no Rényi bound is proved for Poisson-sampled Laplace under replace_one")
+            return _of_atoms(pld.replaced_laplace(noise, sampling_prob))
         return _gaussian_replace(noise, sampling_prob)
     integers = np.array([_sampled(int(order), mechanism, noise, sampling_prob) for order in _INTEGERS])
-    if mechanism == "gaussian" and noise >= 0.1:
+    # At rarer sampling the cancellation in the integrand would show.
+    if mechanism == "gaussian" and noise >= 0.1 and sampling_prob >= 1e-5:
         fractions = np.array([_gaussian_fraction(order, noise, sampling_prob) for order in _FRACTIONS])
     else:
         # κ(α) = (α−1)·D_α is convex with κ(1) = 0, so its chords lie above it.
@@ -64,12 +68,18 @@ def _curve(mechanism: str, noise: float, sampling_prob: float, relation: Neighbo
 
 @lru_cache(maxsize=8)
 def _lattice(table: LatticeNoise, sampling_prob: float, clip_norms: int) -> tuple[Array, Array]:
+    return _of_atoms(atoms(table.shape.moving(clip_norms), sampling_prob))
+
+
+def _of_atoms(directions: Iterable[Atoms]) -> tuple[Array, Array]:
     orders = np.sort(np.concatenate([_FRACTIONS, np.arange(2, 65), np.geomspace(72, 65536, 40)]))
     found = []
-    for one in atoms(table.shape.moving(clip_norms), sampling_prob):
+    for one in directions:
+        if len(one.losses) == 0:
+            return orders, np.full(len(orders), np.inf)
         log_masses = np.log(one.masses)
         moments = [float(logsumexp(log_masses + (order - 1.0) * one.losses)) for order in orders.tolist()]
-        finite = (np.maximum(moments, 0.0) + 1e-15) / (orders - 1.0)
+        finite = (np.maximum(moments, 0.0) + 1e-14) / (orders - 1.0)
         found.append(finite if one.infinite == 0.0 else np.full(len(orders), np.inf))
     return orders, np.maximum.reduce(found)
 
@@ -152,5 +162,5 @@ def _gaussian_replace(noise: float, sampling_prob: float) -> tuple[Array, Array]
             for sign in (1.0, -1.0)
         ]
         log_moment = logsumexp(log_base + order * halves[0] + (1.0 - order) * halves[1]) + np.log(step)
-        bounds[i] = (max(float(log_moment), 0.0) + 1e-15) / (order - 1.0)
+        bounds[i] = (max(float(log_moment), 0.0) + 1e-13) / (order - 1.0)
     return orders, bounds

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
+from scipy.optimize import brentq
 
 from dpzo.privacy.noise.shape import Array
 
 Spectrum = npt.NDArray[np.complex128]
 
-LEAST_CELLS, MOST_CELLS = 2**14, 2**22
+LEAST_CELLS, MOST_CELLS = 2**14, 2**21
 FARTHEST = 650.0
 """Largest exponent of e that is used."""
 UNIT = 2.0**-53
@@ -46,6 +47,7 @@ class Rough:
 
     def __init__(self, one: Atoms, most: int = 8192) -> None:
         order = np.argsort(one.losses, kind="stable")
+        order = order[one.masses[order] > 0.0]
         starts = np.arange(0, len(order), -(-len(order) // most))
         mass = np.add.reduceat(one.masses[order], starts)
         mean = np.add.reduceat((one.masses * one.losses)[order], starts)
@@ -116,21 +118,31 @@ def _least(function: Callable[[float], float], low: float = 1e-4, high: float = 
 class Composed:
     """The T-fold sum of one direction, tilted by λ, on a window of the grid T·top − k·step.
 
-    The window holds what matters to the tilted sum, `least`, and all that is above if `whole`.
+    The window holds what matters to the tilted sum, `least`, and all that is above if `whole`. `cheap`: as many cells
+    are taken even where `tolerance` asks for fewer.
     """
 
     def __init__(
-        self, one: Atoms, count: int, tilt: float, rough: Rough, tolerance: float, least: float, whole: bool = False
+        self,
+        one: Atoms,
+        count: int,
+        tilt: float,
+        rough: Rough,
+        tolerance: float,
+        least: float,
+        whole: bool = False,
+        cheap: int = LEAST_CELLS,
     ) -> None:
         self.top = float(one.losses.max())
         low, high = rough.window(tilt, count)
         low, high = min(low, least), count * self.top if whole else high
         # The split raises ln K(λ) by at most step²·λ(λ+1)/8 and about /12 on average; T of them raise δ by `tolerance`.
         step = math.sqrt(12.0 * tolerance / (count * tilt * (tilt + 1.0)))
-        # Few releases leave kinks that ln K does not feel: never fewer than LEAST_CELLS.
+        # Few releases leave kinks that ln K does not feel: never fewer than LEAST_CELLS, nor than are cheap.
         fewest = LEAST_CELLS * max(1.0, math.sqrt(1e-4 / tolerance))
-        step = min(step, (high - low) / fewest + 1e-15)
-        step = max(step, (high - low) / (MOST_CELLS - 64))
+        step = min(step, (high - low) / max(fewest, cheap) + 1e-15)
+        wanted, step = step, max(step, (high - low) / (MOST_CELLS - 64))
+        self.coarse = step > wanted
         self.step, self.tilt, self.count, self.low = step, tilt, count, low
         self.cells = scipy.fft.next_fast_len(int((high - low) / step) + 64, real=True)
         self.start = max(0, int((count * self.top - high) / step) - 16)
@@ -144,15 +156,18 @@ class Composed:
         upper = np.floor(place)
         below = one.masses * np.expm1((place - upper) * self.step) / math.expm1(self.step)
         below = np.minimum(below, one.masses)
-        # Relative to the top loss the exponents are ≤ 0: no overflow.
-        fall = np.exp(-self.tilt * self.step * upper)
         index = upper.astype(np.int64) % self.cells
+        # Relative to the largest tilted mass: a tilt may leave nothing of the top losses.
+        with np.errstate(divide="ignore"):
+            most = float((np.log(one.masses) - self.tilt * self.step * upper).max())
+        fall = np.exp(-self.tilt * self.step * upper - most)
         masses = np.bincount(index, (one.masses - below) * fall, self.cells)
         lower = np.bincount(index, below * fall * math.exp(-self.tilt * self.step), self.cells)
         masses += np.roll(lower, 1)
         total = float(masses.sum())
         self._split = (upper, below)
-        return masses / total, math.log(total)
+        self._merged = int(np.bincount(index, minlength=self.cells).max())
+        return masses / total, most + math.log(total)
 
     def _sum(self, masses: Array) -> None:
         spectrum = scipy.fft.rfft(masses)
@@ -161,23 +176,20 @@ class Composed:
         self.error = _rounding(masses, np.abs(spectrum), self.sum, self.count)
 
     def _weigh(self, one: Atoms, rough: Rough, log_moment: float) -> None:
-        """Suffix sums of untilted masses and of masses × e^{−l}, the loss counted down from the window's largest."""
-        tilt, step, count = self.tilt, self.step, self.count
-        fall = np.arange(self.cells) * step
-        self.peak = count * self.top - self.start * step
-        # The mass at loss peak − f is (tilted mass)·e^{T ln K + λ(start·step + f)}, here relative to its middle.
-        middle = tilt * fall[-1] / 2.0
-        self.log_scale = count * log_moment + tilt * self.start * step + middle
-        self.relative = count * UNIT * (16.0 + 4.0 * tilt * float(self.top - one.losses.min()))
-        # Cells beyond the range of floats answer nothing (`_at` refuses); those below it are raised to its end.
-        self.known = int(np.searchsorted(tilt * fall - middle, FARTHEST))
-        exponents = np.minimum(tilt * fall - middle, FARTHEST)
-        # The second weight is subtracted, so where it would overflow it is cut.
-        weights = np.maximum(np.exp(exponents), 1e-290), np.exp(np.minimum(exponents + fall, FARTHEST))
-        lifted = np.maximum(self.sum + self.error, 0.0)
-        self.sums = np.cumsum(lifted * weights[0]), np.cumsum(lifted * weights[1])
-        self.noise = np.cumsum(self.error * weights[0]), np.cumsum(self.error * weights[1])
+        """Losses of the window, counted down from its largest, and what untilting takes."""
+        self.peak = self.count * self.top - self.start * self.step
+        self.losses = self.peak - np.arange(self.cells) * self.step
+        # The mass at loss l is (tilted mass)·e^{T ln K + λ(T·top − l)}.
+        self.log_moment = self.count * log_moment
+        self.relative = self._relative(self.tilt, float(self.top - one.losses.min()), log_moment)
+        self.lifted = np.maximum(self.sum + self.error, 0.0)
         self.tail = self._above(one, rough)
+
+    def _relative(self, tilt: float, extent: float, log_moment: float) -> float:
+        """Bound on the relative error that T tilted masses, each a sum of `_merged`, carry into every cell."""
+        carried = self.count * UNIT * (64.0 + self._merged + 6.0 * tilt * extent + 4.0 * abs(log_moment))
+        # Once: the untilting exponents, and a pairwise sum over the cells.
+        return carried + UNIT * (8.0 * FARTHEST + 256.0)
 
     def _above(self, one: Atoms, rough: Rough) -> float:
         """Chernoff bound e^{T ln K(μ) − μ·peak} on the untilted mass above the window; `rough` chooses μ ≥ λ."""
@@ -187,40 +199,47 @@ class Composed:
         choices = [self.tilt + factor * push for factor in (0.0, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)]
         tilt = min(choices, key=lambda mu: self.count * rough.cumulant(mu) - mu * self.peak)
         upper, below = self._split
-        fall = np.exp(-tilt * self.step * upper)
-        moment = math.log(float(((one.masses - below) + below * math.exp(-tilt * self.step)) @ fall))
-        return math.exp(min(0.0, self.count * moment + tilt * self.start * self.step))
+        with np.errstate(divide="ignore"):
+            most = float((np.log(one.masses) - tilt * self.step * upper).max())
+        fall = np.exp(-tilt * self.step * upper - most)
+        moment = most + math.log(float(((one.masses - below) + below * math.exp(-tilt * self.step)) @ fall))
+        rounding = self._relative(tilt, float(self.top - one.losses.min()), moment) + UNIT * self.count * len(fall)
+        return math.exp(min(0.0, self.count * moment + tilt * self.start * self.step + rounding))
 
     def delta(self, epsilon: float) -> float:
         """Upper bound on Σ_{l>ε} m(1 − e^{ε−l})."""
-        return self._at(epsilon, self.sums) * (1.0 + self.relative) + self.tail
+        return self._at(epsilon, self.lifted) * (1.0 + self.relative) + self.tail
 
     def reserve(self, epsilon: float) -> float:
         """How much of `delta(epsilon)` is Fourier rounding and cut tail."""
-        return self._at(epsilon, self.noise) + self.tail + self.relative * self._at(epsilon, self.sums)
+        rounding = self._at(epsilon, np.full(self.cells, self.error))
+        return rounding + self.tail + self.relative * self._at(epsilon, self.lifted)
 
-    def _at(self, epsilon: float, sums: tuple[Array, Array]) -> float:
-        place = min(math.ceil((self.peak - epsilon) / self.step), self.cells) - 1
-        if place < 0:
+    def _at(self, epsilon: float, masses: Array) -> float:
+        place = min(math.ceil((self.peak - epsilon) / self.step), self.cells)
+        if place <= 0:
             return 0.0
-        if place >= self.known:
-            return math.inf
-        value = float(sums[0][place] - math.exp(epsilon - self.peak) * sums[1][place])
-        return math.exp(min(math.log(value) + self.log_scale, FARTHEST)) if value > 0.0 else 0.0
+        # Relative to ε all exponents are ≤ 0, and all terms have one sign: nothing overflows, nothing cancels.
+        beyond = np.maximum(self.losses[:place] - epsilon, 0.0)
+        untilt = np.exp(np.maximum(-self.tilt * beyond, -FARTHEST))
+        value = float(np.sum(masses[:place] * untilt * -np.expm1(-beyond)))
+        scale = self.log_moment + self.tilt * (self.count * self.top - epsilon)
+        return math.exp(min(math.log(value) + scale, FARTHEST)) if value > 0.0 else 0.0
 
     def epsilon(self, delta: float) -> float:
-        """Least ε (0 at least) with `delta(ε)` ≤ delta: bisection to the last bit; ∞ when none is in the window."""
-        low, high = 0.0, self.peak
-        if self.delta(high) > delta:
+        """Least ε (0 at least) with `delta(ε)` ≤ delta, to a few last digits; ∞ when none is in the window."""
+        if self.delta(self.peak) > delta:
             return math.inf
-        if self.delta(low) <= delta:
+        if self.delta(0.0) <= delta:
             return 0.0
-        for _ in range(200):
-            middle = 0.5 * (low + high)
-            if not low < middle < high:
-                break
-            low, high = (low, middle) if self.delta(middle) <= delta else (middle, high)
-        return high
+
+        def excess(epsilon: float) -> float:
+            return math.log(max(self.delta(epsilon), 1e-300) / delta)
+
+        found, raise_by = float(brentq(excess, 0.0, self.peak, xtol=1e-300, rtol=1e-14)), 1e-15
+        while self.delta(found) > delta:
+            found, raise_by = min(found * (1.0 + raise_by), self.peak), 2.0 * raise_by
+        return found
 
 
 def _power(values: Spectrum, exponent: int) -> Spectrum:
@@ -239,12 +258,13 @@ def _power(values: Spectrum, exponent: int) -> Spectrum:
 def _rounding(masses: Array, spectrum: Array, total: Array, count: int) -> float:
     """Bound on the error of any cell of the T-fold sum.
 
-    With η = 8u·log₂N the normwise error of one transform (Higham 2002, theorem 24.2): an error ΔF of ‖ΔF‖₂ ≤ η√N‖f‖₂
-    in the spectrum moves a cell by at most (T/N)·Σ|F|^{T−1}|ΔF| ≤ T·η·‖f‖₂·‖f^{*(T−1)}‖₂ (Cauchy–Schwarz, Parseval);
-    the power adds 3Tu·mean|F|^T, the way back η·‖g‖₂. Doubled for the terms of second order.
+    With η = 16u·log₂N the normwise error of one transform of size 2^a·3^b·5^c (Higham 2002, theorem 24.2, and the same
+    count for radices 3 and 5: docs/guarantees.md): an error ΔF of ‖ΔF‖₂ ≤ η√N‖f‖₂ in the spectrum moves a cell by at
+    most (T/N)·Σ|F|^{T−1}|ΔF| ≤ T·η·‖f‖₂·‖f^{*(T−1)}‖₂ (Cauchy–Schwarz, Parseval); the power adds 3Tu·mean|F|^T, the
+    way back η·‖g‖₂. Doubled for the terms of second order.
     """
     cells = len(masses)
-    level = 8.0 * UNIT * math.log2(cells)
+    level = 16.0 * UNIT * math.log2(cells)
     weights = np.full(len(spectrum), 2.0)
     weights[0] = 1.0
     if cells % 2 == 0:

@@ -28,6 +28,8 @@ from dpzo.privacy.randomness import WORD_BITS, Words
 SIDE_BITS = 127
 RATIO_BITS = 64
 FORMAT = 1
+LARGEST_BOUND = 2**30
+"""Lattice units of the bound on a row, whatever the noise: squares and sums over a row's entries fit in 63 bits."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class LatticeNoise:
     def __post_init__(self) -> None:
         if self.block < 1 or self.block % 2 == 0 or self.bound < self.block or self.bound % self.block:
             raise DpzoError("noise table: a cell must be an odd number of units, and the clip norm whole cells")
+        if self.bound > LARGEST_BOUND:
+            raise DpzoError(
+                f"noise table: a clip norm is {self.bound} lattice units, at most {LARGEST_BOUND} are exact: "
+                "use fewer cells or a smaller block"
+            )
         if not 1 <= self.period < len(self.weights) or self.cells_per_bound % self.period:
             raise DpzoError("noise table: the period of the tail must divide the cells of one clip norm")
         if min(self.weights) < 0 or not 0 <= self.ratio < 2**RATIO_BITS:
