@@ -121,11 +121,12 @@ def _train(place: Place, model: Path, output: str, data: str = "train.jsonl", *m
         *("train", "--model", str(model), "--data", str(place.private / data), "--output", output),
         *("--noise-multiplier", "3", "--delta", "1e-4", "--num-examples", str(DECLARED), "--steps", "6"),
         *("--expected-batch-size", "20", "--num-directions", "2", "--set", "training.microbatch_size=8"),
-        *("--set", "data.max_answer_tokens=4", "--max-length", "16", *more),
+        *("--max-length", "16", *more),
     ]
 
 
 CLASSES = ("--labels", "good,bad")
+COMPLETIONS = ("--kind", "completion", "--set", "data.max_answer_tokens=4")
 BROKEN: dict[str, bytes] = {
     "zero.jsonl": f'{{"text": "{MARK}a\0", "label": "good"}}\n'.encode(),
     "broken.jsonl": f'{{"text": "{MARK}a", "label": "good"}}\n{{"text": "{MARK}b", "lab\n'.encode(),
@@ -150,7 +151,7 @@ def test_commands_over_unique_records_leave_no_trace_of_them(place: Place, tiny_
         {"arguments": ["resume", "a"]},
         {"arguments": ["replay", "a", "--output", "again"]},
         {"arguments": ["evaluate", "a", "--data", data, "--data-is", "private"]},
-        {"arguments": _train(place, tiny_llama, "b", "train.jsonl", "--kind", "completion", "--json")},
+        {"arguments": _train(place, tiny_llama, "b", "train.jsonl", *COMPLETIONS, "--json")},
         {"arguments": ["replay", "b", "--output", "b-again", "--json"]},
         {"arguments": _train(place, tiny_bert, "c", "train.jsonl", *CLASSES), "plant": "raise"},
     )

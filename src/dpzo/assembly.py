@@ -42,7 +42,7 @@ from dpzo.privacy.plan import relation_named
 from dpzo.solve import solve_plan
 from dpzo.subject import Subject as Subject
 from dpzo.subject import encode as encode
-from dpzo.subject import encode_examples
+from dpzo.subject import encode_examples, end_token
 from dpzo.subject import objective as objective
 from dpzo.subject import row_shape as row_shape
 from dpzo.tasks import Task, find_task, own_classification, own_completion
@@ -200,6 +200,7 @@ def assemble(
     )
     require_label_words(task, loaded)
     choose_chat_template(loaded.tokenizer, config.data.chat_template, is_chat=config.data.kind == "chat")
+    config = with_values(config, data={"end_token": end_token(config.data, task, loaded.tokenizer)})
     parameters = TrainableParameters(loaded.module, loaded.trainable_names)
     scheme = _directions(config.training, plan.num_directions, parameters)
     if config.training.learning_rate is None:

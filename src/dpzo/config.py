@@ -77,7 +77,7 @@ class DataConfig(_Group):
     max_records_per_unit: Count | None = Field(
         None, description="records of a privacy unit that are used, the first in file order"
     )
-    labels: tuple[str, ...] | None = Field(None, description="declared label set, in order, as in yes,no")
+    labels: tuple[str, ...] | None = Field(None, description="declared labels, in order, as in yes,no; or repeated")
     label_words: tuple[str, ...] | None = Field(
         None, description="a causal model's word for each label, as ' bad, good'"
     )
@@ -85,6 +85,9 @@ class DataConfig(_Group):
     objective: Literal["loss", "accuracy", "f1"] = Field("loss", description="training objective: loss, accuracy or f1")
     max_length: Count | None = Field(None, description="tokens a record is padded or cut to")
     max_answer_tokens: Count | None = Field(None, description="tokens a completion is cut to")
+    end_token: Literal["append", "none"] | None = Field(
+        None, description="end token after a completion; default: append, unless the task's own stop text ends it"
+    )
 
 
 class PrivacyConfig(_Group):
@@ -224,6 +227,14 @@ def has_unknown_names(tree: Mapping[str, Any]) -> bool:
     return any(group not in known or not set(fields) <= set(known[group]) for group, fields in tree.items())
 
 
+def recorded_config(tree: Mapping[str, Any]) -> RunConfig:
+    """The config of a journal's header. A field that its version did not know has the value by which that one worked.
+
+    Version 0.1.0 put no end token after a completion.
+    """
+    return parse_config({**tree, "data": {"end_token": "none", **tree["data"]}})
+
+
 # What must be given, and what to say to someone who did not; a group stands for its first needed field.
 _NEEDED = {
     "model": "--model is missing: a Hugging Face name or a local folder",
@@ -243,6 +254,7 @@ WITHOUT_FLAG = frozenset(
         "model.quantization",
         "data.layout",
         "data.max_answer_tokens",
+        "data.end_token",
         "data.messages_column",
         "privacy.count_share",
         "training.directions",
@@ -282,7 +294,7 @@ def _problem(place: tuple[str, ...], kind: str, message: str) -> str:
         return "--num-examples (privacy.num_examples): must be a whole number of at least 1, private, or from-file"
     # "Input should be a valid number, unable to parse string as a number"
     plain = message.partition(", unable")[0].replace("Input should", "must")
-    return f"{_option(field)}: {plain[0].lower()}{plain[1:]}"
+    return f"{option_name(field)}: {plain[0].lower()}{plain[1:]}"
 
 
 ConfigLike = RunConfig | Mapping[str, Any] | str | Path
@@ -356,7 +368,7 @@ def with_values(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:
     return parse_config(tree)
 
 
-def _option(field: str) -> str:
+def option_name(field: str) -> str:
     """How a user would name a config field: the command-line flag where there is one."""
     if "." not in field or field in WITHOUT_FLAG:
         return field

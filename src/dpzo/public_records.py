@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dpzo.data.chats import ASSISTANT, MESSAGES, Message, packed
+from dpzo.data.chats import ASSISTANT, MESSAGES, Chat, Message, packed
 from dpzo.tasks import Records, Task
 from dpzo.tasks.records import COMPLETION
 
@@ -28,4 +28,4 @@ def public_examples(task: Task, *, chat: bool = False) -> Records:
 
 
 def _chat(text: str, answer: str) -> str:
-    return packed([Message("user", text), Message(ASSISTANT, answer)])
+    return packed(Chat([Message("user", text), Message(ASSISTANT, answer)]))

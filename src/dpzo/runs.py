@@ -21,10 +21,20 @@ from dpzo.assembly import (
     row_shape,
     task_of,
 )
-from dpzo.config import PRIVATE, ConfigLike, RunConfig, as_config, derived_note, dump_config, parse_config
+from dpzo.config import (
+    PRIVATE,
+    ConfigLike,
+    RunConfig,
+    as_config,
+    derived_note,
+    dump_config,
+    parse_config,
+    recorded_config,
+)
 from dpzo.config import chosen_config as chosen_config
 from dpzo.count import PrivateCount, check_private_count, release_count
 from dpzo.data import read_records
+from dpzo.declared import with_kind
 from dpzo.errors import DpzoError
 from dpzo.folder import CONFIG, COUNT, claim_new, claimed, make_folder, no_run, require_begun, require_new
 from dpzo.forecast.parts import storage_of
@@ -43,6 +53,7 @@ from dpzo.report.private_uses import EVALUATION
 from dpzo.scoring import score
 from dpzo.solve import AUTO, auto_note
 from dpzo.tasks import Records, Task
+from dpzo.tasks.tables import Tell, untold
 from dpzo.train import RandomnessAt, Stopped
 from dpzo.zo import Objective
 
@@ -75,7 +86,7 @@ def train(
     output: str | Path,
     *,
     watch: Watcher = _unwatched,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Tell = untold,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
     """Fine-tune on private records into the new folder `output`; returns the privacy card.
@@ -90,13 +101,14 @@ def train(
     check_private_count(config.privacy)
     if Path(config.model.name).is_absolute():
         tell(f"the run's journal, card and model will name the base model by its path, {config.model.name}")
+    config = with_kind(config, source, tell)
     task = task_of(config)
     declared = config.privacy.num_examples
     sized = size_up_if_possible(config, task, declared if isinstance(declared, int) else _UNDECLARED)
     if sized is not None:
         require_memory(sized)
     tell("reading the records")
-    records = records_of(config, task, source)
+    records = records_of(config, task, source, tell=tell)
     with ExitStack() as held:
         count = None
         if config.privacy.num_examples == PRIVATE:
@@ -174,7 +186,7 @@ def resume(
     *,
     base: str | Path | None = None,
     watch: Watcher = _unwatched,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Tell = untold,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
     """Go on with the run in `output`, however it stopped; returns the card. Raises as `train` does.
@@ -340,7 +352,11 @@ def _trained_fingerprint(folder: Path) -> str:
 def _reassemble(transcript: Transcript, base: str | None, shapes: Shapes | None = None) -> Assembled:
     header = transcript.header
     with refusing(no_run(transcript.path)):
-        config, plan, count = parse_config(header["config"]), PrivacyPlan.from_dict(header["plan"]), header.get("count")
+        config, plan, count = (
+            recorded_config(header["config"]),
+            PrivacyPlan.from_dict(header["plan"]),
+            header.get("count"),
+        )
         facts: dict[str, Any] = {
             "num_examples": plan.num_examples,
             "num_examples_source": header["num_examples_source"],
@@ -376,7 +392,11 @@ def _epsilon(plan: PrivacyPlan, header: Mapping[str, Any]) -> float:
 
 
 def records_of(
-    config: RunConfig, task: Task, source: DataSource, split: Literal["train", "dev", "test"] = "train"
+    config: RunConfig,
+    task: Task,
+    source: DataSource,
+    split: Literal["train", "dev", "test"] = "train",
+    tell: Tell = untold,
 ) -> Records:
     """The records of a source as a run's config declares them; private unless the caller knows better."""
     if source.data_folder is not None:
@@ -384,7 +404,7 @@ def records_of(
     if not source.places:
         raise DpzoError("give --data FILE, or --task NAME with --data-dir FOLDER")
     return read_records(
-        source.places, task, config.data, split=source.split, default_split=split, revision=source.revision
+        source.places, task, config.data, split=source.split, default_split=split, revision=source.revision, tell=tell
     )
 
 

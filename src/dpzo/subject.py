@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from dpzo.config import DataConfig, RunConfig
 from dpzo.data.blocks import encode_in_blocks
@@ -103,6 +104,7 @@ def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
             task.answers(records),
             max_length=_max_length(config),
             max_answer_tokens=_max_answer_tokens(config),
+            end_of_text=config.end_token == "append",
         )
     assert records.labels is not None
     if subject.loaded.takes_masks:
@@ -140,6 +142,23 @@ def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
     return encode_classes(
         tokenizer, task.texts(records), records.labels, max_length=_max_length(config), pairs=task.pairs(records)
     )
+
+
+def end_token(data: DataConfig, task: Task, tokenizer: Any) -> Literal["append", "none"] | None:
+    """Whether the model's end token follows a completion, decided by declarations alone; None where none is asked.
+
+    By default it is appended, so that the model learns to stop, unless the task's answers end with its own `stop` text
+    or the tokenizer has no end token. Errors: DpzoError for `append` without one.
+    """
+    if task.kind != "completion" or data.kind == "chat":
+        return None
+    there = tokenizer.eos_token_id is not None
+    if data.end_token == "append" and not there:
+        raise DpzoError("data.end_token append: the model's tokenizer has no end token; leave it out")
+    ends_itself = task.stop is not None and task.answer_template.endswith(task.stop)
+    if data.end_token is None:
+        return "append" if there and not ends_itself else "none"
+    return data.end_token
 
 
 def objective(records: Records, subject: Subject) -> Objective:

@@ -17,12 +17,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpzo.data.chat_tokens import chat_answer_tokens, encode_chats
-from dpzo.data.chats import Message, chat_rows, packed, unpacked
+from dpzo.data.chats import Chat, Message, chat_rows, unpacked
+from dpzo.data.chats import packed as packed_chat
 from dpzo.errors import DpzoError
 from dpzo.lm.batching import Encoded
 from dpzo.lm.objectives import TokenObjective
 
 SPOKEN = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+def packed(turns: list[Message]) -> str:
+    return packed_chat(Chat(turns))
 
 
 def say(*turns: tuple[str, str]) -> list[Message]:
@@ -65,7 +70,7 @@ def test_messages_are_read_from_jsonl_and_parquet_alike() -> None:
     turns = [{"role": "user", "content": "a", "weight": 1}, {"role": "assistant", "content": 'ü "b"'}]
     parts = [{"role": "assistant", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]}]
     found = [values["messages"] for _, values in chat_rows(Path("c"), rows_of(turns, parts))]
-    assert [unpacked(str(text)) for text in found] == [
+    assert [unpacked(str(text)).messages for text in found] == [
         say(("user", "a"), ("assistant", 'ü "b"')),
         say(("assistant", "xy")),
     ]
@@ -75,7 +80,7 @@ def test_messages_are_read_from_jsonl_and_parquet_alike() -> None:
 
 @given(chats())
 def test_packing_loses_nothing(chat: list[Message]) -> None:
-    assert unpacked(packed(chat)) == chat
+    assert unpacked(packed(chat)).messages == chat
 
 
 @pytest.mark.parametrize(
@@ -198,3 +203,133 @@ def test_chats_in_parquet(tmp_path: Path) -> None:
     rows = pq.read_table(tmp_path / "c.parquet").to_pylist()
     ((_, values),) = chat_rows(tmp_path, [(1, rows[0])])
     assert json.loads(str(values["messages"])) == [["user", "a"], ["assistant", "b"]]
+
+
+TOOLED = (
+    "{% if tools %}{{ '[' + (tools | tojson) + ']' }}{% endif %}"
+    "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ 'CALL ' + c.function.name + (c.function.arguments | tojson) }}{% endfor %}"
+    "{{ '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
+CALLED = [
+    {"role": "user", "content": "cold?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "2", "tool_call_id": "c1"},
+    {"role": "assistant", "content": "yes"},
+]
+
+
+def read(**values: object) -> Chat:
+    ((_, found),) = chat_rows(Path("c.jsonl"), [(1, values)])
+    return unpacked(str(found["messages"]))
+
+
+def refused(problem: str, **values: object) -> None:
+    with pytest.raises(DpzoError, match=problem) as told:
+        read(**values)
+    assert str(told.value).startswith("c.jsonl, row 1: ")
+    assert "secret" not in str(told.value)
+
+
+def test_sharegpt_is_read() -> None:
+    turns = [{"from": "human", "value": "hi", "weight": None}, {"from": "gpt", "value": "hello"}]
+    assert read(conversations=turns).messages == say(("user", "hi"), ("assistant", "hello"))
+    assert read(messages=turns, tools="[]", system=" ").messages == say(("user", "hi"), ("assistant", "hello"))
+    whole = read(conversations=turns, system="be kind", tools='[{"name": "f"}]')
+    assert whole.messages == say(("system", "be kind"), ("user", "hi"), ("assistant", "hello"))
+    assert whole.tools == [{"name": "f"}]
+    refused("'from' that is none of human", conversations=[{"from": "secret", "value": "x"}])
+    refused("needs a role and a content", conversations=[{"from": "gpt"}])
+
+
+def test_of_trls_prompt_and_completion_the_completion_alone_is_learnt(
+    tokenizer: Any, templates: dict[str, str]
+) -> None:
+    prompt = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    chat = read(prompt=prompt, completion=[{"role": "assistant", "content": "d"}])
+    assert [turn.scored for turn in chat.messages] == [False, False, False, True]
+    for name in ("plain", "marked"):
+        tokenizer.chat_template = templates[name]
+        assert scored_text(tokenizer, encode_chats(tokenizer, [packed_chat(chat)], max_length=60)) == "d</s>"
+    refused("give --kind completion", prompt="secret", completion="secret")
+    refused("must be a list of messages", prompt="secret", completion=[{"role": "assistant", "content": "d"}])
+    refused("nothing to learn", prompt=prompt, completion=[{"role": "user", "content": "secret"}])
+
+
+def test_a_turn_of_weight_zero_is_not_learnt(tokenizer: Any, templates: dict[str, str]) -> None:
+    turns = [
+        {"role": "assistant", "content": "a", "weight": 0},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "c", "weight": 1},
+    ]
+    tokenizer.chat_template = templates["plain"]
+    encoded = encode_chats(tokenizer, [packed_chat(read(messages=turns))], max_length=60)
+    assert scored_text(tokenizer, encoded) == "c</s>"
+    refused("weight other than 0 and 1", messages=[{"role": "assistant", "content": "secret", "weight": 0.5}])
+    refused("nothing to learn", messages=[{"role": "assistant", "content": "secret", "weight": 0}])
+
+
+def test_tools_and_their_calls_reach_the_template(tokenizer: Any) -> None:
+    tokenizer.chat_template = TOOLED
+    chat = read(messages=CALLED, tools=[{"name": "weather"}])
+    encoded = encode_chats(tokenizer, [packed_chat(chat)], max_length=200)
+    assert scored_text(tokenizer, encoded) == 'CALL weather{"city": "Bern"}</s>yes</s>'
+    assert whole_text(tokenizer, encoded).startswith('[[{"name": "weather"}]]<user>cold?')
+
+
+@pytest.mark.parametrize(
+    ("lost", "values"),
+    [
+        ("tool_calls", {"messages": CALLED}),
+        ("tools", {"messages": CALLED[3:], "tools": [{"name": "secret"}]}),
+        ("name", {"messages": [{"role": "assistant", "content": "x", "name": "secret"}]}),
+        ("reasoning_content", {"messages": [{"role": "assistant", "content": "x", "reasoning_content": "secret"}]}),
+        ("function_call", {"messages": [{"role": "assistant", "function_call": {"name": "secret"}}]}),
+    ],
+)
+def test_what_the_template_would_lose_is_refused(
+    tokenizer: Any, templates: dict[str, str], lost: str, values: dict[str, Any]
+) -> None:
+    tokenizer.chat_template = templates["plain"]
+    with pytest.raises(DpzoError, match=f"chat 3: .* does not render '{lost}'") as told:
+        encode_chats(tokenizer, [packed_chat(read(**values))], max_length=60, first_chat=3)
+    assert "secret" not in str(told.value)
+
+
+def test_the_form_of_chats_is_told_once() -> None:
+    turns = [{"from": "gpt", "value": "secret"}]
+    for values, said in (
+        ({"conversations": turns}, "ShareGPT"),
+        ({"prompt": [{"role": "user", "content": "secret"}], "completion": turns}, "TRL"),
+        ({"messages": [{"role": "assistant", "content": "secret"}]}, ""),
+    ):
+        told: list[str] = []
+        list(chat_rows(Path("c.jsonl"), [(1, values), (2, values)], tell=told.append))
+        assert len(told) == bool(said)
+        assert said in " ".join(told)
+        assert "secret" not in " ".join(told)
+
+
+def test_empty_keys_say_nothing(tokenizer: Any, templates: dict[str, str]) -> None:
+    empty = {"tool_calls": [], "name": "", "function_call": None, "reasoning_content": " ", "audio": {"id": None}}
+    chat = read(messages=[{"role": "assistant", "content": "x", **empty}], tools=None, functions=[], images=[])
+    assert chat == Chat(say(("assistant", "x")))
+
+
+@pytest.mark.parametrize("name", ["functions", "documents", "history", "chosen", "rejected", "images"])
+def test_a_known_column_that_is_not_read_is_refused(name: str) -> None:
+    refused(f"column '{name}' is not read", messages=[{"role": "assistant", "content": "x"}], **{name: ["secret"]})
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        ({"role": "assistant", "content": [{"type": "image_url", "image_url": "secret"}]}, "a part that is no text"),
+        ({"role": "assistant", "content": "", "tool_calls": "secret"}, "no list of calls"),
+        ({"role": "assistant", "content": "", "tool_calls": [{"function": "secret"}]}, "no list of calls"),
+        ({"role": "assistant", "content": None, "reasoning_content": "secret"}, "needs a role and a content"),
+    ],
+)
+def test_a_message_that_cannot_be_used_is_refused(message: dict[str, Any], problem: str) -> None:
+    refused(problem, messages=[message])

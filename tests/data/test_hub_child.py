@@ -32,19 +32,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secrets: Any) -> HubN
 
 
 def test_rows_come_through_and_nothing_stays(place: HubName, tmp_path: Path, secrets: Any) -> None:
-    rows = hub_rows(place, ["text", "label"], "test", "train", None)
+    rows = hub_rows(place, (["text", "label"], ()), "test", "train", None)
     first = next(rows)
     assert first == (1, {"text": f"{secrets.MARK}test0", "label": "no"})
     assert [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()] == []  # gone while it is read
     assert [number for number, _ in rows] == [2, 3]
     with pytest.raises(DpzoError, match=r"has no split 'tset'; did you mean test\?"):
-        list(hub_rows(place, ["text"], "tset", "train", None))
+        list(hub_rows(place, (["text"], ()), "tset", "train", None))
     assert [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()] == []
 
 
 def test_a_failure_is_told_by_its_kind_alone(place: HubName, tmp_path: Path, secrets: Any) -> None:
     (tmp_path / "set" / "train.csv").write_text(f'text,label\n"{secrets.MARK}\n')
     with pytest.raises(DpzoError, match=r"datasets cannot load it \(\w+\)") as told:
-        list(hub_rows(place, ["text"], None, "train", None))
+        list(hub_rows(place, (["text"], ()), None, "train", None))
     assert secrets.MARK not in str(told.value)
     assert [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()] == []

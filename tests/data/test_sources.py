@@ -196,5 +196,5 @@ def test_a_hub_out_of_reach_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(
         DpzoError, match=r"^--data hub:org/name: the hub does not answer \(ConnectionError\); check"
     ) as e:
-        list(hub_rows(HubName("org/name", None), ["text"], None, "train", None))
+        list(hub_rows(HubName("org/name", None), (["text"], ()), None, "train", None))
     assert "\n" not in str(e.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dpzo.config import DataConfig
 from dpzo.errors import DpzoError
 from dpzo.lm.batching import Encoded, microbatches
 from dpzo.lm.encoding import encode_classes, encode_completions, encode_options
+from dpzo.subject import end_token
+from dpzo.tasks import Task
 
 Tokenizers = dict[str, Any]
 ANY_TEXT = st.text(st.characters(codec=None), max_size=60)  # lone surrogates included
@@ -218,3 +222,45 @@ def test_rows_without_spare_padding_are_refused() -> None:
             left_padded=False,
             pad_token_id=0,
         )
+
+
+def test_an_end_token_follows_an_answer_once(tokenizers: dict[str, Any]) -> None:
+    tokenizer = tokenizers["llama"]
+    mark = tokenizer.eos_token
+    answers = [" great", f" great{mark}", f" a{mark} b", "", " long" * 30]
+    encoded = encode_completions(
+        tokenizer, ["it was"] * 5, answers, max_length=40, max_answer_tokens=12, end_of_text=True
+    )
+    tails = [
+        list(row[-length:]) if length else []
+        for row, length in zip(encoded.tokens, encoded.answer_lengths, strict=True)
+    ]
+    end = tokenizer.eos_token_id
+    assert tails[0] == tails[1]
+    assert [tail.count(end) for tail in tails] == [1, 1, 2, 0, 0]  # what is cut does not end
+    assert all(tail[-1] == end for tail in tails[:3])
+    assert encoded.empty.tolist() == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("data", "answer", "stop", "expected"),
+    [
+        ({"kind": "completion"}, "{completion}", None, "append"),
+        ({"kind": "completion", "end_token": "none"}, "{completion}", None, "none"),
+        ({"task": "t"}, " {completion}\n", "\n", "none"),
+        ({"task": "t"}, " {completion}", "\n", "append"),
+        ({"task": "t", "end_token": "append"}, " {completion}\n", "\n", "append"),
+        ({"kind": "chat"}, "{completion}", None, None),
+    ],
+)
+def test_whether_an_end_token_follows_is_a_matter_of_declarations(
+    tokenizers: dict[str, Any], data: dict[str, Any], answer: str, stop: str | None, expected: str | None
+) -> None:
+    task = Task(name="t", kind="completion", template="{p}", answer_template=answer, stop=stop, metric="loss")
+    assert end_token(DataConfig(**data), task, tokenizers["llama"]) == expected
+    without = SimpleNamespace(eos_token_id=None)
+    if data.get("end_token") == "append":
+        with pytest.raises(DpzoError, match=r"data\.end_token append: the model's tokenizer has no end token"):
+            end_token(DataConfig(**data), task, without)
+    elif expected is not None:
+        assert end_token(DataConfig(**data), task, without) == "none"

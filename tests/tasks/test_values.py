@@ -90,7 +90,7 @@ def test_class_labels_are_read_by_name_from_parquet(
     from dpzo.data.arrow import parquet_rows
 
     columns = Columns({"text": "text"}, label="label", labels=labels)
-    rows = parquet_rows(tmp_path / "t.parquet", columns.asked)
+    rows = parquet_rows(tmp_path / "t.parquet", (columns.asked, ()))
     records = records_from_tables([(tmp_path / "t.parquet", rows)], columns)
     assert records.labels is not None
     assert records.labels.tolist() == found

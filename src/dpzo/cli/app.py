@@ -12,7 +12,7 @@ from dpzo.cli.endings import ending_well
 from dpzo.cli.experiments import compare, recipes
 from dpzo.cli.flags import panelled
 from dpzo.cli.noise import noise
-from dpzo.cli.planning import plan
+from dpzo.cli.planning import listed, plan
 from dpzo.cli.verify import sign, verify
 from dpzo.errors import DpzoError
 
@@ -91,6 +91,7 @@ TRAIN_FIELDS = {
 """Parameters of `dpzo train` that set a config's field. Their help is the field's own."""
 
 Text = Annotated[str | None, typer.Option()]
+Names = Annotated[list[str] | None, typer.Option()]
 Number = Annotated[float | None, typer.Option()]
 Whole = Annotated[int | None, typer.Option()]
 
@@ -104,7 +105,9 @@ def train(
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Private csv, tsv, jsonl or parquet file, save_to_disk folder, or hub:NAME; repeatable."),
+        typer.Option(
+            help="Private csv, tsv, jsonl, json or parquet file, save_to_disk folder, or hub:NAME; repeatable."
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a saved data set or hub name. [default: train]")] = None,
     data_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set of the hub.")] = None,
@@ -115,8 +118,8 @@ def train(
     completion_column: Text = None,
     unit_column: Text = None,
     max_records_per_unit: Whole = None,
-    labels: Text = None,
-    label_words: Text = None,
+    labels: Names = None,
+    label_words: Names = None,
     template: Text = None,
     chat_template: Text = None,
     objective: Text = None,
@@ -151,7 +154,7 @@ def train(
     if kind is None and (prompt_column is not None or completion_column is not None):
         given["data.kind"] = "completion"
     given["data.task"] = read_task_file(task) if task is not None and is_task_file(task) else task
-    given["data.labels"], given["data.label_words"] = _names(labels, strip=True), _names(label_words, strip=False)
+    given["data.labels"], given["data.label_words"] = listed(labels, strip=True), listed(label_words, strip=False)
     tree = merged(config, {name: value for name, value in given.items() if value is not None}, set_ or ())
     require_options(tree, data, data_dir, output)
     assert output is not None
@@ -173,6 +176,9 @@ def train(
             split=split,
             revision=data_revision,
         )
+        from dpzo.declared import without_ignored
+
+        chosen = without_ignored(chosen, source, tell=teller(quiet=as_json))
         with watching(quiet=as_json) as watch:
             card = runs.train(chosen, source, output, watch=watch, tell=teller(quiet=as_json))
     finished(card, output, as_json)
@@ -323,9 +329,3 @@ def _check_base(base: str | None) -> None:
         from dpzo.cli.checks import check_base
 
         check_base(base)
-
-
-def _names(text: str | None, *, strip: bool) -> list[str] | None:
-    if text is None:
-        return None
-    return [name.strip() if strip else name for name in text.split(",")]

@@ -38,8 +38,12 @@ def plan(
     ] = None,
     task: Annotated[str | None, typer.Option(help="With --model: a built-in task, or your own: task.yaml.")] = None,
     kind: Annotated[str | None, typer.Option(help="With --model: classification, completion or chat.")] = None,
-    labels: Annotated[str | None, typer.Option(help="With --model: declared labels, comma-separated.")] = None,
-    label_words: Annotated[str | None, typer.Option(help="With --model: a causal model's words.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(help="With --model: declared labels, comma-separated; or repeated.")
+    ] = None,
+    label_words: Annotated[
+        list[str] | None, typer.Option(help="With --model: a causal model's words; or repeated.")
+    ] = None,
     template: Annotated[str | None, typer.Option(help="With --model: prompt around {text}.")] = None,
     max_length: Annotated[int | None, typer.Option(help="With --model: tokens of a record.")] = None,
     trainable: Annotated[
@@ -65,8 +69,8 @@ def plan(
     of_model = {
         "data.task": task,
         "data.kind": kind,
-        "data.labels": None if labels is None else [name.strip() for name in labels.split(",")],
-        "data.label_words": None if label_words is None else label_words.split(","),
+        "data.labels": listed(labels, strip=True),
+        "data.label_words": listed(label_words, strip=False),
         "data.template": template,
         "data.max_length": max_length,
         "model.trainable": trainable,
@@ -79,6 +83,14 @@ def plan(
         _plan_privacy(privacy, as_json)
     else:
         _plan_run(privacy, {"model.name": model, **of_model}, config, set_ or [], as_json)
+
+
+def listed(given: list[str] | None, *, strip: bool) -> list[str] | None:
+    """Names given once with commas between, or one by one, where a name may hold commas; None for none."""
+    if not given:
+        return None
+    names = given[0].split(",") if len(given) == 1 else given
+    return [name.strip() if strip else name for name in names]
 
 
 def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:

@@ -22,7 +22,11 @@ BATCH = 4096
 """Records decoded at a time; it bounds memory and changes nothing else."""
 
 
-def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+Wanted = tuple[Sequence[str], Sequence[str]]
+"""Columns that every row must have, and those that are read where they are."""
+
+
+def parquet_rows(path: Path, columns: Wanted) -> Iterator[Row]:
     """Yield (record number from 1, {column: value}) of a parquet file; of its columns those named, if it has them all.
 
     The file is mapped, and one batch is decoded at a time. Nothing is written anywhere. Class labels, where `datasets`
@@ -46,7 +50,7 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 def saved_rows(
     path: Path,
-    columns: Sequence[str],
+    columns: Wanted,
     split: str | None,
     default_split: str,
     *,
@@ -110,11 +114,15 @@ def chosen_split(place: str, splits: Sequence[str], split: str | None, default_s
     raise DpzoError(f"{place}: has no split {wanted!r}; {hint} (--split names another)")
 
 
-def _projection(path: Path, schema: Any, columns: Sequence[str]) -> list[str] | None:
-    """The columns to read; all of them when one is missing, so that whoever checks can tell what there is."""
+def _projection(path: Path, schema: Any, columns: Wanted) -> list[str] | None:
+    """The columns to read; all of them when none is needed or one is missing: whoever checks can tell what there is."""
     if len(set(schema.names)) != len(schema.names):
         fail(path, None, "has two columns of one name; rename one of them")
-    return list(dict.fromkeys(columns)) if set(columns) <= set(schema.names) else None
+    needed, beside = columns
+    if not needed:
+        return None
+    there = set(schema.names)
+    return list(dict.fromkeys((*needed, *(name for name in beside if name in there)))) if set(needed) <= there else None
 
 
 def _classes(features: Any) -> dict[str, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from dpzo.data.chats import ASSISTANT, Message, unpacked
+from dpzo.data.chats import ASSISTANT, NOTHING, OFFERED, TOOLS, Chat, Message, unpacked
 from dpzo.errors import DpzoError
 from dpzo.lm.batching import Encoded
 from dpzo.lm.quiet import silent_libraries
@@ -34,7 +34,8 @@ def encode_chats(tokenizer: Any, chats: Sequence[str], *, max_length: int, first
     those that the template marks with `{% generation %}`; without marks, what each turn adds to the rendering of the
     turns before it. What follows the last of them has no part in the loss and is dropped; a chat that is still longer
     than max_length − 1 tokens loses its beginning, a leading special token excepted. A chat of which nothing is scored
-    (empty turns) is flagged as empty.
+    (empty turns) is flagged as empty. What a chat holds beside its texts (tools and their calls, names, thoughts) goes
+    to the template, and a chat of which it leaves something out is refused.
 
     `first_chat` is the number of the first one, for errors. Errors: DpzoError for a tokenizer without a template or
     of the slow kind, a template that refuses a chat or changes earlier turns when later ones follow.
@@ -102,9 +103,10 @@ def choose_chat_template(tokenizer: Any, name: str | None, *, is_chat: bool) -> 
     tokenizer.chat_template = named[wanted]
 
 
-def _scored_tokens(tokenizer: Any, chat: list[Message], row: int) -> tuple[list[int], list[bool]]:
-    """All tokens of a chat, and which of them belong to the assistant."""
-    if _GENERATION.search(tokenizer.chat_template):
+def _scored_tokens(tokenizer: Any, chat: Chat, row: int) -> tuple[list[int], list[bool]]:
+    """All tokens of a chat, and which of them belong to the assistant's turns that are learnt."""
+    _check_rendered(tokenizer, chat, row)
+    if _GENERATION.search(tokenizer.chat_template) and all(turn.scored for turn in chat.messages):
         text, spans = _marked(tokenizer, chat, row)
     else:
         text = _rendered(tokenizer, chat, row, tokenize=False)
@@ -114,7 +116,7 @@ def _scored_tokens(tokenizer: Any, chat: list[Message], row: int) -> tuple[list[
     return list(found["input_ids"]), marks
 
 
-def _marked(tokenizer: Any, chat: list[Message], row: int) -> tuple[str, list[Span]]:
+def _marked(tokenizer: Any, chat: Chat, row: int) -> tuple[str, list[Span]]:
     """The rendered text and the characters that its template marks.
 
     Not by `return_assistant_tokens_mask`: where a marked span ends in the first token, or in a character of no token,
@@ -123,7 +125,8 @@ def _marked(tokenizer: Any, chat: list[Message], row: int) -> tuple[str, list[Sp
     render: Any = render_jinja_template  # its annotation says text alone
     try:
         texts, spans = render(
-            conversations=[[message._asdict() for message in chat]],
+            conversations=[[message.to_dict() for message in chat.messages]],
+            tools=list(chat.tools) if chat.tools else None,
             chat_template=tokenizer.chat_template,
             return_assistant_tokens_mask=True,
             **tokenizer.special_tokens_map,
@@ -133,16 +136,45 @@ def _marked(tokenizer: Any, chat: list[Message], row: int) -> tuple[str, list[Sp
     return texts[0], [(int(first), int(last)) for first, last in spans[0]]
 
 
-def _spans(tokenizer: Any, chat: list[Message], text: str, row: int) -> list[Span]:
+def _check_rendered(tokenizer: Any, chat: Chat, row: int) -> None:
+    """Refuse a chat of which the template leaves something out: without it the text would be the same."""
+    keys = {key for turn in chat.messages for key in turn.more if key in OFFERED}
+    if not keys and not chat.tools:
+        return
+    text = _rendered(tokenizer, chat, row, tokenize=False)
+    without = {key: chat._replace(messages=[_without(turn, key) for turn in chat.messages]) for key in sorted(keys)}
+    if chat.tools:
+        without[TOOLS] = chat._replace(tools=())
+    for key, less in without.items():
+        if _renders_alike(tokenizer, less, text):
+            raise DpzoError(
+                f"--data: chat {row}: the tokenizer's chat template does not render {key!r}, so it would be lost; "
+                "take a model whose template does, or drop that key"
+            )
+
+
+def _without(turn: Message, key: str) -> Message:
+    more = {name: value for name, value in turn.more.items() if name != key}
+    return turn._replace(more=more or NOTHING)
+
+
+def _renders_alike(tokenizer: Any, chat: Chat, text: str) -> bool:
+    try:
+        return bool(_rendered(tokenizer, chat, 0, tokenize=False) == text)
+    except DpzoError:  # a template that cannot do without it does render it
+        return False
+
+
+def _spans(tokenizer: Any, chat: Chat, text: str, row: int) -> list[Span]:
     """Where the assistant's turns lie in the rendered text, each from behind its opening to behind its closing."""
     spans: list[Span] = []
-    for place, message in enumerate(chat):
-        if message.role != ASSISTANT:
+    for place, message in enumerate(chat.messages):
+        if message.role != ASSISTANT or not message.scored:
             continue
-        before, until = chat[:place], chat[: place + 1]
-        plain: str = _rendered(tokenizer, before, row, tokenize=False) if before else ""
+        before, until = (chat._replace(messages=chat.messages[:stop]) for stop in (place, place + 1))
+        plain: str = _rendered(tokenizer, before, row, tokenize=False) if before.messages else ""
         start = _start(tokenizer, before, until, text, row)
-        end = len(text) if place == len(chat) - 1 else _end(tokenizer, until, text, start, row)
+        end = len(text) if place == len(chat.messages) - 1 else _end(tokenizer, until, text, start, row)
         if end is None or start < len(plain):
             raise DpzoError(
                 f"--data: chat {row}: the tokenizer's chat template renders a turn of the assistant otherwise once "
@@ -152,9 +184,9 @@ def _spans(tokenizer: Any, chat: list[Message], text: str, row: int) -> list[Spa
     return spans
 
 
-def _start(tokenizer: Any, before: list[Message], until: list[Message], text: str, row: int) -> int:
+def _start(tokenizer: Any, before: Chat, until: Chat, text: str, row: int) -> int:
     """Behind the opening of the turn that follows `before`."""
-    if before:
+    if before.messages:
         opened: str = _rendered(tokenizer, before, row, tokenize=False, add_generation_prompt=True)
         # An opening may already hold the start of a thought that this turn lacks: it counts as far as it agrees.
         return _agreement(opened, text)
@@ -171,14 +203,15 @@ def _agreement(one: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def _end(tokenizer: Any, until: list[Message], text: str, start: int, row: int) -> int | None:
+def _end(tokenizer: Any, until: Chat, text: str, start: int, row: int) -> int | None:
     """Behind the last turn of `until`, which starts at `start` of the whole text; None if that cannot be told."""
     alone: str = _rendered(tokenizer, until, row, tokenize=False)
     if text.startswith(alone):
         return len(alone)
     # The last turn of a chat may be dressed up (an empty thought); what closes it is seen behind a content of our own.
-    content = until[-1].content
-    marked: str = _rendered(tokenizer, [*until[:-1], Message(ASSISTANT, _STAND_IN)], row, tokenize=False)
+    content = until.messages[-1].content
+    stand_in = until._replace(messages=[*until.messages[:-1], Message(ASSISTANT, _STAND_IN)])
+    marked: str = _rendered(tokenizer, stand_in, row, tokenize=False)
     _, found, closing = marked.rpartition(_STAND_IN)
     for turn in (content + closing, content.strip() + closing):
         if found and turn and text.startswith(turn, start):
@@ -186,9 +219,10 @@ def _end(tokenizer: Any, until: list[Message], text: str, start: int, row: int) 
     return None
 
 
-def _rendered(tokenizer: Any, chat: list[Message], row: int, **options: Any) -> Any:
+def _rendered(tokenizer: Any, chat: Chat, row: int, **options: Any) -> Any:
+    turns = [message.to_dict() for message in chat.messages]
     try:
-        return tokenizer.apply_chat_template([message._asdict() for message in chat], **options)
+        return tokenizer.apply_chat_template(turns, tools=list(chat.tools) if chat.tools else None, **options)
     except Exception as error:  # a template's own message may quote the chat
         raise _refused(row, error) from None
 

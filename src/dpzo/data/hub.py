@@ -12,11 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpzo.data.arrow import chosen_split, saved_rows
+from dpzo.data.arrow import Wanted, chosen_split, saved_rows
 from dpzo.errors import DpzoError
 from dpzo.tasks.tables import Row
 
@@ -48,7 +48,7 @@ def parse_hub(place: str) -> HubName | None:
 
 
 def hub_rows(
-    hub: HubName, columns: Sequence[str], split: str | None, default_split: str, revision: str | None
+    hub: HubName, columns: Wanted, split: str | None, default_split: str, revision: str | None
 ) -> Iterator[Row]:
     """Yield (record number from 1, {column: value}) of one split at one revision (the hub's newest when None).
 

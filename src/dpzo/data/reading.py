@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dpzo.config import DataConfig
-from dpzo.data.chats import MESSAGES, chat_rows
+from dpzo.data.chats import BESIDE, CONVERSATIONS, MESSAGES, chat_rows
+from dpzo.data.hub import parse_hub
+from dpzo.data.prompts import ALPACA, INSTRUCTION, OUTPUT, prompt_rows
 from dpzo.data.sources import open_table
 from dpzo.errors import DpzoError
 from dpzo.tasks import Records, Task
 from dpzo.tasks.files import Columns, records_from_tables
 from dpzo.tasks.records import COMPLETION, PROMPT, TEXT
-from dpzo.tasks.tables import Row
+from dpzo.tasks.tables import Row, Tell, shown, untold
 
 REFERENCES = "references"
 
@@ -25,6 +29,7 @@ def read_records(
     split: str | None = None,
     default_split: str = "train",
     revision: str | None = None,
+    tell: Tell = untold,
 ) -> Records:
     """The records of one place after another: each what `open_table` takes, all with the same columns.
 
@@ -36,14 +41,65 @@ def read_records(
     if not places:
         raise DpzoError("--data is missing: a file, a folder of datasets' save_to_disk, or hub:organisation/name")
     columns = _columns(task, data)
-    asked = [*columns.asked, *([] if columns.references is None else [columns.references])]
+    beside = [] if columns.references is None else [columns.references]
+    form = _own_form(data, tell)
+    if form is not None:
+        beside += form.beside
 
     def tables() -> Iterator[tuple[Path, Iterator[Row]]]:
         for place in places:
-            path, rows = open_table(place, asked, split=split, default_split=default_split, revision=revision)
-            yield path, chat_rows(path, rows, data.messages_column) if MESSAGES in columns.fields else rows
+            path, rows = open_table(
+                place,
+                columns.asked,
+                beside=beside,
+                split=split,
+                default_split=default_split,
+                revision=revision,
+                tell=tell,
+            )
+            yield path, rows if form is None else form.rows(path, rows)
 
     return records_from_tables(tables(), columns)
+
+
+def kind_by_columns(
+    place: str | Path, data: DataConfig, *, split: str | None = None, tell: Tell = untold
+) -> Literal["completion", "chat"] | None:
+    """What the columns of a file say that its records are, where they say it without doubt; else None.
+
+    Names of columns decide (in jsonl those of the first record), never what a record holds. A hub is not asked.
+    """
+    if parse_hub(str(place)) is not None:
+        return None
+    _, values = next(open_table(place, (), split=split)[1])
+    names = values.keys()
+    prompts = {data.prompt_column, data.completion_column} <= names or {INSTRUCTION, OUTPUT} <= names
+    chats = not {data.messages_column, CONVERSATIONS}.isdisjoint(names)
+    labels = {data.text_column, data.label_column} <= names
+    if labels or prompts == chats:
+        return None
+    kind: Literal["completion", "chat"] = "completion" if prompts else "chat"
+    tell(f"{shown(Path(str(place)))}: read as --kind {kind}, by the names of its columns")
+    return kind
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How rows of one's own chats or completions become the asked columns, and the columns looked at besides."""
+
+    beside: Sequence[str]
+    rows: Callable[[Path, Iterator[Row]], Iterator[Row]]
+
+
+def _own_form(data: DataConfig, tell: Tell) -> _Form | None:
+    if data.task is not None:
+        return None
+    if data.kind == "chat":
+        return _Form(BESIDE, lambda path, rows: chat_rows(path, rows, data.messages_column, tell))
+    if data.kind == "completion":
+        prompt, completion = data.prompt_column, data.completion_column
+        return _Form(ALPACA, lambda path, rows: prompt_rows(path, rows, prompt, completion, tell))
+    return None
 
 
 def _columns(task: Task, data: DataConfig) -> Columns:

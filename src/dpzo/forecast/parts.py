@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpzo.config import ModelConfig, RunConfig, TrainingConfig, with_values
+from dpzo.config import ModelConfig, RunConfig, TrainingConfig, option_name, with_values
 from dpzo.defaults import Part, fill_defaults
 from dpzo.errors import DpzoError
 from dpzo.lm import ADAPTERS, LoadedModel, LoraSettings, Storage
@@ -27,6 +27,21 @@ def filled(config: RunConfig, task: Task, architecture: Architecture, num_exampl
     on_features = trainable == "head" and architecture == "encoder"
     part: Part = "head" if on_features else "lora" if trainable in ADAPTERS else "full"
     return fill_defaults(config, part, num_examples), part
+
+
+def refuse_unused_parts(model: ModelConfig) -> None:
+    """Errors: DpzoError naming an option of a part that does not learn here. Nothing is refused while that is open."""
+    trainable = model.trainable
+    if trainable is None:
+        return
+    used = {
+        "lora": {"lora_rank", "lora_alpha", "lora_targets", "lora_layers", "lora_scaling"},
+        "prefix": {"virtual_tokens"},
+        "prompt": {"virtual_tokens"},
+    }
+    for name in sorted(set().union(*used.values()) - used.get(trainable, set())):
+        if getattr(model, name) != ModelConfig.model_fields[name].default:
+            raise DpzoError(f"{option_name(f'model.{name}')}: is not used with --trainable {trainable}; leave it out")
 
 
 def update_of(

@@ -75,8 +75,8 @@ def encode_completions(
     """Prompt and answer for a causal model; padding on the left, so that answers end in the last column.
 
     An answer beyond `max_answer_tokens` is cut on the right; the prompt is cut on the left to what remains of
-    max_length − 1 tokens, its leading special token kept. `end_of_text` appends the tokenizer's end token to the
-    answer before it is cut. An empty completion is flagged.
+    max_length − 1 tokens, its leading special token kept. `end_of_text` appends the tokenizer's end token to an
+    answer that does not end with it, before it is cut. An empty completion is flagged.
     """
     _check_widths(max_length, max_answer_tokens)
     matrix = _Matrix(len(prompts), max_length, tokenizer.pad_token_id, left_padded=True)
@@ -230,7 +230,7 @@ def _fill(
             heads = [_plain(text) for text in prompts[start : start + _CHUNK]]
             tails = [_plain(text) for text in answers[start : start + _CHUNK]]
             for row, (prefix, prompt, answer) in enumerate(_split(tokenizer, heads, tails), start):
-                kept = [*answer, *end][:max_answer_tokens] if answer else []
+                kept = [*answer, *(end if answer[-1:] != end else [])][:max_answer_tokens] if answer else []
                 before = prefix if prefix or prompt else [context]  # the first answer token needs something before it
                 space = room - len(before) - len(kept)
                 ids = [*before, *(prompt[-space:] if space > 0 else []), *kept]
