@@ -38,8 +38,8 @@ class DataSource:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        for option, value in (("--split", self.split), ("--data-revision", self.revision)):
-            if self.folder is not None and value is not None:
+        for option, chosen in (("--split", self.split), ("--data-revision", self.revision)):
+            if self.folder is not None and chosen is not None:
                 raise DpzoError(f"{option}: is not used with --data-dir; leave it out")
         for name, value in (("file", self.file), ("folder", self.folder)):
             if not isinstance(value, str | Path | None):
