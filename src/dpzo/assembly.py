@@ -18,6 +18,7 @@ from dpzo.errors import DpzoError
 from dpzo.forecast import expected_passes, timed_evaluations
 from dpzo.forecast.parts import filled, lora_of, require_label_words, require_used, storage_of, update_of
 from dpzo.forecast.sizing import Sized, memory_at, require_memory, size_up_if_possible
+from dpzo.header import check_header
 from dpzo.lm import (
     LoadedModel,
     RowShape,
@@ -269,6 +270,8 @@ def assemble(
         "nonprivate_uses": [],
         "environment": environment(),
     }
+    header = journal_header(plan, has_guarantee, public)
+    check_header(header)
     job = Job(
         plan=plan,
         parameters=parameters,
@@ -276,7 +279,7 @@ def assemble(
         smoothing=training.smoothing,
         update=update,
         estimator=ESTIMATORS[training.estimator],
-        header=journal_header(plan, has_guarantee, public),
+        header=header,
         checkpoint_every=training.checkpoint_every,
     )
     seconds = 0.0

@@ -57,6 +57,18 @@ def save(
         raise DpzoError(f"{path}: could not be written; the journal is intact: make room, then dpzo resume") from None
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of a checkpoint that can be read."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        return dict(file.metadata())
+
+
+def metadata_of_0_1(present: dict[str, str]) -> dict[str, str]:
+    """The metadata of a checkpoint as version 0.1.0 wrote it, from what `save` writes."""
+    voucher = json.loads(present[_VOUCHER])
+    return {"step": str(voucher["step"]), "hash": voucher["hash"], "content": voucher["content"]}
+
+
 def discard(folder: Path) -> None:
     """Remove the checkpoint, if there is one."""
     (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -20,7 +20,22 @@ from dpzo.errors import DpzoError
 from dpzo.plain import PLAIN, parse_yaml
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+MOST_STEPS = 5_000_000
+"""Steps of a run; the ε of so many takes a minute to compute, and their journal is a gigabyte."""
+MOST_DIRECTIONS = 1 << 16
+"""Directions a step."""
+LONGEST_TEXT = 20_000
+"""Characters of a text in a config: a prompt template, or how hyper-parameters were chosen."""
+LONGEST_NAME = 4096
+"""Characters of a name: of a model's folder, a column, a parameter."""
+_MOST_ENTRIES = 20_000
+"""Entries of a list in a config, such as labels, and values in a task of one's own."""
+# Whoever reads a config, a verifier among them, makes something of these sizes before it can know whether they fit.
+Units = Annotated[int, Field(ge=1, le=2**53)]
+Tokens = Annotated[int, Field(ge=1, le=1 << 20)]
+Rank = Annotated[int, Field(ge=1, le=1 << 13)]
+Rows = Annotated[int, Field(ge=1, le=1 << 16)]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 FROM_FILE: Literal["from-file"] = "from-file"
 PRIVATE: Literal["private"] = "private"
 
@@ -37,6 +52,27 @@ class _Group(BaseModel):
             raise PydanticCustomError("truth_value", "Input should be a number or a text, not true or false")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _bounded(cls, value: object) -> object:
+        """A text or list without end, in a config that someone else wrote, is refused before it is used."""
+        if not issubclass(cls, RunConfig) and _weight(value) > _MOST_ENTRIES:
+            raise PydanticCustomError("too_large", "Input should be shorter: it holds more than a config may")
+        return value
+
+
+def _weight(value: object, depth: int = 0) -> int:
+    """Entries in a tree of plain values; more than a config may hold where a text is too long or nesting too deep."""
+    too_much = _MOST_ENTRIES + 1
+    if isinstance(value, str):
+        return too_much if len(value) > LONGEST_TEXT else 1
+    if isinstance(value, Mapping | list | tuple):
+        if depth > 20 or len(value) > _MOST_ENTRIES:
+            return too_much
+        inner = [*value, *value.values()] if isinstance(value, Mapping) else value
+        return 1 + sum(_weight(each, depth + 1) for each in inner)
+    return 1
+
 
 class ModelConfig(_Group):
     """Which model, and which part of it learns."""
@@ -47,12 +83,12 @@ class ModelConfig(_Group):
         None,
         description="what learns: head, full, lora, prefix, prompt, ia3, or a regular expression over parameter names",
     )
-    lora_rank: Count = Field(8, description="rank of the LoRA matrices")
-    lora_alpha: Count = Field(16, description="scale of the LoRA product, before it is divided by the rank")
+    lora_rank: Rank = Field(8, description="rank of the LoRA matrices")
+    lora_alpha: Tokens = Field(16, description="scale of the LoRA product, before it is divided by the rank")
     lora_targets: tuple[str, ...] | None = Field(None, description="names of the layers that lora adapts")
     lora_layers: str | None = Field(None, description="top:2 adapts the two topmost layers alone; default: all")
     lora_scaling: Literal["rank", "root-rank"] = Field("rank", description="alpha over the rank, or its root (rsLoRA)")
-    virtual_tokens: Count = Field(10, description="tokens of a prefix or a soft prompt")
+    virtual_tokens: Rank = Field(10, description="tokens of a prefix or a soft prompt")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the base; adapters are float32")
     quantization: Literal["none", "int8", "int4", "bnb-int8", "bnb-nf4"] = Field(
         "none", description="of the base's linear layers; torchao, or bitsandbytes for bnb-…"
@@ -83,8 +119,8 @@ class DataConfig(_Group):
     )
     template: str = Field("{text}", description="prompt around {text}; with {mask} for a masked language model")
     objective: Literal["loss", "accuracy", "f1"] = Field("loss", description="training objective: loss, accuracy or f1")
-    max_length: Count | None = Field(None, description="tokens a record is padded or cut to")
-    max_answer_tokens: Count | None = Field(None, description="tokens a completion is cut to")
+    max_length: Tokens | None = Field(None, description="tokens a record is padded or cut to")
+    max_answer_tokens: Tokens | None = Field(None, description="tokens a completion is cut to")
     end_token: Literal["append", "none"] | None = Field(
         None, description="end token after a completion; default: append, unless the task's own stop text ends it"
     )
@@ -98,7 +134,7 @@ class PrivacyConfig(_Group):
         None, description="noise standard deviation ÷ clip norm, in place of epsilon"
     )
     delta: Annotated[float, Field(ge=0, lt=1)] = Field(description="δ of the guarantee, below 1/N")
-    num_examples: Count | Literal["from-file", "private"] | None = Field(
+    num_examples: Units | Literal["from-file", "private"] | None = Field(
         None,
         description="number of privacy units N: declared; private (counted with noise); or from-file (no guarantee)",
     )
@@ -106,8 +142,8 @@ class PrivacyConfig(_Group):
         0.05, description="share of ε that a private count of the units spends"
     )
     expected_batch_size: Positive | None = Field(None, description="expected number of units in a batch, q·N")
-    steps: Count | None = Field(None, description="number of steps T; each is one release")
-    num_directions: Count | None = Field(
+    steps: Steps | None = Field(None, description="number of steps T; each is one release")
+    num_directions: Annotated[int, Field(ge=1, le=MOST_DIRECTIONS)] | None = Field(
         None, description="directions K in a step; under Gaussian noise they cost no privacy"
     )
     clip_norm: Positive | None = Field(None, description="bound C on the norm of one unit's K slopes")
@@ -122,23 +158,23 @@ class TrainingConfig(_Group):
     seed: int = Field(0, ge=0, lt=2**63, description="public seed of directions and of new parameters")
     directions: Literal["rademacher", "gaussian", "sphere", "orthogonal"] = "rademacher"
     mask: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="fraction of elements that move")
-    direction_rank: int = Field(0, ge=0, description="rank of a matrix's directions; 0: full")
+    direction_rank: int = Field(0, ge=0, le=1 << 13, description="rank of a matrix's directions; 0: full")
     basis: str | None = Field(None, description="safetensors file of public vectors that directions combine")
     estimator: Literal["central", "forward"] = Field("central", description="2K evaluations a step, or K + 1")
     smoothing: Positive | None = Field(None, description="length φ of a probe along a direction")
     learning_rate: Positive | None = Field(None, description="learning rate η")
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=MOST_STEPS)
     update: Literal["sgd", "momentum", "adam", "sign"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="decay of momentum, and Adam's first")
     shrinkage: Literal["none", "snr"] = Field("none", description="snr: releases shrunk by their signal to noise")
     average: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="fraction of last steps averaged")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of an average over all steps; 0: none")
-    microbatch_size: Count | None = None
+    microbatch_size: Rows | None = None
     prefix: Literal["batch", "run", "none"] = Field(
         "batch", description="how long the frozen lower layers' output is kept; run holds it on disk when large"
     )
-    variants: Literal["auto"] | Count = Field(
+    variants: Literal["auto"] | Rows = Field(
         "auto", description="settings of the trainable part in one pass over the base; auto: what is measured fastest"
     )
     master: Literal["none", "float32"] = Field("none", description="copies of 16-bit weights that take the steps")
@@ -318,7 +354,11 @@ def as_config(given: ConfigLike) -> RunConfig:
 
 def dump_config(config: RunConfig) -> str:
     """YAML of every value, in the order of the classes."""
-    tree = config.model_dump(mode="json")
+    return dump_tree(config.model_dump(mode="json"))
+
+
+def dump_tree(tree: Mapping[str, Any]) -> str:
+    """YAML of a config's values, in their order: the one spelling of a run's config.yaml."""
     readable = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     # A few characters (U+0085, U+2028 …) count as line ends in YAML and come back as others unless they are escaped.
     return readable if yaml.safe_load(readable) == tree else yaml.safe_dump(tree, sort_keys=False)

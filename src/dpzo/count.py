@@ -7,6 +7,7 @@ alone, so the two add up (adaptive composition): (ε_count, 0) + (ε_training, �
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,11 @@ class PrivateCount:
         with refusing("count: not a private count as a journal's header holds it; the journal is damaged"):
             (value,) = fields["values"]
             return cls(PrivacyPlan.from_dict(fields["plan"]), (int(value),))
+
+
+def count_text(count: PrivateCount) -> str:
+    """What count.json holds."""
+    return json.dumps(count.to_dict()) + "\n"
 
 
 def check_private_count(privacy: PrivacyConfig) -> None:

@@ -7,12 +7,15 @@ import platform
 
 import torch
 
+_INSTALLED = ("dpzo", "torch", "transformers", "peft", "safetensors", "numpy", "scipy", "numba", "dp-accounting")
+PACKAGES = ("python", *_INSTALLED, "threads")
+"""All that an environment may name."""
+
 
 def environment() -> dict[str, str]:
     """Versions of what computes, and the thread count: for bug reports and the card."""
-    names = ("dpzo", "torch", "transformers", "peft", "safetensors", "numpy", "scipy", "numba", "dp-accounting")
     found = {"python": platform.python_version()}
-    for name in names:
+    for name in _INSTALLED:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dpzo.errors import DpzoError
+from dpzo.plain import read_regular
 from dpzo.privacy import Release
 from dpzo.step_key import STEP_KEY, StepKey
 
@@ -106,7 +108,7 @@ def _scan(folder: Path) -> _Scanned:
     except OSError:
         raise DpzoError(f"{folder}: no readable {JOURNAL} here; give the folder that dpzo train wrote") from None
     with file:
-        line = file.readline()
+        line = file.readline(_LONGEST_HEADER)
         header = _parse(path, line, 1)
         if not line.endswith(b"\n") or header.get("format") != FORMAT or not isinstance(header.get("header"), dict):
             raise DpzoError(f"{path}: line 1 is not the header of a {FORMAT} journal")
@@ -122,7 +124,10 @@ def _scan(folder: Path) -> _Scanned:
         width = _width(path, header["header"])
         num_steps, size, torn = 0, len(line), False
         hashes: tuple[str, ...] = (hashed,)
-        while line := file.readline():
+        longest = _longest_line(width)
+        while line := file.readline(longest + 1):
+            if len(line) > longest:
+                raise DpzoError(f"{path}: line {num_steps + 2} (step {num_steps}) is longer than any that is written")
             if not line.endswith(b"\n"):
                 torn = True
                 break
@@ -342,6 +347,30 @@ def _chain(previous: str, body: Mapping[str, Any]) -> str:
     return hashlib.sha256(previous.encode() + b"\n" + _canonical(body)).hexdigest()
 
 
+def _longest_line(width: int) -> int:
+    """Bytes of the longest line of a step: `width` integers of 64 bits."""
+    return 160 + 22 * width
+
+
+def begun_line(line: bytes, step: int) -> bool:
+    """Whether `line`, which lacks its end, is the beginning of the one that `append` writes for `step`."""
+    text = line.decode("latin-1")
+    head, tail = '"hash":"', f'","step":{step}'
+    return _begins(text, "{" + head, tail + ',"values":[', r"[-0-9,]*\]?\}?") or _begins(
+        text, '{"burnt":true,' + head, tail + "}", ""
+    )
+
+
+def _begins(text: str, before: str, after: str, rest: str) -> bool:
+    """Whether `text` is a beginning of `before`, 64 hexadecimal digits, `after` and what matches `rest`."""
+    if len(text) <= len(before):
+        return before.startswith(text)
+    digits, left = text[len(before) : len(before) + 64], text[len(before) + 64 :]
+    if not text.startswith(before) or re.fullmatch("[0-9a-f]*", digits) is None:
+        return False
+    return after.startswith(left) or (left.startswith(after) and re.fullmatch(rest, left[len(after) :]) is not None)
+
+
 def _parse(path: Path, line: bytes, number: int) -> dict[str, Any]:
     try:
         fields = json.loads(line)
@@ -357,7 +386,7 @@ def _width(path: Path, header: Mapping[str, Any]) -> int:
     plan = header.get("plan")
     if isinstance(plan, dict) and type(header.get("lattice_unit")) is float:
         width, steps = plan.get("num_directions"), plan.get("steps")
-        if type(width) is int and type(steps) is int:
+        if type(width) is int and type(steps) is int and 0 < width <= _MOST_DIRECTIONS:
             return width
     raise DpzoError(f"{path}: line 1 lacks the plan or the lattice unit; the journal is damaged")
 
@@ -380,19 +409,29 @@ def _verify(path: Path, line: bytes, step: int, previous: str, width: int) -> st
     return hashed
 
 
+_MOST_DIRECTIONS = 1 << 20
+"""Far above what a config may hold; a line of so many values is read at once."""
+_LARGEST_HEAD = 1024
+"""Bytes of a head."""
+_LONGEST_HEADER = 1 << 26
+"""Bytes of a header line (64 MiB); the largest noise table takes a tenth."""
+
+
 def _head_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError:
+        return read_regular(path, _LARGEST_HEAD)
+    except (DpzoError, OSError):
         return b""
 
 
 def _read_head(path: Path, content: bytes) -> dict[str, Any]:
     try:
         head = json.loads(content)
-        if isinstance(head["step"], int) and isinstance(head["hash"], str) and isinstance(head["closed"], bool):
+        plain = type(head["step"]) is int and isinstance(head["hash"], str) and isinstance(head["closed"], bool)
+        # Byte for byte: a further key, or another spelling, is not of this program.
+        if plain and head.keys() == {"step", "hash", "closed"} and content == _canonical(head) + b"\n":
             return cast("dict[str, Any]", head)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise DpzoError(
         f"{path}: missing or damaged; without it a journal that was cut short cannot be told from a whole one"

@@ -16,9 +16,11 @@ from dpzo.data import parse_hub
 from dpzo.errors import DpzoError
 from dpzo.folder import no_run
 from dpzo.journal import Transcript, write_durably
-from dpzo.plain import parse_yaml, refusing
+from dpzo.plain import parse_yaml, read_regular, refusing
 
 LOCAL = "local.yaml"
+_LARGEST = 1 << 20
+"""Bytes: more paths than anyone names."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def write_local(folder: Path, source: DataSource, base: str) -> None:
 def read_local(folder: Path) -> tuple[DataSource, str | None]:
     """What `write_local` noted. DpzoError where it is missing or damaged."""
     try:
-        local = parse_yaml((folder / LOCAL).read_text())
+        local = parse_yaml(read_regular(folder / LOCAL, _LARGEST).decode())
         return DataSource.from_dict(local["data"]), local["base"]
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    except (DpzoError, OSError, ValueError, TypeError, AttributeError, KeyError):
         raise DpzoError(f"{folder / LOCAL}: missing or damaged; it names where the private data lies") from None

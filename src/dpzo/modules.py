@@ -25,6 +25,7 @@ from dpzo.environment import environment
 from dpzo.errors import DpzoError
 from dpzo.examples import Examples, read_examples
 from dpzo.folder import make_folder, no_run, require_new
+from dpzo.header import check_header
 from dpzo.journal import JOURNAL, read, write_durably
 from dpzo.lm import fingerprint, fingerprint_tensors
 from dpzo.lm.quiet import silent_libraries
@@ -132,9 +133,13 @@ def fit(
             make_folder(folder)
             write_durably(folder / "plan.json", (json.dumps(plan.summary(), indent=2) + "\n").encode())
             trainer.fit(job, objective, len(objective), folder, **arguments)
-    trained = job.parameters.tensors()
-    write_durably(folder / WEIGHTS, safetensors.torch.save(trained, {"fingerprint": fingerprint_tensors(trained)}))
+    write_durably(folder / WEIGHTS, stored(job.parameters.tensors()))
     return write_card(folder, read(folder))
+
+
+def stored(trained: dict[str, torch.Tensor]) -> bytes:
+    """What trained.safetensors holds."""
+    return safetensors.torch.save(trained, {"fingerprint": fingerprint_tensors(trained)})
 
 
 def replay(model: nn.Module, run: str | Path) -> str:
@@ -144,11 +149,12 @@ def replay(model: nn.Module, run: str | Path) -> str:
     """
     transcript = read(Path(run))
     header = transcript.header
+    check_header(header)
     settings = Settings(**header["settings"])  # a journal of an older version leaves the newer ones at their defaults
     plan = PrivacyPlan.from_dict(header["plan"])
     model.eval()
     parameters, scheme, update = _parts(model, _journal_names(Path(run)), plan, settings)
-    public = {**header, "base": _base(model), "parameters": _described(parameters)}
+    public = {**header, "base": _base(model), **_facts(settings, parameters, scheme)}
     has_guarantee = header["secret_randomness"]
     job = Job(plan, parameters, scheme, settings.smoothing, update, journal_header(plan, has_guarantee, public))
     trainer.replay(job, transcript)
@@ -173,6 +179,28 @@ def _job(
         "base": _base(model),
         "num_examples_source": "declared",
         "unit_column": None,
+        **_facts(settings, parameters, scheme),
+        "evaluation": {"microbatch_size": settings.microbatch_size, "isolation": "assumed"},  # not a loss of ours
+        "nonprivate_uses": [],
+        "environment": environment(),
+    }
+    header = journal_header(plan, has_guarantee, header)
+    check_header(header)
+    return Job(
+        plan=plan,
+        parameters=parameters,
+        scheme=scheme,
+        smoothing=settings.smoothing,
+        update=update,
+        estimator=estimator,
+        header=header,
+        checkpoint_every=settings.checkpoint_every,
+    )
+
+
+def _facts(settings: Settings, parameters: TrainableParameters, scheme: DirectionScheme) -> dict[str, Any]:
+    """What the header says of the settings in words of its own; a replay derives it again and compares."""
+    return {
         "tuning": settings.tuning,
         "directions": scheme.description,
         "estimator": settings.estimator,
@@ -187,20 +215,7 @@ def _job(
             "schedule": settings.schedule,
         },
         "parameters": _described(parameters),
-        "evaluation": {"microbatch_size": settings.microbatch_size, "isolation": "assumed"},  # not a loss of ours
-        "nonprivate_uses": [],
-        "environment": environment(),
     }
-    return Job(
-        plan=plan,
-        parameters=parameters,
-        scheme=scheme,
-        smoothing=settings.smoothing,
-        update=update,
-        estimator=estimator,
-        header=journal_header(plan, has_guarantee, header),
-        checkpoint_every=settings.checkpoint_every,
-    )
 
 
 def _parts(

@@ -27,18 +27,19 @@ from dpzo.config import (
     RunConfig,
     as_config,
     derived_note,
-    dump_config,
+    dump_tree,
     parse_config,
     recorded_config,
 )
 from dpzo.config import chosen_config as chosen_config
-from dpzo.count import PrivateCount, check_private_count, release_count
+from dpzo.count import PrivateCount, check_private_count, count_text, release_count
 from dpzo.data import read_records
 from dpzo.declared import with_kind
 from dpzo.errors import DpzoError
 from dpzo.folder import CONFIG, COUNT, claim_new, claimed, make_folder, no_run, require_begun, require_new
 from dpzo.forecast.parts import storage_of
 from dpzo.forecast.sizing import require_memory, size_up_if_possible
+from dpzo.header import check_header, stated
 from dpzo.journal import Transcript, read, write_durably
 from dpzo.lm import LoadedModel, Shapes, fingerprint_tensors, isolated_shapes, load_saved, save
 from dpzo.lm.generation import chat_prompts
@@ -154,7 +155,7 @@ def carry_out(
     """The part of `train` after everything is prepared: fill the new folder `output`; returns the card."""
     counted = parts.job.header.get("count") is not None  # then the folder was claimed when the count was written there
     with nullcontext() if counted else claim_new(output):
-        write_durably(output / CONFIG, dump_config(chosen_config(parts.job.header)).encode())
+        write_durably(output / CONFIG, config_text(parts.job.header).encode())
         plan = plan_facts(parts.job.plan, parts.job.header)
         write_durably(output / PLAN, (json.dumps(plan, indent=2) + "\n").encode())
         write_local(output, source, parts.subject.config.model.name)
@@ -295,6 +296,7 @@ def generate(
 
 def _finished_model(run: Path, base: str | Path | None) -> tuple[RunConfig, Task, LoadedModel]:
     transcript = read(run)
+    check_header(transcript.header)
     config = parse_config(transcript.header["config"])
     task = task_of(config)
     if not (run / MODEL / FINISHED).is_file():
@@ -346,11 +348,12 @@ def save_model(parts: Assembled, output: Path, *, flat: bool = False) -> None:
 
 def _trained_fingerprint(folder: Path) -> str:
     with refusing(f"{folder / FINISHED}: damaged; it names the trained weights: dpzo resume writes it anew"):
-        return str(json.loads((folder / FINISHED).read_text())["fingerprint"])
+        return str(json.loads((folder / FINISHED).read_text(encoding="utf-8"))["fingerprint"])
 
 
 def _reassemble(transcript: Transcript, base: str | None, shapes: Shapes | None = None) -> Assembled:
     header = transcript.header
+    check_header(header)
     with refusing(no_run(transcript.path)):
         config, plan, count = (
             recorded_config(header["config"]),
@@ -373,8 +376,13 @@ def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomnes
     assert config.privacy.epsilon is not None
     share = config.privacy.count_share * config.privacy.epsilon
     count = release_count(num_units, share, nonprivate_randomness=nonprivate_randomness)
-    write_durably(output / COUNT, (json.dumps(count.to_dict()) + "\n").encode())
+    write_durably(output / COUNT, count_text(count).encode())
     return count
+
+
+def config_text(header: Mapping[str, Any]) -> str:
+    """What config.yaml holds: a function of the journal's header, to the byte."""
+    return dump_tree(stated(chosen_config(header).model_dump(mode="json"), header["config"]))
 
 
 def plan_facts(plan: PrivacyPlan, header: Mapping[str, Any]) -> dict[str, Any]:

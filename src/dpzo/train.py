@@ -130,9 +130,13 @@ def require_same_run(header: Mapping[str, Any], transcript: Transcript) -> None:
     the job was built from it, later versions add fields to it, and whatever of it matters stands in the header under a
     name of its own.
     """
-    written = json.loads(json.dumps(dict(header)))  # as the journal would give it back: a tuple is a list there
-    for name in sorted({*written, *transcript.header} - {"environment", "evaluation", "config", "derived"}):
-        if written.get(name) != transcript.header.get(name):
+    # By spelling: to Python true is 1, and as the journal gives it back a tuple is a list.
+    written, found = (
+        {name: json.dumps(value, sort_keys=True) for name, value in fields.items()}
+        for fields in (header, transcript.header)
+    )
+    for name in sorted({*written, *found} - {"environment", "evaluation", "config", "derived"}):
+        if written.get(name) != found.get(name):
             raise DpzoError(f"{transcript.path}: written for another run; its {name} is not the one found now")
 
 

@@ -62,7 +62,16 @@ def _show(report: Report) -> None:
 
     for check in report.checks:
         print_line(f"{check.name:<18} {_VERDICTS[check.ok]:<7} {check.detail}")
+    for finding in report.findings:
+        print_line(f"the card states: {finding}")
+    for left in report.not_checked:
+        print_line(f"not checked: {left}")
     if report.first_bad is None:
-        print_line("verified: all that applies holds")
+        found = len(report.findings)
+        print_line(
+            "verified: all that applies holds"
+            if not found
+            else f"verified, with {found} {'finding' if found == 1 else 'findings'} that the card states: see above"
+        )
     else:
         print_line(f"NOT verified; first bad place: {report.first_bad}")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from dpzo.count import PrivateCount
 from dpzo.journal import Transcript, write_durably
-from dpzo.plain import refusing
+from dpzo.plain import markdown, refusing
 from dpzo.privacy import PrivacyPlan, Tabled, accounting
 from dpzo.privacy.events import NeighboringRelation
 from dpzo.report.findings import plan_findings
@@ -269,29 +269,29 @@ def _unproved(plan: PrivacyPlan) -> list[Assumption]:
 def render_markdown(card: Mapping[str, Any]) -> str:
     """The card as a page for people."""
     mechanism, sampling, steps, base = card["mechanism"], card["sampling"], card["steps"], card["base_model"]
-    uses = [f"- {_cell(use)}" for use in card["nonprivate_uses"]]
+    uses = [f"- {markdown(use)}" for use in card["nonprivate_uses"]]
     findings = [f"- {item}." for item in card.get("findings", ())]
     lines = [
         "# Privacy card",
         "",
-        f"**{card['claim']}**",
+        f"**{markdown(card['claim'])}**",
         "",
         "| | |",
         "|---|---|",
         f"| relation | `{card['relation']['name']}`: {card['relation']['meaning']} |",
-        f"| unit | {_cell(card['unit'])} |",
+        f"| unit | {markdown(card['unit'])} |",
         f"| mechanism | {mechanism['name']}; clip: {mechanism['clip']} ≤ {mechanism['clip_norm']:g}"
         f"{_in_losses(mechanism)} |",
         f"| noise | multiplier {mechanism['noise_multiplier']:.6g}, scale {mechanism['noise_scale']:.6g} (slope); "
-        f"{mechanism['sampler']} |",
+        f"{markdown(mechanism['sampler'])} |",
         f"| sampling | {sampling['name']}, probability {sampling['sampling_prob']:.6g}, "
         f"N = {sampling['num_examples']} ({_source(sampling)}) |",
         f"| normaliser | {sampling['normaliser']}: {sampling['expected_batch_size']:g} |",
         f"| steps | {steps['planned']} planned, {steps['spent']} spent, {steps['burnt']} burnt; {steps['note']} |",
         f"| accountant | {card['accountant']} |",
-        f"| tuning | {_cell(card['tuning'])} |",
-        f"| held beside the tokens | {card['held']} |",
-        f"| base model | {_cell(base['name'])} (fingerprint `{base['fingerprint'][:16]}…`) |",
+        f"| tuning | {markdown(card['tuning'])} |",
+        f"| held beside the tokens | {markdown(card['held'])} |",
+        f"| base model | {markdown(base['name'])} (fingerprint `{base['fingerprint'][:16]}…`) |",
         "",
         *(["## Findings", "", *findings, ""] if findings else []),
         "## Assumptions",
@@ -305,7 +305,7 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         *(["## Non-private uses", "", *uses, ""] if uses else []),
         "## Versions",
         "",
-        ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
+        ", ".join(f"{markdown(name)} {markdown(version)}" for name, version in card["versions"].items()),
         "",
     ]
     return "\n".join(lines)
@@ -322,11 +322,6 @@ def _in_losses(mechanism: Mapping[str, Any]) -> str:
     if bound is None:
         return ""
     return f", = {bound:g} in raw loss differences at smoothing φ = {mechanism['smoothing']:g}"
-
-
-def _cell(text: str) -> str:
-    """A user's words on one line of a table: they may not end the row, open another or start a heading."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def write_card(folder: Path, transcript: Transcript) -> dict[str, Any]:

@@ -6,21 +6,24 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import gamma
 
-from dpzo.config import FROM_FILE, PRIVATE, RunConfig, chosen_config, load_config, parse_config
-from dpzo.count import PrivateCount
+from dpzo.config import FROM_FILE, PRIVATE, RunConfig, parse_config
+from dpzo.count import PrivateCount, count_text
 from dpzo.errors import DpzoError
 from dpzo.folder import CONFIG, COUNT
-from dpzo.journal import Transcript
+from dpzo.header import check_header as check_schema
+from dpzo.header import is_of_0_1
+from dpzo.journal import Transcript, begun_line
+from dpzo.plain import markdown
 from dpzo.privacy import Laplace, PrivacyPlan, Release, lattice
 from dpzo.privacy.mechanisms import Gaussian
-from dpzo.report import CARD_JSON, CARD_MARKDOWN, build_card, card_of_run, render_markdown
-from dpzo.runs import PLAN, plan_facts
+from dpzo.report import CARD_JSON, CARD_MARKDOWN, build_card, card_0_1, card_of_run, read_private_uses, render_markdown
+from dpzo.runs import PLAN, config_text, plan_facts
 from dpzo.step_key import STEP_KEY
 from dpzo.verify.accountants import renyi_bound, second_bracket
 from dpzo.verify.report import Check, attempt, failed, inapplicable, passed
@@ -48,6 +51,8 @@ def check_steps(transcript: Transcript, plan: PrivacyPlan) -> Check:
     has_key = os.path.lexists(transcript.path.with_name(STEP_KEY))
     if has_key and (spent == planned or transcript.closed):
         return failed("steps", f"{STEP_KEY}, the secret key of a step, is still here; dpzo resume destroys it")
+    if transcript.torn and not begun_line(_torn_line(transcript), spent):
+        return failed("steps", f"line {spent + 2} of the journal has no end and is not the beginning of a step's line")
     burnt = sum(1 for entry, _ in transcript.entries() if not isinstance(entry, Release))
     said = f"{spent} of {planned} spent, {burnt} of them burnt, each once and in order"
     if spent < planned and not transcript.closed:
@@ -55,6 +60,12 @@ def check_steps(transcript: Transcript, plan: PrivacyPlan) -> Check:
     if has_key:
         said += f"; {STEP_KEY} is its secret key: publish nothing of this folder before dpzo resume has ended"
     return passed("steps", said + ("" if spent == planned else "; the claim is the whole plan's"))
+
+
+def _torn_line(transcript: Transcript) -> bytes:
+    with transcript.path.open("rb") as file:
+        file.seek(transcript.size)
+        return file.readline()
 
 
 def check_releases(transcript: Transcript, plan: PrivacyPlan) -> Check:
@@ -76,6 +87,8 @@ def check_releases(transcript: Transcript, plan: PrivacyPlan) -> Check:
     for entry, _ in transcript.entries():
         if isinstance(entry, Release):
             # + 1: the floor may have brought a value nearer to 0 by less than a unit.
+            if not all(abs(value) < 2**63 for value in entry.values):
+                return failed("releases", f"step {entry.step} holds an integer that no release holds")
             total += math.fsum(((abs(value) + 1) / 2**grid.bits) ** power for value in entry.values)
             count += len(entry.values)
     chance = float(gamma.cdf(total / power, count / power)) if count else 1.0
@@ -97,6 +110,7 @@ def check_header(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
     config.yaml holds the header's config with the derived fields open.
     """
     header = transcript.header
+    check_schema(header)
     if "config" not in header:
         return passed("header", "a module's run: its plan and settings stand for themselves")
     config = parse_config(header["config"])
@@ -110,11 +124,10 @@ def check_header(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
     path = run / CONFIG
     if not path.exists():
         return passed("header", f"its plan follows from its config; no {CONFIG} here")
-    shipped = load_config(path, {}).model_dump(mode="json")
-    other = _first_other_field(shipped, chosen_config(header).model_dump(mode="json"))
-    if other is not None:
-        return failed("header", f"{CONFIG}: {other} is not the journal's")
-    return passed("header", f"its plan follows from its config, and {CONFIG} is what was chosen of it")
+    bad = first_other_line(path.read_bytes(), config_text(header))
+    if bad is not None:
+        return failed("header", f"{CONFIG}, {bad}")
+    return passed("header", f"its plan follows from its config, and {CONFIG} is what was chosen of it, byte for byte")
 
 
 def _agreements(
@@ -148,7 +161,8 @@ def _count_file(run: Path, count: PrivateCount | None) -> str | None:
         return None
     if count is None:
         return f"{COUNT} is here, and the journal knows of no private count: its ε is not in the claim"
-    return None if _json(path) == json.loads(json.dumps(count.to_dict())) else f"{COUNT} is not the journal's count"
+    same = path.read_bytes() == count_text(count).encode()
+    return None if same else f"{COUNT} is not the journal's count, byte for byte"
 
 
 def check_claim(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Iterator[Check]:
@@ -226,16 +240,39 @@ def _claimed(run: Path) -> tuple[float | None, str]:
 
 def check_card(run: Path, transcript: Transcript) -> Check:
     """privacy_card.json and .md are, line for line, what the journal and the counted private uses render."""
-    card = card_of_run(run, transcript)
-    wanted = {CARD_JSON: json.dumps(card, indent=2, ensure_ascii=False) + "\n", CARD_MARKDOWN: render_markdown(card)}
+    wanted = _pages(card_of_run(run, transcript), render_markdown)
+    older = wanted
+    if _may_be_old(run, transcript):  # the words of version 0.1.0, with the same facts
+        older = _pages(card_0_1.build_card(transcript), card_0_1.render_markdown)
     here = [name for name in wanted if (run / name).exists()]
+    old = False
     for name in here:
-        bad = first_other_line((run / name).read_bytes(), wanted[name])
-        if bad is not None:
+        content = (run / name).read_bytes()
+        bad = first_other_line(content, wanted[name])
+        if bad is None:
+            continue
+        if first_other_line(content, older[name]) is not None:
             return failed("card", f"{name}, {bad}{_written_by(transcript)}")
+        old = True
     if not here:
         return inapplicable("card", "there is none in the folder")
-    return passed("card", f"{' and '.join(here)}: what the journal renders, line for line")
+    said = ", in the words of version 0.1.0" if old else ""
+    return passed("card", f"{' and '.join(here)}: what the journal renders, line for line{said}")
+
+
+def _pages(card: Mapping[str, Any], render: Callable[[Mapping[str, Any]], str]) -> dict[str, str]:
+    return {CARD_JSON: json.dumps(card, indent=2, ensure_ascii=False) + "\n", CARD_MARKDOWN: render(card)}
+
+
+def _may_be_old(run: Path, transcript: Transcript) -> bool:
+    """Whether version 0.1.0 can have written the card.
+
+    It escaped less, so free text that needs it has no old card; and it did not count private uses.
+    """
+    header = transcript.header
+    free = (header["tuning"], header["unit_column"] or "", header["base"]["name"])
+    plain = all(markdown(text) == text for text in free)
+    return plain and is_of_0_1(header) and not read_private_uses(run)
 
 
 def check_plan(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
@@ -255,7 +292,7 @@ def check_plan(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
 
 
 _EPSILONS = ("epsilon", "epsilon_with_count")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+_NUMBER = re.compile(r"(?:0|[1-9]\d*)(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def first_other_line(shipped: bytes, wanted: str) -> str | None:
@@ -266,26 +303,46 @@ def first_other_line(shipped: bytes, wanted: str) -> str | None:
     >>> first_other_line(b'"epsilon": 1.00000000001\\n', '"epsilon": 1.0\\n') is None
     True
     """
-    ours, theirs = shipped.decode("utf-8", "replace").split("\n"), wanted.split("\n")
+    ours, theirs = shipped.decode("utf-8", "backslashreplace").split("\n"), wanted.split("\n")
     for number in range(max(len(ours), len(theirs))):
         line, other = (page[number] if number < len(page) else None for page in (ours, theirs))
-        if line != other and not (line is not None and other is not None and _nearly(line, other)):
+        if line == other:
+            continue
+        if line is None or other is None:
             return f"line {number + 1}: {_shown(line)}, the journal gives {_shown(other)}"
+        if not _nearly(line, other):
+            shorter = min(len(line), len(other))
+            at = next((i for i in range(shorter) if line[i] != other[i]), shorter)
+            place = f"line {number + 1}" if at < _CONTEXT else f"line {number + 1}, character {at + 1}"
+            return f"{place}: {_shown(line, at)}, the journal gives {_shown(other, at)}"
     return None
+
+
+_LONGEST_NUMBER = 25
+"""Characters of a number that a page holds: more digits would be a place to hide something in."""
 
 
 def _nearly(line: str, other: str) -> bool:
     if ("epsilon" not in line and "ε = " not in line) or _NUMBER.sub("#", line) != _NUMBER.sub("#", other):
         return False
     pairs = zip(_NUMBER.findall(line), _NUMBER.findall(other), strict=True)
-    return all(math.isclose(float(a), float(b), rel_tol=SAME) for a, b in pairs)
+    return all(
+        a == b or (len(a) <= _LONGEST_NUMBER and math.isclose(float(a), float(b), rel_tol=SAME)) for a, b in pairs
+    )
 
 
-def _shown(line: str | None) -> str:
+_CONTEXT = 30
+"""Characters that are shown before the place where two lines differ."""
+
+
+def _shown(line: str | None, at: int = 0) -> str:
+    """An excerpt of a line that holds its character `at`."""
     if line is None:
         return "nothing"
-    text = line.strip()
-    return repr(text if len(text) <= 80 else text[:79] + "…")
+    start = 0 if at < _CONTEXT else at - _CONTEXT
+    text = line[start : start + 2 * _CONTEXT + 20]
+    text = text if start else text.lstrip()
+    return repr(("…" if start else "") + text + ("…" if start + 2 * _CONTEXT + 20 < len(line) else ""))
 
 
 def _written_by(transcript: Transcript) -> str:
@@ -306,11 +363,3 @@ def _json(path: Path) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise DpzoError(f"{path.name}: is not a JSON object")
     return found
-
-
-def _first_other_field(shipped: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    for group, fields in wanted.items():
-        for name, value in fields.items():
-            if shipped[group][name] != value:
-                return f"{group}.{name}"
-    return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpzo.errors import DpzoError
+from dpzo.plain import printable
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,19 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All checks of a run, in the order in which a reader should believe them."""
+    """All checks of a run, in the order in which a reader should believe them.
+
+    `findings`: what the card states of a run that is as it claims, and that a reader has to weigh. `not_checked`: what
+    is in the folder or the claim, and that no check has compared with anything.
+    """
 
     checks: tuple[Check, ...]
+    findings: tuple[str, ...] = ()
+    not_checked: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("findings", "not_checked"):
+            object.__setattr__(self, name, tuple(map(printable, getattr(self, name))))
 
     @property
     def ok(self) -> bool:
@@ -48,16 +59,13 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
         checks = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in self.checks]
-        return {"ok": self.ok, "checks": checks, "first_bad": self.first_bad}
-
-
-def printable(text: str) -> str:
-    """`text` with every character that is not for printing escaped as Python escapes it.
-
-    >>> printable("model/a\\nb\\x1b[31m.bin")
-    'model/a\\\\nb\\\\x1b[31m.bin'
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return {
+            "ok": self.ok,
+            "checks": checks,
+            "first_bad": self.first_bad,
+            "findings": list(self.findings),
+            "not_checked": list(self.not_checked),
+        }
 
 
 def passed(name: str, detail: str) -> Check:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torch import nn
 
+from dpzo.config import MOST_STEPS
 from dpzo.errors import DpzoError
+from dpzo.header import check_header
 from dpzo.journal import JOURNAL, Transcript, read
+from dpzo.plain import read_regular
 from dpzo.privacy import PrivacyPlan
+from dpzo.report import card_of_run
 from dpzo.verify import papers
+from dpzo.verify.contents import check_contents, check_kinds, owners_files
 from dpzo.verify.report import Check, Report, attempt, failed, inapplicable, passed
 from dpzo.verify.signature import check_signature
 from dpzo.verify.weights import NAMES, check_module, check_weights
 
-MOST_STEPS = 5_000_000
-"""Whose ε takes a minute. A stranger's plan may name any number, and a journal of so many lines is a gigabyte."""
+NEVER_CHECKED = (
+    "that the noise was secret and drawn once, and that N and the data are what the header declares",
+    "the versions of libraries that the card names, and how losses were evaluated: the trainer's own words",
+    "the base model's licence and origin, and what its name stands for elsewhere: its tensors' fingerprint is compared",
+    "modes, dates and extended attributes of the files",
+)
+"""What no check can compare with anything: said with every verdict."""
 BASELINE_CARD = "baseline_card.json"
 _REST = ("steps", "releases", "header", "epsilon", "second accountant", "Rényi bound", "card", "plan", *NAMES)
 
@@ -41,17 +49,33 @@ def verify(
     folder = Path(run)
     if not (folder / JOURNAL).exists():
         return Report(tuple(_baseline(folder)))
-    return Report(tuple(_checks(folder, base, None if key is None else Path(key), module, tell)))
+    checks = tuple(_checks(folder, base, None if key is None else Path(key), module, tell))
+    bad = {check.name for check in checks if check.ok is False}
+    found = () if bad & {"folder", "journal", "header"} else _findings(folder)
+    return Report(checks, found, _not_checked(folder))
+
+
+def _findings(run: Path) -> tuple[str, ...]:
+    """What the card of the run's journal states beside its claim; empty where there is no card of it."""
+    try:
+        found = card_of_run(run, read(run)).get("findings", [])
+    except DpzoError:
+        return ()
+    return tuple(str(finding) for finding in found)
+
+
+def _not_checked(run: Path) -> tuple[str, ...]:
+    """What a reader could take for verified, and is not; a check that does not apply says so itself."""
+    kept = owners_files(run)
+    return (*((f"{', '.join(kept)}: the owner's alone, compared with nothing",) if kept else ()), *NEVER_CHECKED)
 
 
 def _checks(
     run: Path, base: str | None, key: Path | None, module: nn.Module | None, tell: Callable[[str], None]
 ) -> Iterator[Check]:
-    strange = _first_that_is_no_file(run)
+    strange = check_kinds(run)
     if strange is not None:
-        yield failed(
-            "folder", f"{strange} is neither a file nor a folder but a pipe, a device or a socket; nothing read"
-        )
+        yield strange
         yield from (inapplicable(name, "not checked") for name in ("journal", *_REST, "signature"))
         return
     signed = check_signature(run, key)  # a mistake about the key is told before minutes are spent
@@ -60,20 +84,26 @@ def _checks(
         transcript = read(run)
     except DpzoError as error:
         yield failed("journal", str(error).replace(f"{run}/", ""))
+        yield check_contents(run, finished=False)
         yield from (inapplicable(name, "not checked: the journal does not verify") for name in _REST)
         yield signed
         return
     yield passed("journal", f"{transcript.num_steps + 1} lines hang together; hash {transcript.last_hash[:16]}…")
     try:
+        check_header(transcript.header)
         plan = PrivacyPlan.from_dict(transcript.header["plan"])
         if plan.steps > MOST_STEPS:
             raise DpzoError(f"{plan.steps} steps; more than {MOST_STEPS} are not counted")
     except (DpzoError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         said = str(error) if isinstance(error, DpzoError) else type(error).__name__
-        yield failed("header", f"its plan is none that dpzo makes ({said})")
+        ours = said.startswith("header: ")
+        what = said.removeprefix("header: ") if ours else f"its plan is none that dpzo makes ({said})"
+        yield failed("header", what)
+        yield check_contents(run, finished=False)
         yield from (inapplicable(name, "not checked: there is no plan") for name in _REST if name != "header")
         yield signed
         return
+    yield check_contents(run, finished=transcript.num_steps >= plan.steps)
     yield attempt("steps", lambda: papers.check_steps(transcript, plan))
     yield attempt("releases", lambda: papers.check_releases(transcript, plan))
     yield attempt("header", lambda: papers.check_header(run, transcript, plan))
@@ -84,20 +114,6 @@ def _checks(
     tell("rebuilding the weights from base model and journal")
     yield from _weights(run, transcript, base, module)
     yield signed
-
-
-def _first_that_is_no_file(run: Path) -> str | None:
-    """The first entry of a run's folder that reading may never come back from; links are followed, folders are not."""
-    for folder, folders, files in os.walk(run):
-        for name in sorted([*folders, *files]):
-            path = Path(folder, name)
-            try:
-                kind = path.stat().st_mode
-            except OSError:  # a link to nowhere, and what may not be looked at: whoever needs it says so
-                continue
-            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-                return path.relative_to(run).as_posix()
-    return None
 
 
 def _weights(run: Path, transcript: Transcript, base: str | None, module: nn.Module | None) -> Iterator[Check]:
@@ -128,9 +144,9 @@ def _baseline(folder: Path) -> Iterator[Check]:
     """A baseline leaves no journal: what then cannot be checked, which is everything."""
     path = folder / BASELINE_CARD
     try:
-        card = json.loads(path.read_bytes())
+        card = json.loads(read_regular(path, 1 << 20))
         method, guarantee = str(card["method"]), card["guarantee"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DpzoError, OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DpzoError(f"{folder}: no readable {JOURNAL} here; give the folder that dpzo train wrote") from None
     yield failed("journal", f"the baseline {method} writes none, so neither its noise, its steps nor its weights can "
                  "be checked by anyone")  # fmt: skip

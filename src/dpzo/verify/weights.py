@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -15,17 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpzo import modules, runs
+from dpzo import checkpoint, modules, runs
 from dpzo import train as trainer
 from dpzo.assembly import Assembled
 from dpzo.checkpoint import CHECKPOINT, stated
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
 from dpzo.journal import Transcript
+from dpzo.lm.fingerprint import plain_tensors
 from dpzo.lm.quiet import silent_libraries
 from dpzo.lm.saving import ADAPTER_CONFIG, ENCODER, canonical_adapter_config
+from dpzo.plain import require_regular
 from dpzo.privacy import Release
 from dpzo.verify.report import Check, failed, inapplicable, passed
+from dpzo.verify.tensors import files_differ
 from dpzo.zo import StepDirections, TrainableParameters, Update
 
 NAMES = ("base", "checkpoint", "weights")
@@ -37,6 +40,10 @@ def check_weights(run: Path, transcript: Transcript, base: str | None) -> Iterat
     Needs the memory of a replay and, in the system's temporary folder, as much disk as model/ takes.
     """
     header = transcript.header["base"]
+    strange = _base_that_hangs(header["name"] if base is None else base)
+    if strange is not None:
+        yield failed("base", strange)
+        return
     with silent_libraries():
         try:
             parts = runs.for_replay(transcript, base)
@@ -69,6 +76,9 @@ def _model_check(run: Path, transcript: Transcript, parts: Assembled, base: str 
         return failed("weights", "model/ is here, but the journal stops before the plan's last step")
     with tempfile.TemporaryDirectory() as folder:
         runs.save_model(parts, Path(folder), flat=_is_flat(model))
+        lost = missing_tensors(Path(folder) / runs.MODEL, parts.job.parameters.tensors())
+        if lost is not None:
+            return failed("weights", f"model/ would hold no trained tensor {lost}: what was trained is not in it")
         name = str(transcript.header["config"]["model"]["name"])
         bad = _first_difference(model, Path(folder) / runs.MODEL, {} if base is None else {base: name})
     if bad is None:
@@ -80,6 +90,33 @@ def _model_check(run: Path, transcript: Transcript, parts: Assembled, base: str 
 def _is_flat(model: Path) -> bool:
     """Whether an encoder lies beside its head, as version 0.1.0 wrote it; every file is compared either way."""
     return (model / "head.safetensors").is_file() and not (model / ENCODER).exists()
+
+
+def _base_that_hangs(name: str) -> str | None:
+    """Why a base model's folder must not be opened; None for one that may be, and for a hub's name."""
+    folder = Path(name).expanduser()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []:
+        try:
+            if not path.is_dir():
+                require_regular(path)
+        except DpzoError as error:
+            return str(error)
+    return None
+
+
+def missing_tensors(folder: Path, trained: Mapping[str, Tensor]) -> str | None:
+    """The first trained tensor of which no file of `folder` holds the bits, under whatever name; None when all are."""
+    stored: set[bytes] = set()
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safetensors.safe_open(path, framework="pt") as file:
+            stored.update(_digest(file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (not a mapping)
+    plain = plain_tensors(trained)
+    return next((name for name in sorted(plain) if _digest(plain[name]) not in stored), None)
+
+
+def _digest(tensor: Tensor) -> bytes:
+    bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(bits.data).digest()
 
 
 def check_module(run: Path, transcript: Transcript, module: nn.Module | None) -> Iterator[Check]:
@@ -101,7 +138,10 @@ def check_module(run: Path, transcript: Transcript, module: nn.Module | None) ->
         return
     known = dict(module.named_parameters())
     rebuilt = {name: known[name].detach() for name, _, _ in transcript.header["parameters"]}
-    bad = _tensors_differ(path, rebuilt)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / modules.WEIGHTS
+        whole.write_bytes(modules.stored(rebuilt))
+        bad = files_differ(path, whole)
     yield (
         passed("weights", f"{path.name} is what the journal gives, bit for bit")
         if bad is None
@@ -148,9 +188,12 @@ class _Watcher:
 
     def _compare(self) -> None:
         if self.done == self.step:
-            held = {f"parameter/{name}": tensor for name, tensor in self.parameters.tensors().items()}
-            held |= {f"update/{name}": tensor for name, tensor in self.state.items()}
-            bad = _tensors_differ(self.path, held)
+            with tempfile.TemporaryDirectory() as folder:
+                checkpoint.save(Path(folder), self.parameters, self.state, self.step, self.hash)
+                ours = checkpoint.metadata(Path(folder) / CHECKPOINT)
+                old = checkpoint.metadata(self.path).keys() != ours.keys()
+                wanted = checkpoint.metadata_of_0_1(ours) if old else ours
+                bad = files_differ(self.path, Path(folder) / CHECKPOINT, wanted)
             good = passed("checkpoint", f"is the state after {self.step} steps, bit for bit")
             self.found = good if bad is None else failed("checkpoint", bad)
 
@@ -186,9 +229,14 @@ def _first_difference(shipped: Path, rebuilt: Path, renamed: Mapping[str, str]) 
         if name not in wanted or (shipped / name).is_symlink():
             return f"{here} does not belong there: a replay writes no such file"
         if name.endswith(".safetensors"):
-            bad = _files_differ(shipped / name, rebuilt / name)
+            bad = files_differ(shipped / name, rebuilt / name)
             if bad is not None:
                 return f"{shipped.name}/{bad}"
+        elif (shipped / name).is_dir():
+            if not (rebuilt / name).is_dir():
+                return f"{here} is a folder, and a replay writes a file"
+        elif (shipped / name).stat().st_size > 2 * (rebuilt / name).stat().st_size + _SLACK:
+            return f"{here} is not what a replay writes: it is far larger"
         elif _canonical(name, (shipped / name).read_bytes()) != _renamed((rebuilt / name).read_bytes(), renamed):
             return f"{here} is not what a replay writes"
     return None
@@ -206,8 +254,13 @@ def _canonical(name: str, content: bytes) -> bytes:
         return content
 
 
+_SLACK = 1 << 16
+"""Bytes by which another name of the base model may lengthen a file."""
+
+
 def _files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+    """Every entry, folders too: an empty folder has a name, and a name may say something."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
 def _renamed(content: bytes, renamed: Mapping[str, str]) -> bytes:
@@ -216,62 +269,6 @@ def _renamed(content: bytes, renamed: Mapping[str, str]) -> bytes:
         for spell in (lambda name: json.dumps(name)[1:-1], lambda name: repr(name)[1:-1], str):
             content = content.replace(spell(old).encode(), spell(new).encode())
     return content
-
-
-def _files_differ(shipped: Path, rebuilt: Path) -> str | None:
-    try:
-        with safetensors.safe_open(rebuilt, framework="pt") as file:
-            return _tensors_differ(shipped, _Lazy(file, tuple(file.keys())))
-    except safetensors.SafetensorError:
-        return f"{shipped.name}: cannot be read as safetensors"
-
-
-@dataclass(frozen=True)
-class _Lazy(Mapping[str, Tensor]):
-    """The tensors of an open file, one in memory at a time."""
-
-    file: Any
-    names: tuple[str, ...]
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self.file.get_tensor(name)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-def _tensors_differ(path: Path, wanted: Mapping[str, Tensor]) -> str | None:
-    """Where the tensors of a file first differ from `wanted`, in words; None when every bit is the same."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            for name in sorted(names | set(wanted)):
-                if name not in names:
-                    return f"{path.name}: tensor {name} is missing"
-                if name not in wanted:
-                    return f"{path.name}: tensor {name} does not belong there"
-                bad = _differ(file.get_tensor(name), wanted[name].cpu())
-                if bad is not None:
-                    return f"{path.name}: tensor {name}, {bad}"
-    except (OSError, safetensors.SafetensorError):
-        return f"{path.name}: cannot be read as safetensors"
-    return None
-
-
-def _differ(shipped: Tensor, rebuilt: Tensor) -> str | None:
-    if (shipped.dtype, shipped.shape) != (rebuilt.dtype, rebuilt.shape):
-        return f"is {shipped.dtype} {tuple(shipped.shape)}, the journal gives {rebuilt.dtype} {tuple(rebuilt.shape)}"
-    one, two = (tensor.contiguous().reshape(-1) for tensor in (shipped, rebuilt))
-    size = one.element_size()
-    other = (one.view(torch.uint8) != two.view(torch.uint8)).nonzero()
-    if len(other) == 0:
-        return None
-    element = int(other[0]) // size
-    return f"element {element} of {len(one)} is {one[element].item()!r}, the journal gives {two[element].item()!r}"
 
 
 def _other_versions(transcript: Transcript) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dpzo.errors import DpzoError
+from dpzo.plain import require_regular
 from dpzo.zo.directions import DirectionScheme, StepDirections, Structure
 from dpzo.zo.kernels import spec
 from dpzo.zo.kernels.choose import Backend, keep
@@ -281,13 +282,21 @@ def public_basis(tensors: Mapping[str, Tensor], parameters: TrainableParameters)
     return PublicBasis(tuple(vectors), _digest(parameters, vectors))
 
 
+_LARGEST_BASIS = 1 << 38
+"""Bytes of a basis file (256 GiB): it has to fit in memory."""
+
+
 def load_basis(path: Path, parameters: TrainableParameters) -> PublicBasis:
     """`public_basis` of a .safetensors file. Raises DpzoError when it cannot be read or does not fit."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
+        if path.exists():
+            require_regular(path, _LARGEST_BASIS)
         tensors = load_file(path)
+    except DpzoError as error:
+        raise DpzoError(f"basis: {error}") from None
     except OSError:
         raise DpzoError(f"basis: {path} is missing or cannot be read; give a .safetensors file") from None
     except (SafetensorError, ValueError):
