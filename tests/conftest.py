@@ -33,6 +33,18 @@ def _module(name: str, path: Path) -> ModuleType:
     return sys.modules[name]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Each worker gets a hash seed of its own, so that the order of sets differs between them from run to run alike."""
+    os.environ["PYTHONHASHSEED"] = "0"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A worker's process starts after this hook of the worker before it."""
+    os.environ["PYTHONHASHSEED"] = str(int(node.gateway.id.removeprefix("gw")) + 1)
+
+
 @pytest.fixture(scope="session")
 def linear() -> ModuleType:
     """tests/doubles/linear.py: a run of a millisecond a step, with noise keyed by the step."""
