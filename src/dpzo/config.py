@@ -110,7 +110,7 @@ class DataConfig(_Group):
     messages_column: str = Field("messages", description="column of a chat's messages, each with role and content")
     chat_template: str | None = Field(None, description="name of one of the tokenizer's chat templates")
     unit_column: str | None = Field(None, description="column that identifies the privacy unit, for example a patient")
-    max_records_per_unit: Count | None = Field(
+    max_records_per_unit: Units | None = Field(
         None, description="records of a privacy unit that are used, the first in file order"
     )
     labels: tuple[str, ...] | None = Field(None, description="declared labels, in order, as in yes,no; or repeated")
