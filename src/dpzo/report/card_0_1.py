@@ -62,7 +62,7 @@ def _card(transcript: Transcript) -> dict[str, Any]:
     count = None if header.get("count") is None else PrivateCount.from_dict(header["count"])
     epsilon = plan.epsilon + (0.0 if count is None else count.epsilon)
     return {
-        "claim": _claim(plan, epsilon, unit) if sound else _NO_GUARANTEE,
+        "claim": claim(plan, epsilon, unit) if sound else _NO_GUARANTEE,
         "guarantee": sound,
         "epsilon": epsilon if sound else None,
         "delta": plan.delta if sound else None,
@@ -151,7 +151,7 @@ def held_records(evaluation: Mapping[str, Any]) -> str:
     return "nothing"
 
 
-def _claim(plan: PrivacyPlan, epsilon: float, unit: str) -> str:
+def claim(plan: PrivacyPlan, epsilon: float, unit: str) -> str:
     level = f"ε = {_round_up(epsilon)}" + (f", δ = {plan.delta!r}" if plan.delta > 0 else " (pure)")
     return (
         f"Whatever the run published (weights, journal and logs) is differentially private at {level} for every "

@@ -243,7 +243,7 @@ def check_card(run: Path, transcript: Transcript) -> Check:
     wanted = _pages(card_of_run(run, transcript), render_markdown)
     older = wanted
     if _may_be_old(run, transcript):  # the words of version 0.1.0, with the same facts
-        older = _pages(card_0_1.build_card(transcript), card_0_1.render_markdown)
+        older = _pages(_old_card(run, transcript), card_0_1.render_markdown)
     here = [name for name in wanted if (run / name).exists()]
     old = False
     for name in here:
@@ -258,6 +258,19 @@ def check_card(run: Path, transcript: Transcript) -> Check:
         return inapplicable("card", "there is none in the folder")
     said = ", in the words of version 0.1.0" if old else ""
     return passed("card", f"{' and '.join(here)}: what the journal renders, line for line{said}")
+
+
+def _old_card(run: Path, transcript: Transcript) -> dict[str, Any]:
+    """The card of version 0.1.0; a former accountant's name and its larger ε stay, as in `check_plan`."""
+    card = card_0_1.build_card(transcript)
+    shipped = _json(run / CARD_JSON) if (run / CARD_JSON).exists() else {}
+    if FORMER.fullmatch(str(shipped.get("accountant", ""))):
+        card["accountant"] = shipped["accountant"]
+        epsilon = shipped.get("epsilon")
+        if card["guarantee"] and isinstance(epsilon, float) and epsilon >= card["epsilon"]:
+            plan = PrivacyPlan.from_dict(transcript.header["plan"])
+            card |= {"epsilon": epsilon, "claim": card_0_1.claim(plan, epsilon, card["unit"])}
+    return card
 
 
 def _pages(card: Mapping[str, Any], render: Callable[[Mapping[str, Any]], str]) -> dict[str, str]:
