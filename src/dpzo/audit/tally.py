@@ -54,7 +54,7 @@ class Tally:
     @property
     def chance(self) -> float:
         """The smallest p-value times the number of tests: a p-value of all of them together."""
-        return min(1.0, min(self._least.values(), default=1.0) * self.tests)
+        return min(1.0, min(self._least.values()) * self.tests) if self._least else 1.0
 
 
 def both_sides(below: npt.ArrayLike, above: npt.ArrayLike) -> Numbers:
