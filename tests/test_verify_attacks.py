@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from dpzo import journal
 from dpzo.journal import HEAD, JOURNAL
+from dpzo.journal_line import canonical, chain
 from dpzo.verify import verify
 
 HERE = Path(__file__).resolve().parent / "fixtures"
@@ -43,11 +44,11 @@ def forge(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
     chained, previous = [], ""
     for fields in lines:
         body = {name: value for name, value in fields.items() if name != "hash"}
-        previous = journal._chain(previous, body)
-        chained.append(journal._canonical({**body, "hash": previous}) + b"\n")
+        previous = chain(previous, body)
+        chained.append(canonical({**body, "hash": previous}) + b"\n")
     (run / JOURNAL).write_bytes(b"".join(chained))
     head = {"closed": True, "hash": previous, "step": len(lines) - 1}
-    (run / HEAD).write_bytes(journal._canonical(head) + b"\n")
+    (run / HEAD).write_bytes(canonical(head) + b"\n")
     for card in ("privacy_card.json", "privacy_card.md"):
         (run / card).unlink()
 
@@ -113,7 +114,7 @@ def torn(run: Path) -> None:
     lines = (run / JOURNAL).read_bytes().splitlines(keepends=True)
     (run / JOURNAL).write_bytes(b"".join([*lines[:3], lines[-1]]))
     head = {"closed": False, "hash": json.loads(lines[2])["hash"], "step": 2}
-    (run / HEAD).write_bytes(journal._canonical(head) + b"\n")
+    (run / HEAD).write_bytes(canonical(head) + b"\n")
     (run / "trained.safetensors").unlink()
     for card in ("privacy_card.json", "privacy_card.md"):
         (run / card).unlink()

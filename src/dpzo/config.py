@@ -16,26 +16,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from dpzo.bounds import MOST_DIRECTIONS, MOST_ENTRIES, MOST_STEPS, Rank, Rows, Steps, Tokens, Units, weight
 from dpzo.errors import DpzoError
 from dpzo.plain import PLAIN, parse_yaml
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-MOST_STEPS = 5_000_000
-"""Steps of a run; the ε of so many takes a minute to compute, and their journal is a gigabyte."""
-MOST_DIRECTIONS = 1 << 16
-"""Directions a step."""
-LONGEST_TEXT = 20_000
-"""Characters of a text in a config: a prompt template, or how hyper-parameters were chosen."""
-LONGEST_NAME = 4096
-"""Characters of a name: of a model's folder, a column, a parameter."""
-_MOST_ENTRIES = 20_000
-"""Entries of a list in a config, such as labels, and values in a task of one's own."""
-# Whoever reads a config, a verifier among them, makes something of these sizes before it can know whether they fit.
-Units = Annotated[int, Field(ge=1, le=2**53)]
-Tokens = Annotated[int, Field(ge=1, le=1 << 20)]
-Rank = Annotated[int, Field(ge=1, le=1 << 13)]
-Rows = Annotated[int, Field(ge=1, le=1 << 16)]
-Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 FROM_FILE: Literal["from-file"] = "from-file"
 PRIVATE: Literal["private"] = "private"
 
@@ -56,22 +41,9 @@ class _Group(BaseModel):
     @classmethod
     def _bounded(cls, value: object) -> object:
         """A text or list without end, in a config that someone else wrote, is refused before it is used."""
-        if not issubclass(cls, RunConfig) and _weight(value) > _MOST_ENTRIES:
+        if not issubclass(cls, RunConfig) and weight(value) > MOST_ENTRIES:
             raise PydanticCustomError("too_large", "Input should be shorter: it holds more than a config may")
         return value
-
-
-def _weight(value: object, depth: int = 0) -> int:
-    """Entries in a tree of plain values; more than a config may hold where a text is too long or nesting too deep."""
-    too_much = _MOST_ENTRIES + 1
-    if isinstance(value, str):
-        return too_much if len(value) > LONGEST_TEXT else 1
-    if isinstance(value, Mapping | list | tuple):
-        if depth > 20 or len(value) > _MOST_ENTRIES:
-            return too_much
-        inner = [*value, *value.values()] if isinstance(value, Mapping) else value
-        return 1 + sum(_weight(each, depth + 1) for each in inner)
-    return 1
 
 
 class ModelConfig(_Group):
@@ -383,21 +355,6 @@ def with_open_fields(config: RunConfig, names: Sequence[str]) -> RunConfig:
             raise DpzoError(f"{name}: no such field of a config")
         tree[group][field] = None
     return parse_config(tree)
-
-
-def chosen_config(header: Mapping[str, Any]) -> RunConfig:
-    """The config as it was chosen, from a journal's header: what the run derived is open in it. config.yaml holds it.
-
-    Headers of version 0.1.0 do not tell derived values from chosen ones, and neither does their config.yaml.
-    """
-    return with_open_fields(parse_config(header["config"]), header.get("derived", ()))
-
-
-def derived_note(header: Mapping[str, Any]) -> str:
-    """One line with the values that a run derived; empty where everything was chosen."""
-    values = {name: header["config"][name.partition(".")[0]][name.partition(".")[2]] for name in header["derived"]}
-    said = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
-    return f"derived from the plan and the model: {', '.join(said)}" if values else ""
 
 
 def with_values(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:

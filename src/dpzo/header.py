@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from dpzo.config import LONGEST_NAME, LONGEST_TEXT, MOST_DIRECTIONS, MOST_STEPS, parse_config
+from dpzo.bounds import LONGEST_NAME, LONGEST_TEXT, MOST_DIRECTIONS, MOST_STEPS
+from dpzo.config import parse_config
 from dpzo.count import PrivateCount
 from dpzo.environment import PACKAGES
 from dpzo.errors import DpzoError

@@ -13,10 +13,8 @@ same batch and the same noise: nobody gets a second draw, and no file tells of t
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dpzo.errors import DpzoError
+from dpzo.journal_line import canonical, chain, line_width, longest_line, parse_line, verify_line
 from dpzo.plain import read_regular
 from dpzo.privacy import Release
 from dpzo.step_key import STEP_KEY, StepKey
@@ -109,29 +108,29 @@ def _scan(folder: Path) -> _Scanned:
         raise DpzoError(f"{folder}: no readable {JOURNAL} here; give the folder that dpzo train wrote") from None
     with file:
         line = file.readline(_LONGEST_HEADER)
-        header = _parse(path, line, 1)
+        header = parse_line(path, line, 1)
         if not line.endswith(b"\n") or header.get("format") != FORMAT or not isinstance(header.get("header"), dict):
             raise DpzoError(f"{path}: line 1 is not the header of a {FORMAT} journal")
         try:
-            hashed = _chain("", {"format": FORMAT, "header": header["header"]})
+            hashed = chain("", {"format": FORMAT, "header": header["header"]})
             # Byte for byte, not only by value: another spelling of the same JSON may mean something else to another
             # reader.
-            whole = line == _canonical({**header, "hash": hashed}) + b"\n"
+            whole = line == canonical({**header, "hash": hashed}) + b"\n"
         except (ValueError, RecursionError):  # NaN, which JSON does not know and Python reads
             whole = False
         if not whole or header.keys() != {"format", "header", "hash"}:
             raise DpzoError(f"{path}: line 1 was changed after it was written (its hash does not fit)")
-        width = _width(path, header["header"])
+        width = line_width(path, header["header"])
         num_steps, size, torn = 0, len(line), False
         hashes: tuple[str, ...] = (hashed,)
-        longest = _longest_line(width)
+        longest = longest_line(width)
         while line := file.readline(longest + 1):
             if len(line) > longest:
                 raise DpzoError(f"{path}: line {num_steps + 2} (step {num_steps}) is longer than any that is written")
             if not line.endswith(b"\n"):
                 torn = True
                 break
-            hashed = _verify(path, line, num_steps, hashed, width)
+            hashed = verify_line(path, line, num_steps, hashed, width)
             hashes = (hashes[-1], hashed)
             num_steps += 1
             size += len(line)
@@ -176,7 +175,7 @@ class Journal:
         _lock(file, folder)
         with _closed_on_failure(file):
             body = {"format": FORMAT, "header": dict(header)}
-            hashed = _chain("", body)
+            hashed = chain("", body)
             journal = cls(folder, file, 0, hashed, header["plan"])
             try:
                 if path.exists():
@@ -258,7 +257,7 @@ class Journal:
             os.close(self._file)
 
     def _append(self, body: dict[str, Any]) -> None:
-        hashed = _chain(self.last_hash, body)
+        hashed = chain(self.last_hash, body)
         self._write_line({**body, "hash": hashed})
         self.num_steps += 1
         self.last_hash = hashed
@@ -271,7 +270,7 @@ class Journal:
                 sync_folder(self.folder)
 
     def _write_line(self, fields: Mapping[str, Any]) -> None:
-        line = _canonical(fields) + b"\n"
+        line = canonical(fields) + b"\n"
         with self._disk(JOURNAL):
             # A short write leaves a torn line, which the next reader drops.
             while line:
@@ -280,7 +279,7 @@ class Journal:
 
     def _move_head(self, *, closed: bool) -> None:
         head = {"step": self.num_steps, "hash": self.last_hash, "closed": closed}
-        write_durably(self.folder / HEAD, _canonical(head) + b"\n")
+        write_durably(self.folder / HEAD, canonical(head) + b"\n")
 
     @contextmanager
     def _disk(self, name: str) -> Iterator[None]:
@@ -339,78 +338,6 @@ def _lock(file: int, folder: Path) -> None:
         raise DpzoError(f"{folder}: another process is working on this run; wait for it or stop it") from None
 
 
-def _canonical(fields: Mapping[str, Any]) -> bytes:
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
-
-
-def _chain(previous: str, body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(previous.encode() + b"\n" + _canonical(body)).hexdigest()
-
-
-def _longest_line(width: int) -> int:
-    """Bytes of the longest line of a step: `width` integers of 64 bits."""
-    return 160 + 22 * width
-
-
-def begun_line(line: bytes, step: int) -> bool:
-    """Whether `line`, which lacks its end, is the beginning of the one that `append` writes for `step`."""
-    text = line.decode("latin-1")
-    head, tail = '"hash":"', f'","step":{step}'
-    return _begins(text, "{" + head, tail + ',"values":[', r"[-0-9,]*\]?\}?") or _begins(
-        text, '{"burnt":true,' + head, tail + "}", ""
-    )
-
-
-def _begins(text: str, before: str, after: str, rest: str) -> bool:
-    """Whether `text` is a beginning of `before`, 64 hexadecimal digits, `after` and what matches `rest`."""
-    if len(text) <= len(before):
-        return before.startswith(text)
-    digits, left = text[len(before) : len(before) + 64], text[len(before) + 64 :]
-    if not text.startswith(before) or re.fullmatch("[0-9a-f]*", digits) is None:
-        return False
-    return after.startswith(left) or (left.startswith(after) and re.fullmatch(rest, left[len(after) :]) is not None)
-
-
-def _parse(path: Path, line: bytes, number: int) -> dict[str, Any]:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError):
-        raise DpzoError(f"{path}: line {number} is not JSON; the journal is damaged") from None
-    if not isinstance(fields, dict):
-        raise DpzoError(f"{path}: line {number} is not a journal line")
-    return cast("dict[str, Any]", fields)
-
-
-def _width(path: Path, header: Mapping[str, Any]) -> int:
-    """K as the header states it; DpzoError unless the header holds what reading needs."""
-    plan = header.get("plan")
-    if isinstance(plan, dict) and type(header.get("lattice_unit")) is float:
-        width, steps = plan.get("num_directions"), plan.get("steps")
-        if type(width) is int and type(steps) is int and 0 < width <= _MOST_DIRECTIONS:
-            return width
-    raise DpzoError(f"{path}: line 1 lacks the plan or the lattice unit; the journal is damaged")
-
-
-def _verify(path: Path, line: bytes, step: int, previous: str, width: int) -> str:
-    """The chain hash after the line of `step`; DpzoError unless the line is, byte for byte, what `append` writes."""
-    fields = _parse(path, line, step + 2)
-    fields.pop("hash", None)
-    values = fields.get("values")
-    # `type … is int`, `is True`: to Python true is 1 and 1.0 is 1.
-    shaped = (
-        isinstance(values, list) and len(values) == width and all(type(value) is int for value in values)
-        if fields.keys() == {"step", "values"}
-        else fields.keys() == {"step", "burnt"} and fields["burnt"] is True
-    )
-    in_turn = shaped and type(fields["step"]) is int and fields["step"] == step
-    hashed = _chain(previous, fields) if in_turn else None
-    if hashed is None or line != _canonical({**fields, "hash": hashed}) + b"\n":
-        raise DpzoError(f"{path}: line {step + 2} (step {step}) was changed, moved or damaged after it was written")
-    return hashed
-
-
-_MOST_DIRECTIONS = 1 << 20
-"""Far above what a config may hold; a line of so many values is read at once."""
 _LARGEST_HEAD = 1024
 """Bytes of a head."""
 _LONGEST_HEADER = 1 << 26
@@ -429,7 +356,7 @@ def _read_head(path: Path, content: bytes) -> dict[str, Any]:
         head = json.loads(content)
         plain = type(head["step"]) is int and isinstance(head["hash"], str) and isinstance(head["closed"], bool)
         # Byte for byte: a further key, or another spelling, is not of this program.
-        if plain and head.keys() == {"step", "hash", "closed"} and content == _canonical(head) + b"\n":
+        if plain and head.keys() == {"step", "hash", "closed"} and content == canonical(head) + b"\n":
             return cast("dict[str, Any]", head)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,9 @@ from dpzo.config import (
     ConfigLike,
     RunConfig,
     as_config,
-    derived_note,
-    dump_tree,
     parse_config,
     recorded_config,
 )
-from dpzo.config import chosen_config as chosen_config
 from dpzo.count import PrivateCount, check_private_count, count_text, release_count
 from dpzo.data import read_records
 from dpzo.declared import with_kind
@@ -39,7 +36,7 @@ from dpzo.errors import DpzoError
 from dpzo.folder import CONFIG, COUNT, claim_new, claimed, make_folder, no_run, require_begun, require_new
 from dpzo.forecast.parts import storage_of
 from dpzo.forecast.sizing import require_memory, size_up_if_possible
-from dpzo.header import check_header, stated
+from dpzo.header import check_header
 from dpzo.journal import Transcript, read, write_durably
 from dpzo.lm import LoadedModel, Shapes, fingerprint_tensors, isolated_shapes, load_saved, save
 from dpzo.lm.generation import chat_prompts
@@ -48,7 +45,14 @@ from dpzo.lm.quiet import silent_libraries
 from dpzo.local import DataSource as DataSource
 from dpzo.local import as_folder, base_name, found_base, located, naming_base, read_local, write_local
 from dpzo.plain import refusing
-from dpzo.privacy import PrivacyPlan, Release
+from dpzo.privacy import PrivacyPlan
+from dpzo.progress import Progress as Progress
+from dpzo.progress import Watcher as Watcher
+from dpzo.progress import progress_of, unwatched
+from dpzo.published import chosen_config as chosen_config
+from dpzo.published import config_text
+from dpzo.published import derived_note as derived_note
+from dpzo.published import plan_facts as plan_facts
 from dpzo.report import record_private_use, write_card
 from dpzo.report.private_uses import EVALUATION
 from dpzo.scoring import score
@@ -63,30 +67,12 @@ _UNDECLARED = 10_000
 """Units that a forecast of memory reckons with where N is not declared; only what is kept for a run hangs on it."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What a watcher is told, all of it public: the plan, the run's whole ε, a forecast made on synthetic data."""
-
-    plan: PrivacyPlan
-    epsilon: float
-    guarantee: bool
-    seconds_per_step: float
-    memory_bytes: int
-
-
-Watcher = Callable[[Progress], Callable[[Release | None], None]]
-
-
-def _unwatched(progress: Progress) -> Callable[[Release | None], None]:
-    return lambda release: None
-
-
 def train(
     config: ConfigLike,
     source: DataSource | str | Path | Sequence[str | Path],
     output: str | Path,
     *,
-    watch: Watcher = _unwatched,
+    watch: Watcher = unwatched,
     tell: Tell = untold,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
@@ -149,7 +135,7 @@ def carry_out(
     source: DataSource,
     output: Path,
     *,
-    watch: Watcher = _unwatched,
+    watch: Watcher = unwatched,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
     """The part of `train` after everything is prepared: fill the new folder `output`; returns the card."""
@@ -172,7 +158,7 @@ def _work(
     nonprivate_randomness: RandomnessAt | None,
 ) -> dict[str, Any]:
     """Fit or resume, then save model and card; stopped on request, the card alone."""
-    observe = watch(_progress(parts))
+    observe = watch(progress_of(parts))
     try:
         with silent_libraries():
             act(parts.job, private, num_units, output, observe=observe, nonprivate_randomness=nonprivate_randomness)
@@ -186,7 +172,7 @@ def resume(
     output: str | Path,
     *,
     base: str | Path | None = None,
-    watch: Watcher = _unwatched,
+    watch: Watcher = unwatched,
     tell: Tell = untold,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
@@ -220,14 +206,14 @@ class Replayed:
 
 
 def replay(
-    run: str | Path, output: str | Path, *, base: str | Path | None = None, watch: Watcher = _unwatched
+    run: str | Path, output: str | Path, *, base: str | Path | None = None, watch: Watcher = unwatched
 ) -> Replayed:
     """Rebuild a run's model from its base model and journal alone and save it to `output`. No data, no noise."""
     run, output = as_folder(run, "run"), as_folder(output, "output")
     transcript = read(run)
     require_new(output)
     parts = for_replay(transcript, found_base(run, base_name(transcript), None if base is None else str(base)))
-    trainer.replay(parts.job, transcript, observe=watch(_progress(parts)))
+    trainer.replay(parts.job, transcript, observe=watch(progress_of(parts)))
     make_folder(output)
     save_model(parts, output)
     rebuilt = _trained_fingerprint(output / MODEL)
@@ -380,25 +366,6 @@ def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomnes
     return count
 
 
-def config_text(header: Mapping[str, Any]) -> str:
-    """What config.yaml holds: a function of the journal's header, to the byte."""
-    return dump_tree(stated(chosen_config(header).model_dump(mode="json"), header["config"]))
-
-
-def plan_facts(plan: PrivacyPlan, header: Mapping[str, Any]) -> dict[str, Any]:
-    """What plan.json holds: a function of the journal's header, whose plan is `plan`.
-
-    An ε beside a run that has no guarantee would be read as one, so the guarantee stands in the same breath.
-    """
-    return {**plan.summary(), "guarantee": _promises(header), "epsilon_with_count": _epsilon(plan, header)}
-
-
-def _epsilon(plan: PrivacyPlan, header: Mapping[str, Any]) -> float:
-    """ε of the whole run: the plan's, and what a private count has cost."""
-    count = header.get("count")
-    return plan.epsilon + (0.0 if count is None else PrivateCount.from_dict(count).epsilon)
-
-
 def records_of(
     config: RunConfig,
     task: Task,
@@ -414,13 +381,3 @@ def records_of(
     return read_records(
         source.places, task, config.data, split=source.split, default_split=split, revision=source.revision, tell=tell
     )
-
-
-def _promises(header: Mapping[str, Any]) -> bool:
-    """Whether the plan's ε may be claimed, as far as a run knows before it starts."""
-    return bool(header["secret_randomness"]) and header["num_examples_source"] != "from-file"
-
-
-def _progress(parts: Assembled) -> Progress:
-    plan, header, forecast = parts.job.plan, parts.job.header, parts.forecast
-    return Progress(plan, _epsilon(plan, header), _promises(header), forecast.seconds_per_step, forecast.memory_bytes)

@@ -152,6 +152,7 @@ def held_records(evaluation: Mapping[str, Any]) -> str:
 
 
 def claim(plan: PrivacyPlan, epsilon: float, unit: str) -> str:
+    """The claim in words; `epsilon` that of the whole run."""
     level = f"ε = {_round_up(epsilon)}" + (f", δ = {plan.delta!r}" if plan.delta > 0 else " (pure)")
     return (
         f"Whatever the run published (weights, journal and logs) is differentially private at {level} for every "
