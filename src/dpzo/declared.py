@@ -14,7 +14,7 @@ def without_ignored(config: RunConfig, source: DataSource, *, tell: Tell = untol
     """The config with its kind of data known. Errors: DpzoError naming an option that this run would ignore."""
     config = with_kind(config, source, tell)
     refuse_unused(config.data, task_of(config), from_folder=source.folder is not None)
-    refuse_unused_parts(config.model)
+    refuse_unused_parts(config)
     return config
 
 

@@ -31,7 +31,7 @@ from dpzo.config import (
 )
 from dpzo.count import PrivateCount, check_private_count, count_text, release_count
 from dpzo.data import read_records
-from dpzo.declared import with_kind
+from dpzo.declared import without_ignored
 from dpzo.errors import DpzoError
 from dpzo.folder import CONFIG, COUNT, claim_new, claimed, make_folder, no_run, require_begun, require_new
 from dpzo.forecast.parts import storage_of
@@ -88,7 +88,7 @@ def train(
     check_private_count(config.privacy)
     if Path(config.model.name).is_absolute():
         tell(f"the run's journal, card and model will name the base model by its path, {config.model.name}")
-    config = with_kind(config, source, tell)
+    config = without_ignored(config, source, tell=tell)
     task = task_of(config)
     declared = config.privacy.num_examples
     sized = size_up_if_possible(config, task, declared if isinstance(declared, int) else _UNDECLARED)

@@ -10,7 +10,7 @@ import pytest
 
 from dpzo.assembly import task_of
 from dpzo.cli.planning import listed
-from dpzo.config import DataConfig, ModelConfig, RunConfig, parse_config
+from dpzo.config import DataConfig, RunConfig, load_config, parse_config
 from dpzo.data import read_records
 from dpzo.data.options import refuse_unused, used_fields
 from dpzo.declared import without_ignored
@@ -115,15 +115,31 @@ PARTS = {
 @pytest.mark.parametrize("trainable", ["head", "full", "lora", "prefix", "prompt", "ia3", None])
 @pytest.mark.parametrize("name", PARTS)
 def test_an_option_of_a_part_that_does_not_learn_is_refused(trainable: str | None, name: str) -> None:
-    model = ModelConfig.model_validate({"name": "m", "trainable": trainable, name: PARTS[name]})
+    tree = {"model": {"name": "m", "trainable": trainable, name: PARTS[name]}, "privacy": {"delta": 1e-5}}
+    chosen = parse_config(tree)
     used = (
         trainable is None or trainable == "lora" if name.startswith("lora") else trainable in (None, "prefix", "prompt")
     )
     if used:
-        refuse_unused_parts(model)
+        refuse_unused_parts(chosen)
         return
     with pytest.raises(DpzoError, match=rf"{name}\)?: is not used with --trainable {trainable}"):
-        refuse_unused_parts(model)
+        refuse_unused_parts(chosen)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "needs"),
+    [
+        ("training.momentum", 0.5, {"training.update": "adam"}),
+        ("training.master", "float32", {"model.dtype": "bfloat16"}),
+        ("privacy.count_share", 0.2, {"privacy.num_examples": "private"}),
+    ],
+)
+def test_an_option_of_an_absent_update_or_count_is_refused(field: str, value: object, needs: dict[str, object]) -> None:
+    base = {"model.name": "m", "privacy.delta": 1e-5, field: value}
+    refuse_unused_parts(load_config(None, base | needs))
+    with pytest.raises(DpzoError, match=rf"{field.partition('.')[2]}.* is not used with"):
+        refuse_unused_parts(load_config(None, base))
 
 
 @pytest.mark.parametrize(("option", "given"), [("--split", {"split": "test"}), ("--data-revision", {"revision": "v1"})])
@@ -132,7 +148,7 @@ def test_an_option_of_a_file_is_refused_beside_a_folder(tmp_path: Path, option: 
         DataSource(folder=tmp_path, **given)
 
 
-def test_the_command_line_refuses_what_a_run_would_ignore(tmp_path: Path) -> None:
+def test_a_run_refuses_what_it_would_ignore(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"prompt": "a", "completion": "b"}')
     source = DataSource(file=tmp_path / "d.jsonl")
     assert without_ignored(config({}), source).data.kind == "completion"

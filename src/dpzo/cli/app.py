@@ -176,9 +176,6 @@ def train(
             split=split,
             revision=data_revision,
         )
-        from dpzo.declared import without_ignored
-
-        chosen = without_ignored(chosen, source, tell=teller(quiet=as_json))
         with watching(quiet=as_json) as watch:
             card = runs.train(chosen, source, output, watch=watch, tell=teller(quiet=as_json))
     finished(card, output, as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpzo.config import ModelConfig, RunConfig, TrainingConfig, option_name, with_values
+from dpzo.config import PRIVATE, ModelConfig, RunConfig, TrainingConfig, option_name, with_values
 from dpzo.defaults import Part, fill_defaults
 from dpzo.errors import DpzoError
 from dpzo.lm import ADAPTERS, LoadedModel, LoraSettings, Storage
@@ -29,19 +29,31 @@ def filled(config: RunConfig, task: Task, architecture: Architecture, num_exampl
     return fill_defaults(config, part, num_examples), part
 
 
-def refuse_unused_parts(model: ModelConfig) -> None:
-    """Errors: DpzoError naming an option of a part that does not learn here. Nothing is refused while that is open."""
-    trainable = model.trainable
-    if trainable is None:
-        return
-    used = {
-        "lora": {"lora_rank", "lora_alpha", "lora_targets", "lora_layers", "lora_scaling"},
-        "prefix": {"virtual_tokens"},
-        "prompt": {"virtual_tokens"},
-    }
-    for name in sorted(set().union(*used.values()) - used.get(trainable, set())):
-        if getattr(model, name) != ModelConfig.model_fields[name].default:
-            raise DpzoError(f"{option_name(f'model.{name}')}: is not used with --trainable {trainable}; leave it out")
+_ADAPTER_OPTIONS = {
+    "lora": {"lora_rank", "lora_alpha", "lora_targets", "lora_layers", "lora_scaling"},
+    "prefix": {"virtual_tokens"},
+    "prompt": {"virtual_tokens"},
+}
+
+
+def refuse_unused_parts(config: RunConfig) -> None:
+    """Errors: DpzoError naming an option that belongs to a part, an update or a count that this run does not have."""
+    model, privacy, training = config.model, config.privacy, config.training
+    unused: dict[str, str] = {}
+    if model.trainable is not None:  # nothing is refused while that is open
+        others = set().union(*_ADAPTER_OPTIONS.values()) - _ADAPTER_OPTIONS.get(model.trainable, set())
+        unused |= {f"model.{name}": f"--trainable {model.trainable}" for name in sorted(others)}
+    if training.update not in ("momentum", "adam"):
+        unused["training.momentum"] = f"training.update {training.update}"
+    if model.dtype == "float32":
+        unused["training.master"] = "model.dtype float32, whose weights need no copy"
+    if privacy.num_examples != PRIVATE:
+        unused["privacy.count_share"] = "--num-examples N; only --num-examples private spends a share of ε"
+    for field, where in unused.items():
+        group, _, name = field.partition(".")
+        chosen = getattr(config, group)
+        if getattr(chosen, name) != type(chosen).model_fields[name].default:
+            raise DpzoError(f"{option_name(field)}: is not used with {where}; leave it out")
 
 
 def update_of(
