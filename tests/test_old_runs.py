@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dpzo import modules, runs
+from dpzo import modules, runs, trained_model
 from dpzo.config import parse_config
 from dpzo.verify import Report, verify
 
@@ -69,5 +69,5 @@ def test_the_same_seeds_train_the_same_bits(name: str, make: ModuleType, linear:
     file.write_text(make.records("classification"))
     config = parse_config(make.double(name))
     runs.train(config, runs.DataSource(file=file), folder, nonprivate_randomness=linear.Noise)
-    trained = json.loads((folder / runs.MODEL / runs.FINISHED).read_text())["fingerprint"]
+    trained = json.loads((folder / trained_model.MODEL / trained_model.FINISHED).read_text())["fingerprint"]
     assert trained == json.loads((HERE / "hashes.json").read_text())[name]

@@ -19,7 +19,7 @@ import transformers
 import yaml
 from peft import AutoPeftModelForCausalLM, PeftModel
 
-from dpzo import runs
+from dpzo import runs, trained_model
 from dpzo.assembly import Assembled, assemble
 from dpzo.checkpoint import CHECKPOINT
 from dpzo.config import RunConfig, as_config, dump_config, load_config, parse_config
@@ -228,7 +228,7 @@ def test_a_replay_from_base_model_and_journal_gives_the_same_model(
     def refuse(*arguments: Any, **options: Any) -> None:
         raise AssertionError("a replay reads no data and draws nothing")
 
-    monkeypatch.setattr("dpzo.runs.read_records", refuse)
+    monkeypatch.setattr("dpzo.local.read_records", refuse)
     monkeypatch.setattr("os.urandom", refuse)
     alone = tmp_path / "journal"
     alone.mkdir()
@@ -287,17 +287,17 @@ def test_an_encoder_with_its_head_loads_by_the_lines_of_its_readme(head: Made, m
     right = [scope["labels"][i] == row["label"] for i, row in zip(logits.argmax(-1).tolist(), rows, strict=True)]
     upper, lower = logits.topk(2).values.unbind(-1)
     ties = int((upper - lower < 1e-4).sum())  # may go either way in a batch of another shape
-    found = runs.evaluate(head.folder, runs.DataSource(file=head.data), data_is="public")["value"]
+    found = trained_model.evaluate(head.folder, runs.DataSource(file=head.data), data_is="public")["value"]
     assert ties < len(rows) / 4
     assert abs(float(found) - np.mean(right)) * len(rows) <= ties + 1e-6
 
 
 def test_evaluation_is_the_mean_loss_of_a_completion_task(full: Made, lora: Made) -> None:
     for run in (full, lora):
-        result = runs.evaluate(run.folder, runs.DataSource(file=run.data), data_is="public")
+        result = trained_model.evaluate(run.folder, runs.DataSource(file=run.data), data_is="public")
         assert result["metric"] == "loss"
         assert 0 < float(result["value"]) < 20
-        assert result == runs.evaluate(run.folder, runs.DataSource(file=run.data), data_is="public")
+        assert result == trained_model.evaluate(run.folder, runs.DataSource(file=run.data), data_is="public")
 
 
 def test_a_finished_run_taken_up_again_stays_as_it_is(head: Made) -> None:
@@ -373,7 +373,7 @@ def test_a_death_and_a_resume_by_folder_alone(
         with pytest.raises(Died):
             runs.train(full.config, source, folder, nonprivate_randomness=linear.Noise)
     with pytest.raises(DpzoError, match="the run is not finished; dpzo resume it first"):
-        runs.evaluate(folder, source)
+        trained_model.evaluate(folder, source)
     with pytest.raises(DpzoError, match="holds another run; dpzo resume it, set it aside"):
         runs.train(full.config, source, folder)
     card = runs.resume(folder, nonprivate_randomness=linear.Noise)
@@ -450,7 +450,7 @@ def test_no_such_run_is_named(tmp_path: Path) -> None:
     for act in (
         runs.resume,
         lambda folder: runs.replay(folder, tmp_path / "out"),
-        lambda folder: runs.evaluate(folder, runs.DataSource(file=tmp_path / "x.csv")),
+        lambda folder: trained_model.evaluate(folder, runs.DataSource(file=tmp_path / "x.csv")),
     ):
         with pytest.raises(DpzoError, match="give the folder that dpzo train wrote"):
             act(tmp_path / "absent")
@@ -625,8 +625,8 @@ def test_a_base_that_has_moved_is_named_with_base(train: Callable[..., Made], ti
     made = train(config_of(here, "lora", **COMPLETION))
     moved = here.rename(tmp_path / "moved")
     asked = {
-        "evaluate": lambda **base: runs.evaluate(made.folder, made.data, **base),
-        "generate": lambda **base: runs.generate(made.folder, "once", max_new_tokens=2, **base),
+        "evaluate": lambda **base: trained_model.evaluate(made.folder, made.data, **base),
+        "generate": lambda **base: trained_model.generate(made.folder, "once", max_new_tokens=2, **base),
         "replay": lambda **base: runs.replay(made.folder, tmp_path / "rebuilt", **base),
         "resume": lambda **base: runs.resume(made.folder, **base),
     }
@@ -653,7 +653,7 @@ CHAT_TEMPLATE = (
 
 
 def test_a_prompt_is_the_users_turn_in_a_run_of_chats(lora: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, loaded = runs._finished_model(lora.folder, None)
+    _, _, loaded = trained_model._finished_model(lora.folder, None)
     tokenizer = loaded.tokenizer
     tokenizer.chat_template = CHAT_TEMPLATE
     (ids,) = chat_prompts(tokenizer, ["hello"])
@@ -661,9 +661,11 @@ def test_a_prompt_is_the_users_turn_in_a_run_of_chats(lora: Made, monkeypatch: p
     assert ids.count(tokenizer.bos_token_id) == 1
     seen: list[Any] = []
     chat = lora.config.model_copy(update={"data": lora.config.data.model_copy(update={"kind": "chat"})})
-    monkeypatch.setattr(runs, "_finished_model", lambda run, base: (chat, runs.task_of(lora.config), loaded))
-    monkeypatch.setattr(runs, "continue_prompts", lambda loaded, prompts, **rest: seen.append(prompts) or ("",))
-    runs.generate(lora.folder, "hello")
+    monkeypatch.setattr(trained_model, "_finished_model", lambda run, base: (chat, runs.task_of(lora.config), loaded))
+    monkeypatch.setattr(
+        trained_model, "continue_prompts", lambda loaded, prompts, **rest: seen.append(prompts) or ("",)
+    )
+    trained_model.generate(lora.folder, "hello")
     assert seen == [[ids]]
     tokenizer.chat_template = "{{ raise_exception('no ' + messages[0]['content']) }}"
     with pytest.raises(DpzoError, match="--prompt: the model's chat template cannot render it") as refused:

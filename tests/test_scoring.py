@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpzo import runs, scoring
+from dpzo import runs, scoring, trained_model
 from dpzo.assembly import Subject, encode, row_shape
 from dpzo.config import parse_config
 from dpzo.errors import DpzoError
@@ -183,7 +183,9 @@ def test_a_paper_task_trains_and_is_evaluated_from_a_file(tmp_path: Path, tiny_l
     )  # fmt: skip
     run, source = tmp_path / "run", runs.DataSource(file=tmp_path / "rte.jsonl")
     runs.train(config, source, run)
-    found = runs.evaluate(run, source)
+    found = trained_model.evaluate(run, source)
     assert found["metric"] == TASKS["rte"].metric
     assert found["interval"][0] <= found["value"] <= found["interval"][1]
-    assert runs.generate(run, ["ab"], max_new_tokens=2) == runs.generate(run, ["ab"], max_new_tokens=2)
+    assert trained_model.generate(run, ["ab"], max_new_tokens=2) == trained_model.generate(
+        run, ["ab"], max_new_tokens=2
+    )

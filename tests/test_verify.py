@@ -93,7 +93,7 @@ def test_a_run_as_it_was_made_is_verified_without_data(
         raise AssertionError("a stranger has no data, and draws nothing")
 
     (run / "local.yaml").unlink()
-    monkeypatch.setattr("dpzo.runs.read_records", refuse)
+    monkeypatch.setattr("dpzo.local.read_records", refuse)
     monkeypatch.setattr("os.urandom", refuse)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     report = verify(run)

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from dpzo.local import DataSource
     from dpzo.modules import Settings, fit, replay
     from dpzo.privacy import NeighboringRelation, PrivacyPlan, PrivateChannel, Release
-    from dpzo.runs import evaluate, generate, resume
+    from dpzo.runs import resume
     from dpzo.runs import train as finetune
     from dpzo.solve import solve_plan
+    from dpzo.trained_model import evaluate, generate
 
 __version__ = "0.1.0"
 
@@ -30,10 +31,10 @@ _HOME = {
     "Release": "dpzo.privacy",
     "RunConfig": "dpzo.config",
     "Settings": "dpzo.modules",
-    "evaluate": "dpzo.runs",
+    "evaluate": "dpzo.trained_model",
     "finetune": "dpzo.runs",
     "fit": "dpzo.modules",
-    "generate": "dpzo.runs",
+    "generate": "dpzo.trained_model",
     "load_config": "dpzo.config",
     "parse_config": "dpzo.config",
     "replay": "dpzo.modules",

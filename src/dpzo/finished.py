@@ -10,7 +10,7 @@ from dpzo.folder import require_begun
 from dpzo.journal import read
 from dpzo.local import as_folder
 from dpzo.report import CARD_JSON, CARD_MARKDOWN, card_of_run
-from dpzo.runs import FINISHED, MODEL
+from dpzo.trained_model import FINISHED, MODEL
 
 
 def finished_card(run: str | Path) -> dict[str, Any] | None:

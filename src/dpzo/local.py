@@ -7,16 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from dpzo.config import RunConfig, with_values
-from dpzo.data import parse_hub
+from dpzo.data import parse_hub, read_records
 from dpzo.errors import DpzoError
 from dpzo.folder import no_run
 from dpzo.journal import Transcript, write_durably
 from dpzo.plain import parse_yaml, read_regular, refusing
+from dpzo.tasks import Records, Task
+from dpzo.tasks.tables import Tell, untold
 
 LOCAL = "local.yaml"
 _LARGEST = 1 << 20
@@ -90,6 +92,23 @@ class DataSource:
 
 def _absolute(place: str | Path) -> str:
     return str(place) if parse_hub(str(place)) is not None else str(Path(place).resolve())
+
+
+def records_of(
+    config: RunConfig,
+    task: Task,
+    source: DataSource,
+    split: Literal["train", "dev", "test"] = "train",
+    tell: Tell = untold,
+) -> Records:
+    """The records of a source as a run's config declares them; private unless the caller knows better."""
+    if source.data_folder is not None:
+        return task.load(source.data_folder, split, config.data.layout)
+    if not source.places:
+        raise DpzoError("give --data FILE, or --task NAME with --data-dir FOLDER")
+    return read_records(
+        source.places, task, config.data, split=source.split, default_split=split, revision=source.revision, tell=tell
+    )
 
 
 def as_folder(given: str | Path, what: str) -> Path:

@@ -7,18 +7,16 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from dpzo import train as trainer
 from dpzo.assembly import (
     Assembled,
-    Subject,
     assemble,
     objective,
     resolve_num_examples,
-    row_shape,
     task_of,
 )
 from dpzo.config import (
@@ -26,24 +24,18 @@ from dpzo.config import (
     ConfigLike,
     RunConfig,
     as_config,
-    parse_config,
     recorded_config,
 )
 from dpzo.count import PrivateCount, check_private_count, count_text, release_count
-from dpzo.data import read_records
 from dpzo.declared import without_ignored
-from dpzo.errors import DpzoError
 from dpzo.folder import CONFIG, COUNT, claim_new, claimed, make_folder, no_run, require_begun, require_new
-from dpzo.forecast.parts import storage_of
 from dpzo.forecast.sizing import require_memory, size_up_if_possible
 from dpzo.header import check_header
 from dpzo.journal import Transcript, read, write_durably
-from dpzo.lm import LoadedModel, Shapes, fingerprint_tensors, isolated_shapes, load_saved, save
-from dpzo.lm.generation import chat_prompts
-from dpzo.lm.generation import generate as continue_prompts
+from dpzo.lm import Shapes, fingerprint_tensors, save
 from dpzo.lm.quiet import silent_libraries
 from dpzo.local import DataSource as DataSource
-from dpzo.local import as_folder, base_name, found_base, located, naming_base, read_local, write_local
+from dpzo.local import as_folder, base_name, found_base, located, naming_base, read_local, records_of, write_local
 from dpzo.plain import refusing
 from dpzo.privacy import PrivacyPlan
 from dpzo.progress import Progress as Progress
@@ -53,16 +45,14 @@ from dpzo.published import chosen_config as chosen_config
 from dpzo.published import config_text
 from dpzo.published import derived_note as derived_note
 from dpzo.published import plan_facts as plan_facts
-from dpzo.report import record_private_use, write_card
-from dpzo.report.private_uses import EVALUATION
-from dpzo.scoring import score
+from dpzo.report import write_card
 from dpzo.solve import AUTO, auto_note
-from dpzo.tasks import Records, Task
 from dpzo.tasks.tables import Tell, untold
 from dpzo.train import RandomnessAt, Stopped
+from dpzo.trained_model import FINISHED, MODEL
 from dpzo.zo import Objective
 
-PLAN, MODEL = "plan.json", "model"
+PLAN = "plan.json"
 _UNDECLARED = 10_000
 """Units that a forecast of memory reckons with where N is not declared; only what is kept for a run hangs on it."""
 
@@ -221,89 +211,6 @@ def replay(
     return Replayed(rebuilt, _trained_fingerprint(run / MODEL) == rebuilt if finished.is_file() else None)
 
 
-def evaluate(
-    run: str | Path,
-    source: DataSource | str | Path | Sequence[str | Path],
-    split: Literal["dev", "test"] = "test",
-    *,
-    data_is: Literal["public", "private"] = "private",
-    base: str | Path | None = None,
-) -> dict[str, Any]:
-    """The task's metric of a finished run's model on other records, as `dpzo.scoring.score` gives it.
-
-    On private records no ε covers the result; that such an evaluation was made, and nothing of it, is recorded in the
-    run's folder first, and the card states it. Records are private unless `data_is` says otherwise. A completion task
-    with a metric of texts generates them.
-    """
-    if data_is not in ("public", "private"):
-        raise DpzoError("data_is: must be public or private")
-    source, run = DataSource.of(source), as_folder(run, "run")
-    config, task, loaded = _finished_model(run, base)
-    if data_is == "private":
-        note_private_use(run, EVALUATION)
-    shapes = isolated_shapes(loaded, row_shape(config, task, loaded), config.training.microbatch_size)
-    return score(Subject(config, task, loaded, shapes), records_of(config, task, source, split))
-
-
-def note_private_use(run: Path, kind: str) -> None:
-    """Record a use of private data in a run's folder, durably, and state it on the card; before the use is made."""
-    with claimed(run):
-        record_private_use(run, kind)
-        write_card(run, read(run))
-
-
-def generate(
-    run: str | Path,
-    prompts: str | Sequence[str],
-    *,
-    max_new_tokens: int = 50,
-    temperature: float = 0.0,
-    seed: int = 0,
-    stop: str | None = None,
-    base: str | Path | None = None,
-) -> tuple[str, ...]:
-    """What a finished run's causal model says after each prompt.
-
-    A run of `--kind chat` reads a prompt as the user's turn, in the tokenizer's chat template; in any other run a
-    prompt stands as it is. `stop` defaults to the task's. Errors: as `dpzo.lm.generation.generate`, and DpzoError for
-    an unfinished run.
-    """
-    config, task, loaded = _finished_model(as_folder(run, "run"), base)
-    given = [prompts] if isinstance(prompts, str) else list(prompts)
-    return continue_prompts(
-        loaded,
-        chat_prompts(loaded.tokenizer, given) if config.data.kind == "chat" else given,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        stop=task.stop if stop is None else stop,
-    )
-
-
-def _finished_model(run: Path, base: str | Path | None) -> tuple[RunConfig, Task, LoadedModel]:
-    transcript = read(run)
-    check_header(transcript.header)
-    config = parse_config(transcript.header["config"])
-    task = task_of(config)
-    if not (run / MODEL / FINISHED).is_file():
-        raise DpzoError(f"{run}: the run is not finished; dpzo resume it first")
-    num_labels = None if task.labels is None else len(task.labels)
-    elsewhere = found_base(run, config.model.name, None if base is None else str(base))
-    with naming_base(elsewhere):
-        loaded = load_saved(
-            run / MODEL,
-            task.kind,
-            base=config.model.name if elsewhere is None else elsewhere,
-            num_labels=num_labels,
-            architecture=transcript.header["base"]["architecture"],
-            storage=storage_of(config.model),
-        )
-    return config, task, loaded
-
-
-FINISHED = "trained.json"
-
-
 def _finish(parts: Assembled, output: Path) -> dict[str, Any]:
     save_model(parts, output)
     return write_card(output, read(output))
@@ -364,20 +271,3 @@ def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomnes
     count = release_count(num_units, share, nonprivate_randomness=nonprivate_randomness)
     write_durably(output / COUNT, count_text(count).encode())
     return count
-
-
-def records_of(
-    config: RunConfig,
-    task: Task,
-    source: DataSource,
-    split: Literal["train", "dev", "test"] = "train",
-    tell: Tell = untold,
-) -> Records:
-    """The records of a source as a run's config declares them; private unless the caller knows better."""
-    if source.data_folder is not None:
-        return task.load(source.data_folder, split, config.data.layout)
-    if not source.places:
-        raise DpzoError("give --data FILE, or --task NAME with --data-dir FOLDER")
-    return read_records(
-        source.places, task, config.data, split=source.split, default_split=split, revision=source.revision, tell=tell
-    )

@@ -54,7 +54,7 @@ def test_a_model_too_large_is_refused_before_anything_is_loaded(
         raise AssertionError("records or weights were asked for")
 
     monkeypatch.setattr("dpzo.forecast.sizing.available_memory", lambda: 1 << 20)
-    monkeypatch.setattr("dpzo.runs.read_records", untouched)
+    monkeypatch.setattr("dpzo.local.read_records", untouched)
     monkeypatch.setattr("dpzo.assembly.load_model", untouched)
     folder = tmp_path / "run"
     for said in (dpzo(*arguments(folder)), dpzo(*arguments(folder), "--json")):

@@ -24,6 +24,7 @@ from dpzo.assembly import assemble, objective, task_of
 from dpzo.config import RunConfig, parse_config
 from dpzo.journal import JOURNAL, Burnt, read
 from dpzo.lm import fingerprint_tensors
+from dpzo.local import records_of
 from dpzo.privacy import PrivateChannel
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
@@ -149,7 +150,7 @@ class Whole:
             assert path.read_bytes() == (room / "run" / "model" / path.name).read_bytes(), path.name
 
     def expected(self, keys: Mapping[int, bytes]) -> str:
-        records = runs.records_of(self.config, task_of(self.config), self.source)
+        records = records_of(self.config, task_of(self.config), self.source)
         assert isinstance(self.config.privacy.num_examples, int)
         parts = assemble(
             self.config,

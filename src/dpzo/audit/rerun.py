@@ -12,15 +12,16 @@ from dpzo.audit.report import AuditReport
 from dpzo.audit.transcript import CONFIDENCE, audit_transcript, require_canaries
 from dpzo.errors import DpzoError
 from dpzo.journal import read
-from dpzo.local import base_name, found_base
+from dpzo.local import DataSource, base_name, found_base, records_of
 from dpzo.report.private_uses import CHARGED_AUDIT
+from dpzo.trained_model import note_private_use
 
 DATA_IS = ("public", "charged")
 
 
 def audit_rerun(
     run: Path,
-    source: runs.DataSource,
+    source: DataSource,
     data_is: str | None,
     *,
     canaries: int,
@@ -46,9 +47,9 @@ def audit_rerun(
     parts = runs.for_replay(transcript, found_base(run, base_name(transcript), base))
     require_canaries(plan, canaries, parts.job.scheme.dimension)
     tell("reading the records")
-    records = runs.records_of(parts.subject.config, parts.subject.task, source)
+    records = records_of(parts.subject.config, parts.subject.task, source)
     private = objective(records, parts.subject)
     if data_is == "charged":
-        runs.note_private_use(run, CHARGED_AUDIT)
+        note_private_use(run, CHARGED_AUDIT)
     tell(f"training with {canaries} canaries")
     return audit_transcript(parts.job, private, records.num_units, canaries=canaries, confidence=confidence)

@@ -238,11 +238,12 @@ def evaluate(
         raise DpzoError("give one of --data FILE and --data-dir FOLDER")
     with ending_well(None, resumable=False):
         _check_base(base)
-        from dpzo import runs
         from dpzo.cli.screen import show_score
+        from dpzo.local import DataSource
+        from dpzo.trained_model import evaluate as evaluated
 
-        source = runs.DataSource(file=data, folder=data_dir, split=split)
-        result = runs.evaluate(run, source, data_is="private" if data_is == "private" else "public", base=base)
+        source = DataSource(file=data, folder=data_dir, split=split)
+        result = evaluated(run, source, data_is="private" if data_is == "private" else "public", base=base)
     show_score(result, data_is == "private", as_json)
 
 
@@ -263,10 +264,10 @@ def generate(
     """
     with ending_well(None, resumable=False):
         _check_base(base)
-        from dpzo import runs
         from dpzo.cli.screen import show_texts
+        from dpzo.trained_model import generate as generated
 
-        said = runs.generate(
+        said = generated(
             run, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop, base=base
         )
     show_texts(prompt, said, as_json)

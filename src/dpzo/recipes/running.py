@@ -24,6 +24,7 @@ from dpzo.recipes.base import Experiment
 from dpzo.recipes.methods import LMO, BaselineName, drift_rate, local_model
 from dpzo.scoring import score
 from dpzo.tasks import Task
+from dpzo.trained_model import MODEL
 
 CARD, SCORE = "baseline_card.json", "score.json"
 
@@ -76,7 +77,7 @@ def _run_baseline(
     card = {**card, "config": filled.model_dump(mode="json"), "derived": list(derived_fields(config, filled))}
     write_durably(output / CONFIG, dump_config(config).encode())
     write_durably(output / CARD, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
-    model = output / runs.MODEL
+    model = output / MODEL
     model.mkdir(mode=0o700)
     assert filled.data.max_length is not None
     save(parts.subject.loaded, model, labels=task.labels, max_length=filled.data.max_length)

@@ -20,8 +20,9 @@ from dpzo.journal import HEAD, JOURNAL, read, write_durably
 from dpzo.local import LOCAL
 from dpzo.modules import WEIGHTS
 from dpzo.report import CARD_JSON, CARD_MARKDOWN, PRIVATE_USES
-from dpzo.runs import MODEL, PLAN
+from dpzo.runs import PLAN
 from dpzo.step_key import STEP_KEY
+from dpzo.trained_model import MODEL
 from dpzo.verify.report import Check, failed, inapplicable, passed
 
 SUMS, SIGNATURE = "journal.sums", "journal.sig"

@@ -27,6 +27,7 @@ from dpzo.lm.quiet import silent_libraries
 from dpzo.lm.saving import ADAPTER_CONFIG, ENCODER, canonical_adapter_config
 from dpzo.plain import require_regular
 from dpzo.privacy import Release
+from dpzo.trained_model import MODEL
 from dpzo.verify.report import Check, failed, inapplicable, passed
 from dpzo.verify.tensors import files_differ
 from dpzo.zo import StepDirections, TrainableParameters, Update
@@ -67,7 +68,7 @@ def check_weights(run: Path, transcript: Transcript, base: str | None) -> Iterat
 
 
 def _model_check(run: Path, transcript: Transcript, parts: Assembled, base: str | None) -> Check:
-    model = run / runs.MODEL
+    model = run / MODEL
     finished = transcript.num_steps == parts.job.plan.steps
     if not model.exists():
         why = "there is no model/ in the folder" if finished else "the run is not finished"
@@ -76,11 +77,11 @@ def _model_check(run: Path, transcript: Transcript, parts: Assembled, base: str 
         return failed("weights", "model/ is here, but the journal stops before the plan's last step")
     with tempfile.TemporaryDirectory() as folder:
         runs.save_model(parts, Path(folder), flat=_is_flat(model))
-        lost = missing_tensors(Path(folder) / runs.MODEL, parts.job.parameters.tensors())
+        lost = missing_tensors(Path(folder) / MODEL, parts.job.parameters.tensors())
         if lost is not None:
             return failed("weights", f"model/ would hold no trained tensor {lost}: what was trained is not in it")
         name = str(transcript.header["config"]["model"]["name"])
-        bad = _first_difference(model, Path(folder) / runs.MODEL, {} if base is None else {base: name})
+        bad = _first_difference(model, Path(folder) / MODEL, {} if base is None else {base: name})
     if bad is None:
         return passed("weights", "every file of model/ is the one that base model and journal give, bit for bit")
     other = _other_versions(transcript)
