@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.results_file import write_results
 from dpzo.compare.bench import Bench
 from dpzo.compare.cells import Grid, cells
+from dpzo.compare.public_data import TaskFolder
 from dpzo.recipes.methods import SMALL_ENCODER, local_model
 from dpzo.tasks import TASKS, Task
 from dpzo.tasks.layouts import frozen_map, k_shot_layouts
@@ -81,7 +82,7 @@ def measure(
     TASKS[task] = pilot_task(task)  # type: ignore[index]
     model = local_model(SMALL_ENCODER)
     part = "lora" if which == "lora" else "head"
-    bench = Bench(data_dir)
+    bench = Bench(TaskFolder(data_dir))
     for name, fields in settings(which):
         grid = Grid(
             names=(name,),

@@ -657,7 +657,8 @@ def test_a_prompt_is_the_users_turn_in_a_run_of_chats(lora: Made, monkeypatch: p
     tokenizer = loaded.tokenizer
     tokenizer.chat_template = CHAT_TEMPLATE
     (ids,) = chat_prompts(tokenizer, ["hello"])
-    assert tokenizer.decode(ids) == f"{tokenizer.bos_token}<user> hello\n<assistant>"
+    plain = tokenizer("<user> hello\n<assistant>", add_special_tokens=False).input_ids
+    assert [token for token in ids if token != tokenizer.bos_token_id] == plain
     assert ids.count(tokenizer.bos_token_id) == 1
     seen: list[Any] = []
     chat = lora.config.model_copy(update={"data": lora.config.data.model_copy(update={"kind": "chat"})})

@@ -13,9 +13,14 @@ from dpzo.tasks.tables import Tell, untold
 def without_ignored(config: RunConfig, source: DataSource, *, tell: Tell = untold) -> RunConfig:
     """The config with its kind of data known. Errors: DpzoError naming an option that this run would ignore."""
     config = with_kind(config, source, tell)
-    refuse_unused(config.data, task_of(config), from_folder=source.folder is not None)
-    refuse_unused_parts(config)
+    refuse_ignored(config, from_folder=source.folder is not None)
     return config
+
+
+def refuse_ignored(config: RunConfig, *, from_folder: bool) -> None:
+    """Errors: DpzoError naming an option that a run would ignore; `from_folder`: it reads a built-in task's files."""
+    refuse_unused(config.data, task_of(config), from_folder=from_folder)
+    refuse_unused_parts(config)
 
 
 def with_kind(config: RunConfig, source: DataSource, tell: Tell = untold) -> RunConfig:

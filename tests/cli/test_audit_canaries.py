@@ -33,6 +33,21 @@ def test_a_run_is_trained_once_more(dpzo: Dpzo, finished: Path, records: Path) -
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
+def test_a_base_that_has_moved_is_named(
+    dpzo: Dpzo, arguments: Callable[..., list[object]], tiny_bert: Path, records: Path, tmp_path: Path
+) -> None:
+    here, run = shutil.copytree(tiny_bert, tmp_path / "here"), tmp_path / "run"
+    assert dpzo(*arguments(run, model=here)).code == 0
+    moved = here.rename(tmp_path / "moved")
+    ask = ("audit", run, "--canaries", 20, "--data", records, "--data-is", "public", "--json")
+    lost = dpzo(*ask)
+    assert lost.code == 2
+    assert "name it with --base" in lost.err
+    found = dpzo(*ask, "--base", moved)
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["draws"] == 20
+
+
 def test_private_records_are_charged_for_aloud(dpzo: Dpzo, finished: Path, records: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     said = dpzo("audit", run, "--canaries", 20, "--data", records, "--data-is", "charged")

@@ -122,6 +122,100 @@ def test_compare_writes_and_goes_on(dpzo: Dpzo, tiny_bert: Path, few_shot: Path,
     assert (output / "table.md").read_text().rstrip() in first.out
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up public files: training records in two parts, held-out records, and a task file."""
+    folder = tmp_path_factory.mktemp("own")
+    for name in ("one", "two", "held-out"):
+        lines = [f"a {('good', 'bad')[i % 2]} stay {i} {name},{('yes', 'no')[i % 2]}" for i in range(16)]
+        (folder / f"{name}.csv").write_text("\n".join(["words,answer", *lines]) + "\n")
+    (folder / "stays.yaml").write_text(
+        'kind: classification\ntemplate: "{words}"\nlabels: ["yes", "no"]\nmax_length: 16\n'
+    )
+    return folder
+
+
+OWN = ("--num-examples", 32, "--max-length", 16, "--text-column", "words", "--label-column", "answer")
+
+
+def test_compare_reads_files_of_ones_own(dpzo: Dpzo, tiny_bert: Path, own: Path, tmp_path: Path) -> None:
+    """Two files train, a third is scored; a cell is kept for the same content, and made anew for another."""
+    files = ("--data", own / "one.csv", "--data", own / "two.csv", "--eval-data", own / "held-out.csv")
+    rest = ("--model", tiny_bert, "--trainable", "head", "--set", "privacy.steps=4", "--output", tmp_path / "table")
+    command = ("compare", "dp-aggzo-2", "zero-shot", *files, *rest, "--labels", "yes,no", *OWN)
+    first = dpzo(*command)
+    assert first.code == 0, first.err
+    assert "2 of 2 cells were run now" in first.out
+    cells = [json.loads(path.read_text()) for path in (tmp_path / "table" / "cells").iterdir()]
+    for cell in cells:
+        assert (cell["num_examples"], cell["held_out"]) == (32, {"split": "held-out", "records": 16})
+        assert cell["cell"]["task"] == ["own-classification", 1]
+        assert sorted(cell["cell"]["public_data"]) == ["held-out", "train"]
+        assert str(own) not in json.dumps(cell)
+    again = dpzo(*command, "--json")
+    assert (json.loads(again.out)["ran"], json.loads(again.out)["cells"]) == (0, 2)
+    other = tmp_path / "other.csv"
+    other.write_text((own / "held-out.csv").read_text() + "one more good stay,yes\n")
+    changed = [other if argument == own / "held-out.csv" else argument for argument in command]
+    assert "2 of 2 cells were run now" in dpzo(*changed).out
+
+
+def test_compare_takes_a_task_file(dpzo: Dpzo, tiny_bert: Path, own: Path, tmp_path: Path) -> None:
+    files = ("--data", own / "one.csv", "--eval-data", own / "held-out.csv", "--task", own / "stays.yaml")
+    rest = ("--model", tiny_bert, "--output", tmp_path / "table", "--label-column", "answer", "--num-examples", 16)
+    said = dpzo("compare", "zero-shot", *files, *rest, "--json")
+    assert said.code == 0, said.err
+    assert [row["task"] for row in json.loads(said.out)["rows"]] == ["stays"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        ([], ["--data FILE with --eval-data FILE", "--task NAME with --data-dir FOLDER"]),
+        (["--data", "one.csv", "--labels", "yes,no", *OWN], ["--eval-data is missing", "public data only"]),
+        (["--data", "one.csv", "--eval-data", "one.csv", *OWN], ["--eval-data", "is a file of --data"]),
+        (["--data", "one.csv", "--data-dir", "."], ["one of --data and --data-dir"]),
+        (["--data", "one.csv", "--eval-data", "held-out.csv"], ["--num-examples: declare"]),
+        (["--data", "one.csv", "--eval-data", "held-out.csv", *OWN, "--num-examples", "private"], ["a whole number"]),
+        (["--data", "one.csv", "--eval-data", "held-out.csv", *OWN], ["--labels is missing"]),
+        (["--task", "stays.yaml", "--data-dir", "."], ["--data is missing", "your task"]),
+        (["--task", "sst2", "--data-dir", ".", "--eval-data", "held-out.csv"], ["--eval-data: is not used"]),
+        (["--task", "sst2", "--data-dir", ".", "--text-column", "words"], ["--text-column", "is not used"]),
+        (["--data", "one.csv", "--eval-data", "nowhere.csv", "--labels", "yes,no", *OWN], ["nowhere.csv", "No such"]),
+        (
+            ["--data", "one.csv", "--eval-data", "held-out.csv", "--labels", "yes,no", "--prompt-column", "p", *OWN],
+            ["--labels", "is not used with --kind completion"],
+        ),
+    ],
+)
+def test_bad_comparisons_of_ones_own_files(
+    dpzo: Dpzo,
+    tiny_bert: Path,
+    own: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[object],
+    fragments: list[str],
+) -> None:
+    monkeypatch.chdir(own)
+    refused(dpzo("compare", "dpzero", *arguments, "--model", tiny_bert, "--output", "table"), *fragments)
+    assert not (own / "table").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ([], "missing options: NAME, --data-dir, --output"),
+        (["mezo-roberta-large-rte"], "missing options: --data-dir, --output"),
+        (["mezo-roberta-large-rte", "--output", "x"], "missing option: --data-dir"),
+        (["mezo-roberta-large-rte", "--data-dir=."], "missing option: --output"),
+    ],
+)
+def test_a_recipe_that_lacks_options_names_them_all(dpzo: Dpzo, given: list[str], missing: str) -> None:
+    said = dpzo("recipe", "run", *given)
+    assert said.code == 2
+    assert missing in said.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [

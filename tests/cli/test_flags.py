@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from dpzo.cli.app import TRAIN_FIELDS, app
+from dpzo.cli.app import app
+from dpzo.cli.fields import FIELDS
 from dpzo.cli.flags import ALIASES, help_of, suggestion
 from dpzo.config import WITHOUT_FLAG, RunConfig
 
@@ -57,7 +58,7 @@ def flags() -> Iterator[Flag]:
                 if isinstance(kind, type) and not typing.get_args(kind)
                 else str(kind).replace("pathlib.", ""),
                 default="required" if required else f"default {parameter.default}",
-                help=info.help or (help_of(TRAIN_FIELDS[parameter.name]) if call.__name__ == "train" else ""),
+                help=info.help or help_of(FIELDS[parameter.name]),
             )
 
 
@@ -117,9 +118,9 @@ def test_the_help_of_train_shows_each_default_or_how_it_is_derived(dpzo: Callabl
     places = [words.index(f"{panel}: --") for panel in ("Model", "Data", "Privacy", "Training", "Run")]
     assert places == sorted(places)
     must = {"model", "task", "labels", "label_words", "epsilon", "noise_multiplier", "delta"}
-    for name in TRAIN_FIELDS:
-        assert ("[default: " in help_of(TRAIN_FIELDS[name])) is (name not in must), name
-        assert " ".join(help_of(TRAIN_FIELDS[name]).split()) in words
+    for name in FIELDS:
+        assert ("[default: " in help_of(FIELDS[name])) is (name not in must), name
+        assert " ".join(help_of(FIELDS[name]).split()) in words
     for part in ("[default: 8]", "[default: zero_out]", "[default: from the plan and its noise]", "[default: {text}]"):
         assert part in words
 

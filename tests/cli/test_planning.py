@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from dpzo.cli.fields import FIELDS
+
 ASKED = ["--labels", "yes,no", "--num-examples", 40, "--max-length", 16, "--num-directions", 2, "--steps", 3]
 
 
@@ -75,6 +77,12 @@ def test_a_model_too_large_is_refused_before_anything_is_loaded(
     [
         (["--labels", "a,b", "--num-examples", 9], "--labels: is for a forecast"),
         (["--set", "training.mask=0.5"], "--set: is for a forecast"),
+        (["--learning-rate", 0.1], "--learning-rate: is for a forecast"),
+        (["--num-examples", "private"], "--num-examples: must be a whole number"),
+        (
+            ["--model", "MODEL", "--labels", "a,b", "--num-examples", 9, "--chat-template", "x"],
+            "--chat-template (data.chat_template): is not used with --kind classification",
+        ),
         (["--model", "MODEL", "--labels", "a,b"], "--num-examples is missing"),
         (["--model", "MODEL", "--num-examples", 9], "--labels is missing"),
         (["--model", "/nowhere/at/all", "--labels", "a,b", "--num-examples", 9], "no such folder"),
@@ -85,3 +93,10 @@ def test_what_is_missing_is_named(dpzo: Callable[..., Any], tiny_bert: Path, giv
     found = dpzo("plan", *(tiny_bert if word == "MODEL" else word for word in given))
     assert (found.code, found.out) == (2, "")
     assert said in found.err
+
+
+def test_a_plan_takes_every_flag_of_train_that_sets_a_field(dpzo: Callable[..., Any]) -> None:
+    shown = dpzo("plan", "--help").out
+    places = [shown.index(f"{panel}:\n") for panel in ("Model", "Data", "Privacy", "Training", "Run")]
+    assert places == sorted(places)
+    assert [name for name in FIELDS if f"--{name.replace('_', '-')} " not in shown] == []

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+
+from dpzo.compare.public_data import TaskFolder
 
 WORDS = ("good", "bad")
 
 
 @pytest.fixture(scope="session")
-def few_shot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def few_shot(tmp_path_factory: pytest.TempPathFactory) -> TaskFolder:
     folder = tmp_path_factory.mktemp("few-shot")
     for seed in (13, 21):
         own = folder / "SST-2" / f"16-{seed}"
@@ -18,4 +18,4 @@ def few_shot(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split in ("train", "dev", "test"):
             lines = [f"a {WORDS[i % 2]} film {i * seed % 97} {split}\t{1 - i % 2}" for i in range(32)]
             (own / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
-    return folder
+    return TaskFolder(folder)

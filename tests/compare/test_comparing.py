@@ -15,8 +15,10 @@ from dpzo.compare import comparing
 from dpzo.compare.bench import Bench, part_of
 from dpzo.compare.cells import Grid, cells, check_grid, model_identity
 from dpzo.compare.comparing import Comparison, compare
+from dpzo.compare.public_data import TaskFolder
 from dpzo.compare.table import standard_error
 from dpzo.errors import DpzoError
+from dpzo.tasks import find_task
 from dpzo.train import Stopped
 
 SMALL = ("data.max_length=16", "privacy.steps=24", "privacy.expected_batch_size=8")
@@ -42,7 +44,7 @@ def held(output: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_bert: Path, few_shot: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Path]:
+def whole(tiny_bert: Path, few_shot: TaskFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Path]:
     output = tmp_path_factory.mktemp("compare")
     names = (
         "dp-zo",
@@ -120,7 +122,9 @@ def test_layouts_go_round_and_open_methods_run_once_a_seed(grid: Grid) -> None:
     assert order == sorted(order)  # a split is prepared once
 
 
-def test_a_comparison_that_died_goes_on_and_runs_nothing_twice(grid: Grid, few_shot: Path, tmp_path: Path) -> None:
+def test_a_comparison_that_died_goes_on_and_runs_nothing_twice(
+    grid: Grid, few_shot: TaskFolder, tmp_path: Path
+) -> None:
     grid = replace(grid, names=("dpzero", "zero-shot"), seeds=(0,), layouts=LAYOUTS[:1])
     real, ran = Bench.run, []
 
@@ -147,7 +151,7 @@ def _json(output: Path) -> dict[str, Any]:
 
 
 def test_a_changed_setting_is_another_cell_and_a_damaged_one_is_run_again(
-    grid: Grid, few_shot: Path, tmp_path: Path
+    grid: Grid, few_shot: TaskFolder, tmp_path: Path
 ) -> None:
     grid = replace(grid, names=("dp-aggzo-4",), epsilons=(2.0,), seeds=(0,), layouts=LAYOUTS[:1])
     assert compare(grid, few_shot, tmp_path).ran == 1
@@ -162,19 +166,20 @@ def test_a_changed_setting_is_another_cell_and_a_damaged_one_is_run_again(
     assert compare(grid, few_shot, tmp_path).ran == 1
 
 
-def test_features_are_computed_once_a_split(grid: Grid, few_shot: Path, tmp_path: Path) -> None:
+def test_features_are_computed_once_a_split(grid: Grid, few_shot: TaskFolder, tmp_path: Path) -> None:
     from dpzo.lm import prepare
 
     with mock.patch.object(prepare, "kept_features", wraps=prepare.kept_features) as kept:
         done = compare(replace(grid, names=("dpzero", "zero-shot")), few_shot, tmp_path)
     assert done.ran == 2 * 3
-    assert kept.call_count == 2 * 2  # train and test of each layout
+    sizes = [len(call.args[1]) for call in kept.call_args_list]
+    assert sizes.count(32) == 2 * 2  # train and test of each layout; the start-up checks read a few synthetic rows
 
 
-def test_sharing_changes_no_bit_of_a_result(grid: Grid, few_shot: Path, tmp_path: Path) -> None:
+def test_sharing_changes_no_bit_of_a_result(grid: Grid, few_shot: TaskFolder, tmp_path: Path) -> None:
     """A method without secret noise gives the same score from a bench that has run others as from a fresh one."""
     grid = replace(grid, names=("dp-aggzo-4", "mezo", "adamw"), epsilons=(2.0,), assignments=(*SMALL[:2],))
-    planned = list(cells(grid, {"sst2": part_of("sst2", grid.model, "head")}))
+    planned = list(cells(grid, {"sst2": part_of(find_task("sst2"), grid.model, "head")}))
     shared = Bench(few_shot)
     together = [shared.run(cell)["score"] for cell in planned]
     for cell, score in zip(planned, together, strict=True):
@@ -182,7 +187,7 @@ def test_sharing_changes_no_bit_of_a_result(grid: Grid, few_shot: Path, tmp_path
             assert Bench(few_shot).run(cell)["score"] == score
 
 
-def test_lora_trains_without_kept_features(grid: Grid, few_shot: Path, tmp_path: Path) -> None:
+def test_lora_trains_without_kept_features(grid: Grid, few_shot: TaskFolder, tmp_path: Path) -> None:
     small = replace(grid, names=("dp-aggzo-2",), trainable="lora", epsilons=(8.0,), seeds=(0, 1), layouts=LAYOUTS[:1])
     done = compare(small, few_shot, tmp_path)
     assert done.ran == 2
@@ -191,7 +196,7 @@ def test_lora_trains_without_kept_features(grid: Grid, few_shot: Path, tmp_path:
     assert cell["evaluations_per_record"]["forward"] == pytest.approx(2 * 2 * 24 * 8 / 32)
 
 
-def test_a_recipe_is_compared_as_a_method(grid: Grid, few_shot: Path, tmp_path: Path) -> None:
+def test_a_recipe_is_compared_as_a_method(grid: Grid, few_shot: TaskFolder, tmp_path: Path) -> None:
     names = ("dp-aggzo-roberta-large-mnli-eps2-k64", "mezo-roberta-large-sst2")
     done = compare(replace(grid, names=names, seeds=(0,), epsilons=(4.0,), layouts=LAYOUTS[:1]), few_shot, tmp_path)
     assert [(entry.method, entry.epsilon) for entry in done.entries] == [(names[0], 4.0), (names[1], None)]
@@ -242,7 +247,7 @@ def test_what_is_refused_at_once(grid: Grid, changes: dict[str, Any], said: str)
     ],
 )
 def test_what_is_refused_before_anything_is_trained(
-    grid: Grid, few_shot: Path, tmp_path: Path, changes: dict[str, Any], said: str
+    grid: Grid, few_shot: TaskFolder, tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     run: Callable[..., Any] = mock.Mock()
     with mock.patch.object(comparing.Bench, "run", run), pytest.raises(DpzoError, match=said):
@@ -250,7 +255,9 @@ def test_what_is_refused_before_anything_is_trained(
     assert not run.called  # type: ignore[attr-defined]
 
 
-def test_a_cell_whose_card_does_not_grant_its_epsilon_is_refused(grid: Grid, few_shot: Path, tmp_path: Path) -> None:
+def test_a_cell_whose_card_does_not_grant_its_epsilon_is_refused(
+    grid: Grid, few_shot: TaskFolder, tmp_path: Path
+) -> None:
     spoilt = ("privacy.epsilon=4",)
     with pytest.raises(DpzoError, match=r"a card grants ε = 3\.99.* where 2 was asked"):
         compare(replace(grid, names=("dpzero",), epsilons=(2.0,), assignments=(*SMALL, *spoilt)), few_shot, tmp_path)

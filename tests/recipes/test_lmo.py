@@ -143,11 +143,12 @@ def test_compared_at_an_epsilon_that_is_proved(tiny_bert: Path, few_shot: Path, 
     pytest.importorskip("opacus")
     from dpzo.compare.cells import Grid
     from dpzo.compare.comparing import compare
+    from dpzo.compare.public_data import TaskFolder
 
     names = ("dp-sgd", "lmo-sgd-2", "lmo-dp-roberta-large-mnli-label0.3-as-coded")
     layouts, small = ("k-16/seed-13",), ("data.max_length=16", "privacy.steps=6", "privacy.expected_batch_size=8")
     grid = Grid(names, ("sst2",), str(tiny_bert), (3.0,), (0,), "head", 1e-5, layouts, small)
-    done = compare(grid, few_shot, tmp_path)
+    done = compare(grid, TaskFolder(few_shot), tmp_path)
     assert [entry.method for entry in done.entries] == list(names)
     assert {entry.guarantee for entry in done.entries} == {"ε in real arithmetic"}
     assert {entry.evaluations for entry in done.entries} == {done.entries[0].evaluations}

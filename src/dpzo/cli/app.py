@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dpzo.cli.audit import audit
 from dpzo.cli.endings import ending_well
 from dpzo.cli.experiments import compare, recipes
+from dpzo.cli.fields import FIELDS, field_values, with_fields
 from dpzo.cli.flags import panelled
 from dpzo.cli.noise import noise
-from dpzo.cli.planning import listed, plan
+from dpzo.cli.planning import plan
 from dpzo.cli.verify import sign, verify
 from dpzo.errors import DpzoError
 
@@ -52,56 +53,13 @@ Overwrite = Annotated[
 ]
 
 
-app.command(short_help="Plan a run's ε; with --model its memory and time.")(plan)
+app.command(short_help="Plan a run's ε; with --model its memory and time.", cls=panelled(FIELDS))(plan)
 
 
-TRAIN_FIELDS = {
-    "model": "model.name",
-    "trainable": "model.trainable",
-    "lora_rank": "model.lora_rank",
-    "task": "data.task",
-    "kind": "data.kind",
-    "text_column": "data.text_column",
-    "label_column": "data.label_column",
-    "prompt_column": "data.prompt_column",
-    "completion_column": "data.completion_column",
-    "unit_column": "data.unit_column",
-    "max_records_per_unit": "data.max_records_per_unit",
-    "labels": "data.labels",
-    "label_words": "data.label_words",
-    "template": "data.template",
-    "chat_template": "data.chat_template",
-    "objective": "data.objective",
-    "max_length": "data.max_length",
-    "epsilon": "privacy.epsilon",
-    "noise_multiplier": "privacy.noise_multiplier",
-    "delta": "privacy.delta",
-    "num_examples": "privacy.num_examples",
-    "mechanism": "privacy.mechanism",
-    "relation": "privacy.relation",
-    "steps": "privacy.steps",
-    "expected_batch_size": "privacy.expected_batch_size",
-    "num_directions": "privacy.num_directions",
-    "clip_norm": "privacy.clip_norm",
-    "tuning": "privacy.tuning",
-    "smoothing": "training.smoothing",
-    "learning_rate": "training.learning_rate",
-    "seed": "training.seed",
-}
-"""Parameters of `dpzo train` that set a config's field. Their help is the field's own."""
-
-Text = Annotated[str | None, typer.Option()]
-Names = Annotated[list[str] | None, typer.Option()]
-Number = Annotated[float | None, typer.Option()]
-Whole = Annotated[int | None, typer.Option()]
-
-
-@app.command(short_help="Fine-tune privately: model, journal and privacy card.", cls=panelled(TRAIN_FIELDS))
+@app.command(short_help="Fine-tune privately: model, journal and privacy card.", cls=panelled(FIELDS))
+@with_fields(FIELDS)
 def train(
-    context: typer.Context,
     output: Annotated[Path | None, typer.Option(help="New folder for the run. [required]")] = None,
-    model: Text = None,
-    task: Text = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
     data: Annotated[
         list[str] | None,
@@ -111,51 +69,17 @@ def train(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a saved data set or hub name. [default: train]")] = None,
     data_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set of the hub.")] = None,
-    kind: Text = None,
-    text_column: Text = None,
-    label_column: Text = None,
-    prompt_column: Text = None,
-    completion_column: Text = None,
-    unit_column: Text = None,
-    max_records_per_unit: Whole = None,
-    labels: Names = None,
-    label_words: Names = None,
-    template: Text = None,
-    chat_template: Text = None,
-    objective: Text = None,
-    num_examples: Text = None,
-    max_length: Whole = None,
-    epsilon: Number = None,
-    noise_multiplier: Number = None,
-    delta: Number = None,
-    mechanism: Text = None,
-    relation: Text = None,
-    steps: Whole = None,
-    expected_batch_size: Number = None,
-    num_directions: Whole = None,
-    clip_norm: Number = None,
-    tuning: Text = None,
-    trainable: Text = None,
-    lora_rank: Whole = None,
-    smoothing: Number = None,
-    learning_rate: Number = None,
-    seed: Whole = None,
     config: Annotated[Path | None, typer.Option(help="YAML with groups model, data, privacy, training.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="group.field=value, repeatable.")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
+    **given: Any,
 ) -> None:
     """Fine-tune privately: a model, a journal and a privacy card in --output."""
     from dpzo.cli.checks import require_options
     from dpzo.config import merged, parse_config
-    from dpzo.tasks import is_task_file, read_task_file
 
-    given = {field: context.params[name] for name, field in TRAIN_FIELDS.items()}
-    if kind is None and (prompt_column is not None or completion_column is not None):
-        given["data.kind"] = "completion"
-    given["data.task"] = read_task_file(task) if task is not None and is_task_file(task) else task
-    given["data.labels"], given["data.label_words"] = listed(labels, strip=True), listed(label_words, strip=False)
-    tree = merged(config, {name: value for name, value in given.items() if value is not None}, set_ or ())
+    tree = merged(config, field_values(given), set_ or ())
     require_options(tree, data, data_dir, output)
     assert output is not None
     chosen = parse_config(tree)
@@ -221,7 +145,7 @@ def replay(
     show_replay(rebuilt, as_json)
 
 
-@app.command(short_help="Score a finished run on other records.")
+@app.command(short_help="Score a finished run on other records.", cls=panelled({}))
 def evaluate(
     run: Run,
     data_is: Annotated[str, typer.Option(help="public, or private (then no ε covers the result).")],
@@ -296,7 +220,7 @@ app.command(short_help="Check a run as a stranger: journal, ε, weights.")(verif
 app.command(short_help="Sign a run with an OpenSSH key.")(sign)
 app.command(short_help="Search the noise of least variance for an ε.")(noise)
 app.command(short_help="Measure a lower bound on ε beside the claim.")(audit)
-app.command(short_help="Run methods side by side; one table and figure.")(compare)
+app.command(short_help="Run methods side by side; one table and figure.", cls=panelled(FIELDS))(compare)
 app.add_typer(recipes, name="recipe", help="Published experiments by name.")
 
 

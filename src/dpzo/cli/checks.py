@@ -13,7 +13,7 @@ from dpzo.errors import DpzoError
 from dpzo.folder import is_run, require_new
 from dpzo.privacy.plan import relation_named
 from dpzo.solve import AUTO, solve_plan
-from dpzo.tasks import find_task
+from dpzo.tasks import find_task, is_task_file
 
 # A hub that has not answered by then will not make anyone happy; without a check of our own its library tries five
 # times over, for half a minute.
@@ -43,6 +43,46 @@ def require_options(
         raise DpzoError(f"{len(missing)} options are missing: {', '.join(missing)}")
     if output is None:
         raise DpzoError("--output is missing: a new folder for the run")
+
+
+def require_public_data(
+    data: Sequence[str],
+    data_dir: Path | None,
+    tasks: Sequence[str],
+    layouts: Sequence[str],
+    of_own: Mapping[str, str | None],
+) -> None:
+    """Refuse a comparison without its records, or with an option that it would ignore.
+
+    `of_own`: what was given for the options that belong to files of one's own.
+    """
+    if data and data_dir is not None:
+        raise DpzoError("give one of --data and --data-dir, not both")
+    if not data:
+        if any(is_task_file(task) for task in tasks):
+            raise DpzoError("--data is missing: the public file with the fields of your task as its columns")
+        if not tasks or data_dir is None:
+            raise DpzoError(
+                "the records are missing: give --task NAME with --data-dir FOLDER, or your own public files by --data "
+                "FILE with --eval-data FILE"
+            )
+        for option, value in of_own.items():
+            if value is not None:
+                raise DpzoError(f"{option}: is not used with --data-dir; leave it out")
+        return
+    if len(tasks) > 1:
+        raise DpzoError("--task: files of your own have one task; give one, or leave it out")
+    if layouts:
+        raise DpzoError("--layouts: are of built-in tasks; leave it out with --data")
+    if of_own["--eval-data"] is None:
+        raise DpzoError(
+            "--eval-data is missing: a comparison reads scores on held-out records, which no ε covers, so it is for "
+            "public data only; name a public held-out file with the columns of --data"
+        )
+    if of_own["--eval-data"] in data and of_own["--split"] == of_own["--eval-split"]:
+        raise DpzoError("--eval-data: is a file of --data; a score on what was trained on says little, name another")
+    if of_own["--num-examples"] is None or not of_own["--num-examples"].isdigit():
+        raise DpzoError("--num-examples: declare the number of units in --data, a whole number")
 
 
 def check_base(name: str) -> None:

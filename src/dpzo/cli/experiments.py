@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dpzo.cli.endings import ending_well
+from dpzo.cli.fields import FIELDS, field_values, with_fields
 from dpzo.errors import DpzoError
 
 recipes = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -88,13 +89,34 @@ def recipe_run(
         baseline_finished(done, output, as_json)
 
 
+COMPARED = {
+    name: field
+    for name, field in FIELDS.items()
+    if field.startswith(("model.", "data.")) and name not in ("model", "task")
+} | {"num_examples": FIELDS["num_examples"]}
+
+
+@with_fields(COMPARED)
 def compare(
     names: Annotated[list[str], typer.Argument(help="Methods or recipes: dpzero, dp-aggzo-16 …", metavar="NAME...")],
-    task: Annotated[list[str], typer.Option(help="A built-in task (dpzo tasks); repeatable.")],
-    data_dir: Annotated[Path, typer.Option(help="Folder with the tasks' files. Public data: scores are read.")],
     output: Annotated[Path, typer.Option(help="Folder of cells, table and figure; what it holds is not run again.")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="A built-in task (dpzo tasks), repeatable; or with --data your task.yaml.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with the built-in tasks' files. Public data: scores are read.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="In place of --data-dir: your own public files, as dpzo train reads them; repeatable."),
+    ] = None,
+    eval_data: Annotated[
+        str | None, typer.Option(help="With --data: a public held-out file with the same columns, which is scored.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of --data, of a saved data set or hub name.")] = None,
+    eval_split: Annotated[str | None, typer.Option(help="Split of --eval-data; test by default.")] = None,
+    data_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of data sets of the hub.")] = None,
     model: Annotated[str | None, typer.Option(help="Base model; by default the packaged MiniLM encoder.")] = None,
-    trainable: Annotated[str | None, typer.Option(help="head, lora, full, or another part; as dpzo train.")] = None,
     epsilons: Annotated[str, typer.Option(help="ε of the private methods, comma-separated.")] = "2",
     seeds: Annotated[str, typer.Option(help="Public seeds, comma-separated: a cell for each.")] = "0",
     layouts: Annotated[
@@ -105,39 +127,57 @@ def compare(
         list[str] | None, typer.Option("--set", help="group.field=value, or NAME:group.field=value; repeatable.")
     ] = None,
     as_json: Json = False,
+    **given: Any,
 ) -> None:
     """Run methods under one sampler, accountant, model and score; write table.md, table.json and figure.png.
 
     Methods: dp-zo, dpzero, dp-aggzo-K, laplace, dpgd-0th, dp-sgd, dp-adam, lmo-sgd, lmo-adam (with -l2, with a
     published set as in lmo-sgd-l2-0.7), mezo, mezo-K, adamw, zero-shot; or a recipe. Stopped, it goes on by the same
-    command.
+    command. Scores are read and no ε covers them, so all data must be public.
     """
     with ending_well(output, resumable=False, again=True):
-        from dpzo.cli.checks import check_model
-        from dpzo.compare.cells import Grid, check_grid
+        from dpzo.cli.checks import check_model, require_public_data
+        from dpzo.compare.cells import Grid, check_grid, check_names
         from dpzo.recipes.methods import SMALL_ENCODER, local_model
 
+        check_names(names)
+        own = data is not None and data != []
+        if own and task:
+            given["task"] = task[0]
         grid = Grid(
             names=tuple(names),
-            tasks=tuple(task),
+            tasks=("own",) if own else tuple(task or ()),
             model=SMALL_ENCODER if model is None else model,
             epsilons=tuple(_numbers("--epsilons", epsilons)),
             seeds=tuple(_seeds(seeds)),
-            trainable=trainable,
+            trainable=given["trainable"],
             delta=delta,
             layouts=() if layouts is None else tuple(layout.strip() for layout in layouts.split(",")),
             assignments=tuple(set_ or ()),
+            fields=field_values({name: value for name, value in given.items() if name != "trainable"}),
+            own=own,
         )
+        of_own = {"--eval-data": eval_data, "--split": split, "--eval-split": eval_split}
+        of_own |= {"--data-revision": data_revision, "--num-examples": given["num_examples"]}
+        require_public_data(data or (), data_dir, task or (), grid.layouts, of_own)
         check_grid(grid)
         from dataclasses import replace
 
         from dpzo.cli.experiment_screen import show_comparison
         from dpzo.cli.screen import teller
         from dpzo.compare.comparing import compare as run_grid
+        from dpzo.compare.public_data import OwnFiles, TaskFolder
+        from dpzo.local import DataSource
 
         grid = replace(grid, model=local_model(grid.model))
         check_model(grid.model)
-        done = run_grid(grid, data_dir, output, teller(quiet=as_json))
+        if data_dir is not None:
+            public: TaskFolder | OwnFiles = TaskFolder(data_dir)
+        else:
+            assert data
+            trained_on = DataSource(file=data[0], more=tuple(data[1:]), split=split, revision=data_revision)
+            public = OwnFiles(trained_on, DataSource(file=eval_data, split=eval_split, revision=data_revision))
+        done = run_grid(grid, public, output, teller(quiet=as_json))
     show_comparison(done, as_json)
 
 

@@ -58,7 +58,14 @@ _EPOCHS = ("--epochs", "--num-epochs", "--num-train-epochs")
 
 PANELS = {"model": "Model", "data": "Data", "privacy": "Privacy", "training": "Training"}
 OTHER = "Run"
-_PANEL = dict.fromkeys(("--data", "--data-dir", "--split", "--data-revision"), "Data")
+_PANEL = {
+    **dict.fromkeys(("--model", "--base"), "Model"),
+    **dict.fromkeys(("--task", "--layouts", "--data", "--data-dir", "--data-is", "--data-revision"), "Data"),
+    **dict.fromkeys(("--split", "--eval-data", "--eval-split"), "Data"),
+    **dict.fromkeys(("--epsilons", "--delta"), "Privacy"),
+    "--seeds": "Training",
+}
+"""Panels of flags that set no field of a config."""
 
 
 def suggestion(name: str, flags: Iterable[str]) -> str:
@@ -108,7 +115,7 @@ def panelled(fields: dict[str, str]) -> type[TyperCommand]:
             panels: dict[str, list[tuple[str, str]]] = {}
             for parameter in self.get_params(ctx):
                 field = fields.get(str(parameter.name))
-                if field is not None:
+                if field is not None and not getattr(parameter, "help", None):
                     parameter.help = help_of(field)  # type: ignore[attr-defined]
                 record = parameter.get_help_record(ctx)
                 if record is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpzo.cli.endings import ending_well
+from dpzo.cli.fields import FIELDS, field_values, with_fields
 from dpzo.errors import DpzoError
 
 if TYPE_CHECKING:  # a plan without a model needs no torch
@@ -16,81 +17,50 @@ if TYPE_CHECKING:  # a plan without a model needs no torch
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
 
 
+PRIVACY = (
+    "num_examples",
+    "expected_batch_size",
+    "steps",
+    "delta",
+    "epsilon",
+    "noise_multiplier",
+    "mechanism",
+    "relation",
+    "clip_norm",
+    "num_directions",
+)
+"""What a plan without a model is made of."""
+
+
+@with_fields(FIELDS)
 def plan(
-    num_examples: Annotated[int | None, typer.Option(help="Number of units N, a public declaration.")] = None,
-    expected_batch_size: Annotated[
-        float | None, typer.Option(help="q·N; N itself means every unit in every step.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Releases T.")] = None,
-    delta: Annotated[float | None, typer.Option(help="δ; 0 asks for pure ε (laplace).")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Privacy budget ε to solve the noise for.")] = None,
-    noise_multiplier: Annotated[
-        float | None, typer.Option(help="Noise std ÷ clip norm, in place of --epsilon.")
-    ] = None,
-    mechanism: Annotated[str | None, typer.Option(help="gaussian (default), laplace, or auto: a search.")] = None,
-    relation: Annotated[str | None, typer.Option(help="zero_out (default), add_or_remove_one or replace_one.")] = None,
-    clip_norm: Annotated[float | None, typer.Option(help="Bound on one unit's row of slopes.")] = None,
-    num_directions: Annotated[
-        int | None, typer.Option(help="Directions K a step; costs no privacy under gaussian noise.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Forecast memory and time too: a folder, hub name or config.json.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="With --model: a built-in task, or your own: task.yaml.")] = None,
-    kind: Annotated[str | None, typer.Option(help="With --model: classification, completion or chat.")] = None,
-    labels: Annotated[
-        list[str] | None, typer.Option(help="With --model: declared labels, comma-separated; or repeated.")
-    ] = None,
-    label_words: Annotated[
-        list[str] | None, typer.Option(help="With --model: a causal model's words; or repeated.")
-    ] = None,
-    template: Annotated[str | None, typer.Option(help="With --model: prompt around {text}.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="With --model: tokens of a record.")] = None,
-    trainable: Annotated[
-        str | None, typer.Option(help="With --model: head, full, lora, prefix, prompt, ia3 or a pattern.")
-    ] = None,
     config: Annotated[Path | None, typer.Option(help="With --model: YAML as for dpzo train.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="With --model: group.field=value.")] = None,
     as_json: Json = False,
+    **given: Any,
 ) -> None:
-    """Solve a privacy plan: ε → noise, or noise → ε; with --model, forecast memory and time. Reads no data."""
-    privacy = {
-        "num_examples": num_examples,
-        "expected_batch_size": expected_batch_size,
-        "steps": steps,
-        "delta": delta,
-        "epsilon": epsilon,
-        "noise_multiplier": noise_multiplier,
-        "mechanism": mechanism,
-        "relation": relation,
-        "clip_norm": clip_norm,
-        "num_directions": num_directions,
-    }
-    of_model = {
-        "data.task": task,
-        "data.kind": kind,
-        "data.labels": listed(labels, strip=True),
-        "data.label_words": listed(label_words, strip=False),
-        "data.template": template,
-        "data.max_length": max_length,
-        "model.trainable": trainable,
-    }
-    if model is None and config is None:
-        useless = [name for name, value in of_model.items() if value is not None]
-        if useless or set_:
-            option = "--set" if not useless else f"--{useless[0].rpartition('.')[2].replace('_', '-')}"
-            raise DpzoError(f"{option}: is for a forecast of memory and time; name the model with --model")
-        _plan_privacy(privacy, as_json)
-    else:
-        _plan_run(privacy, {"model.name": model, **of_model}, config, set_ or [], as_json)
+    """Solve a privacy plan: ε → noise, or noise → ε; with --model, forecast memory and time. Reads no data.
+
+    It takes the flags of dpzo train that set a field. Without --model only the privacy is planned: those under
+    Privacy, all but --tuning.
+    """
+    if given["model"] is not None or config is not None:
+        _plan_run(field_values(given), config, set_ or [], as_json)
+        return
+    useless = [name for name, value in given.items() if name not in PRIVACY and value not in (None, [])]
+    if useless or set_:
+        option = f"--{useless[0].replace('_', '-')}" if useless else "--set"
+        raise DpzoError(f"{option}: is for a forecast of memory and time; name the model with --model")
+    _plan_privacy({**given, "num_examples": _whole(given["num_examples"])}, as_json)
 
 
-def listed(given: list[str] | None, *, strip: bool) -> list[str] | None:
-    """Names given once with commas between, or one by one, where a name may hold commas; None for none."""
-    if not given:
-        return None
-    names = given[0].split(",") if len(given) == 1 else given
-    return [name.strip() if strip else name for name in names]
+def _whole(num_examples: str | None) -> int | None:
+    try:
+        return None if num_examples is None else int(num_examples)
+    except ValueError:
+        raise DpzoError(
+            "--num-examples: a plan needs a whole number; no file is read here to count the units"
+        ) from None
 
 
 def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
@@ -127,17 +97,9 @@ def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
     show_plan(solved.summary(), as_json)
 
 
-def _plan_run(
-    privacy: dict[str, Any], of_model: dict[str, Any], config: Path | None, assignments: list[str], as_json: bool
-) -> None:
+def _plan_run(stated: dict[str, Any], config: Path | None, assignments: list[str], as_json: bool) -> None:
     from dpzo.config import load_config
-    from dpzo.tasks import is_task_file, read_task_file
 
-    task = of_model["data.task"]
-    if task is not None and is_task_file(task):
-        of_model["data.task"] = read_task_file(task)
-    given = of_model | {f"privacy.{name}": value for name, value in privacy.items()}
-    stated = {name: value for name, value in given.items() if value is not None}
     if config is None and not any(entry.startswith("privacy.delta=") for entry in assignments):
         stated.setdefault("privacy.delta", 0.0)  # no ε is asked for without one
     chosen = load_config(config, stated, assignments)
@@ -149,8 +111,10 @@ def _plan_run(
         from dpzo.cli.screen import print_json, show_plan, teller, warn_findings
 
         check_model(chosen.model.name, chosen.model.revision)
+        from dpzo.declared import refuse_ignored
         from dpzo.planner import plan_run
 
+        refuse_ignored(chosen, from_folder=chosen.data.layout is not None)
         found = plan_run(chosen, units, tell=teller(quiet=as_json))
         if found.privacy is not None:
             warn_findings(found.privacy)

@@ -7,11 +7,12 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dpzo import train
-from dpzo.assembly import Assembled, assemble, encode, objective, task_of
+from dpzo.assembly import Assembled, assemble, encode, objective
 from dpzo.compare.cells import Cell, model_shown
+from dpzo.compare.public_data import PublicData, Split
 from dpzo.config import RunConfig, with_values
 from dpzo.defaults import Part
 from dpzo.environment import environment
@@ -22,10 +23,10 @@ from dpzo.lm.quiet import silent_libraries
 from dpzo.privacy import PrivacyPlan
 from dpzo.recipes.base import Experiment
 from dpzo.recipes.methods import FIRST_ORDER
-from dpzo.recipes.running import as_trained, held_out, make_baseline
+from dpzo.recipes.running import as_trained, make_baseline
 from dpzo.report.card import build_card
 from dpzo.scoring import judge
-from dpzo.tasks import Records, find_task
+from dpzo.tasks import Records, Task
 from dpzo.zo import Objective
 from dpzo.zo import evaluations as step_evaluations
 
@@ -33,12 +34,11 @@ EPSILON_SLACK = 2e-3
 """A card's ε may lie this share below the one that was asked for, and not above: the solver's tolerance."""
 
 
-def part_of(task: str, model: str, trainable: str | None, revision: str | None = None) -> Part:
+def part_of(task: Task, model: str, trainable: str | None, revision: str | None = None) -> Part:
     """What learns when `trainable` is asked for (None: as a run chooses, by the model's architecture)."""
-    described = find_task(task)
     if trainable is None:
-        prompted = described.mask_template is not None
-        kind = peek_architecture(model, described.kind, prompted=prompted, revision=revision)
+        prompted = task.mask_template is not None
+        kind = peek_architecture(model, task.kind, prompted=prompted, revision=revision)
         trainable = "head" if kind == "encoder" else "lora"
     return "head" if trainable == "head" else "lora" if trainable in ADAPTERS else "full"
 
@@ -51,11 +51,11 @@ class Bench:
     frozen encoder, which depend on no seed, and the sizes at which isolation has passed for the same model and shape.
     """
 
-    def __init__(self, data_dir: Path, tell: Callable[[str], None] = lambda text: None) -> None:
-        self.data_dir = data_dir
+    def __init__(self, data: PublicData, tell: Callable[[str], None] = lambda text: None) -> None:
+        self.data = data
         self._tell = tell
         self._place: tuple[str, str | None] | None = None
-        self._records: dict[str, Records] = {}
+        self._records: dict[tuple[str, str], Records] = {}
         self._features: dict[tuple[str, str], FeatureObjective] = {}
         self._shapes: dict[str, tuple[Shapes, Any]] = {}
 
@@ -67,13 +67,12 @@ class Bench:
         if self._place != (cell.task, cell.layout):
             self._place, self._records, self._features = (cell.task, cell.layout), {}, {}
         config = cell.config
-        task = task_of(config)
-        number = task.public_num_examples(self.data_dir, "train", config.data.layout)
-        if number is None:
-            raise DpzoError(f"--task {cell.task}: its layout has no published number of training records")
+        number = self.data.num_examples(config)
         plan = Experiment(with_values(config, privacy={"num_examples": number}), cell.baseline).plan()
         parts = self._assembled(config, number, plan)
         records = self._read("train", config)
+        split = self.data.held_out(config)
+        tested = self._read(split, config)
         private = self._objective("train", records, parts)
         if cell.baseline is None:
             card = _train_privately(parts, private, records.num_units)
@@ -82,8 +81,6 @@ class Bench:
             method = make_baseline(cell.baseline, parts, config)
             with silent_libraries():
                 card = method.run(parts.job, private, records.num_units).card
-        split = held_out(task, self.data_dir, config.data.layout)
-        tested = self._read(split, config)
         seen = self._seen(split, tested, parts)
         filled = as_trained(parts.subject.config, card).model_dump(mode="json")
         filled["model"]["name"] = model_shown(config.model.name)
@@ -112,10 +109,11 @@ class Bench:
         parts.job.parameters.materialise = materialise
         return parts
 
-    def _read(self, split: Literal["train", "dev", "test"], config: RunConfig) -> Records:
-        if split not in self._records:
-            self._records[split] = find_task(_name(config)).load(self.data_dir, split, config.data.layout)
-        return self._records[split]
+    def _read(self, split: Split, config: RunConfig) -> Records:
+        key = (split, _digest(config, "data"))
+        if key not in self._records:
+            self._records[key] = self.data.load(split, config)
+        return self._records[key]
 
     def _objective(self, split: str, records: Records, parts: Assembled) -> Objective:
         """The private objective, a frozen encoder's features taken over where this split has them."""
@@ -181,8 +179,3 @@ def _require_epsilon(card: dict[str, Any], asked: float | None) -> None:
 def _digest(config: RunConfig, *groups: str) -> str:
     tree = config.model_dump(mode="json")
     return json.dumps([tree[group] for group in groups], sort_keys=True) + config.data.objective
-
-
-def _name(config: RunConfig) -> str:
-    assert isinstance(config.data.task, str)
-    return config.data.task

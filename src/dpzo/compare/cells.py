@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,10 @@ class Grid:
     - `names`: methods (`dpzo.recipes.methods.method_names`) or recipes, whose method is then run on this grid's model.
     - `layouts`: seed number i (in the order given) takes layout i modulo their number, so that the standard error is
       also over splits; () takes the first layout that the folder holds.
+    - `fields`: what is declared of the model and the data, by config field (`data.labels`), the same for all cells.
     - `assignments`: `group.field=value` for all, `NAME:group.field=value` for one; they win over the method's own.
+    - `own`: whether the data are files of one's own and not the published files of `tasks`; `tasks` then has the one
+      name under which the table lists them.
     """
 
     names: tuple[str, ...]
@@ -57,6 +60,8 @@ class Grid:
     delta: float = 1e-5
     layouts: tuple[str, ...] = ()
     assignments: tuple[str, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,27 +75,34 @@ class Cell:
     epsilon: float | None
     baseline: BaselineName | None
     config: RunConfig
+    version: int
 
-    def key(self, model: str) -> dict[str, Any]:
-        """All that decides the cell, as plain data; `model` identifies the base model's weights."""
+    def key(self, model: str, public_data: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """All that decides the cell, as plain data; `model` identifies the base model's weights.
+
+        `public_data` identifies files of one's own by their content. Nothing of it is private: who compares methods
+        has declared these files public.
+        """
         config = self.config.model_dump(mode="json")
         config["model"]["name"] = model
         return {
             "format": FORMAT,
             "name": self.name,
-            "task": [self.task, find_task(self.task).version],
+            "task": [self.task, self.version],
             "seed": self.seed,
             "epsilon": self.epsilon,
             "baseline": self.baseline,
             "config": config,
             "code": code_digest(),
+            **({} if public_data is None else {"public_data": dict(public_data)}),
         }
 
     def path(self, folder: Path, key: Mapping[str, Any]) -> Path:
         """Where it is kept: readable, and different for every key."""
         level = "none" if self.epsilon is None else f"{self.epsilon:g}"
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        return folder / FOLDER / f"{self.task}_{self.name}_eps-{level}_seed-{self.seed}_{digest}.json"
+        task = re.sub(r"[^\w.-]", "_", self.task)  # a task file names itself
+        return folder / FOLDER / f"{task}_{self.name}_eps-{level}_seed-{self.seed}_{digest}.json"
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -110,7 +122,7 @@ def check_grid(grid: Grid) -> None:
             raise DpzoError(f"{option}: one value is given twice")
     if len(set(grid.names)) < len(grid.names):
         raise DpzoError("NAME: one method is given twice; give it once, with all its --epsilons and --seeds")
-    for task in grid.tasks:
+    for task in () if grid.own else grid.tasks:
         if not find_task(task).layouts:
             raise DpzoError(f"--task {task}: has no published layout")
     for epsilon in grid.epsilons:
@@ -138,19 +150,7 @@ def cells(grid: Grid, parts: Mapping[str, Part]) -> Iterator[Cell]:
 def _of_method(grid: Grid, part: Part, task: str, layout: str | None, seed: int, name: str) -> Iterator[Cell]:
     noisy, baseline = True, None
     method = find_method(name)
-    privacy: dict[str, Any] = {"delta": grid.delta, "epsilon": grid.epsilons[0]}
-    base = load_config(
-        None,
-        {
-            "model.name": grid.model,
-            "model.trainable": grid.trainable if grid.trainable is not None else part,
-            "data.task": task,
-            "data.layout": layout,
-            **{f"privacy.{field}": value for field, value in privacy.items()},
-            "privacy.tuning": "none: defaults, and the method's own choices",
-            "training.seed": seed,
-        },
-    )
+    base = base_config(grid, task, layout, part, seed)
     if method is not None:
         config, noisy, baseline = with_method(base, method, part), method.noisy, method.baseline
     else:
@@ -161,7 +161,30 @@ def _of_method(grid: Grid, part: Part, task: str, layout: str | None, seed: int,
         chosen = config if epsilon is None else with_values(config, privacy={"epsilon": epsilon})
         chosen = _assigned(chosen, grid, name)
         require_served(baseline, chosen)
-        yield Cell(name, task, layout, seed, epsilon, baseline, chosen)
+        declared = chosen.data.task
+        yield Cell(name, task, layout, seed, epsilon, baseline, chosen, 1 if declared is None else _version(declared))
+
+
+def base_config(grid: Grid, task: str, layout: str | None, part: Part | None, seed: int = 0) -> RunConfig:
+    """What all methods start from. `part` None: what learns is open where it was not asked for."""
+    data = {} if grid.own else {"data.task": task, "data.layout": layout}
+    return load_config(
+        None,
+        {
+            **grid.fields,
+            **data,
+            "model.name": grid.model,
+            "model.trainable": grid.trainable if grid.trainable is not None else part,
+            "privacy.delta": grid.delta,
+            "privacy.epsilon": grid.epsilons[0],
+            "privacy.tuning": "none: defaults, and the method's own choices",
+            "training.seed": seed,
+        },
+    )
+
+
+def _version(task: str | dict[str, Any]) -> int:
+    return find_task(task).version
 
 
 def _of_recipe(base: RunConfig, recipe: Recipe, model: str, part: Part) -> RunConfig:

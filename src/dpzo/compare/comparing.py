@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dpzo.assembly import task_of
 from dpzo.compare.bench import Bench, part_of
-from dpzo.compare.cells import Cell, Grid, cells, check_grid, model_identity, model_shown, read_cell, write_cell
+from dpzo.compare.cells import (
+    Cell,
+    Grid,
+    base_config,
+    cells,
+    check_grid,
+    model_identity,
+    model_shown,
+    read_cell,
+    write_cell,
+)
 from dpzo.compare.figure import NEEDS, can_draw, draw
+from dpzo.compare.public_data import OwnFiles, PublicData
 from dpzo.compare.table import Entry, entries, to_json, to_markdown
 from dpzo.config import with_values
+from dpzo.declared import without_ignored
 from dpzo.environment import environment
 from dpzo.journal import write_durably
 from dpzo.owned import make_folders, owner_only
 from dpzo.recipes.base import Experiment
-from dpzo.tasks import find_task
 
 TABLE, NUMBERS, FIGURE = "table.md", "table.json", "figure.png"
 
@@ -34,22 +46,27 @@ class Comparison:
     figure: Path | None
 
 
-def compare(grid: Grid, data_dir: Path, output: Path, tell: Callable[[str], None] = lambda text: None) -> Comparison:
+def compare(grid: Grid, data: PublicData, output: Path, tell: Callable[[str], None] = lambda text: None) -> Comparison:
     """Run every cell of `grid` that `output` does not hold yet, and write table.md, table.json and figure.png there.
 
     A cell's file appears when it is finished, whole; so a comparison that was stopped or killed goes on by the same
     call, and a changed setting makes other files. Several private runs on one data set add up their ε: each cell's ε is
     its own, and the table is for public data. Raises DpzoError, and Stopped after Ctrl-C.
     """
+    if isinstance(data, OwnFiles):
+        grid = of_own_files(grid, data, tell)
     check_grid(grid)
-    parts = {task: part_of(task, grid.model, grid.trainable) for task in grid.tasks}
+    parts = {}
     for task in grid.tasks:
         for layout in grid.layouts if grid.layouts else (None,):
-            _require_layout(task, data_dir, layout)
+            config = without_ignored(base_config(grid, task, layout, None), data.source)
+            data.require(config)
+            parts[task] = part_of(task_of(config), grid.model, grid.trainable)
+    contents = data.identity()
     planned = list(cells(grid, parts))
-    _require_feasible(planned, data_dir, tell)
+    _require_feasible(planned, data, tell)
     make_folders(output)
-    bench = Bench(data_dir, tell)
+    bench = Bench(data, tell)
     identities: dict[tuple[str, str | None], str] = {}
     results: list[dict[str, Any]] = []
     ran = 0
@@ -57,7 +74,7 @@ def compare(grid: Grid, data_dir: Path, output: Path, tell: Callable[[str], None
         base = (cell.config.model.name, cell.config.model.revision)
         if base not in identities:
             identities[base] = model_identity(*base)
-        key = cell.key(identities[base])
+        key = cell.key(identities[base], contents)
         path = cell.path(output, key)
         result = read_cell(path, key)
         if result is None:
@@ -68,8 +85,8 @@ def compare(grid: Grid, data_dir: Path, output: Path, tell: Callable[[str], None
             ran += 1
         results.append(json.loads(json.dumps(result)))
     made = entries(results)
-    write_durably(output / TABLE, to_markdown(made, _heading(grid, results)).encode())
-    numbers = {"grid": _public(grid), "versions": environment(), "rows": to_json(made)}
+    write_durably(output / TABLE, to_markdown(made, _heading(grid, results, contents)).encode())
+    numbers = {"grid": {**_public(grid), "public_data": contents}, "versions": environment(), "rows": to_json(made)}
     write_durably(output / NUMBERS, (json.dumps(numbers, indent=1, ensure_ascii=False) + "\n").encode())
     figure = output / FIGURE if can_draw() else None
     if figure is None:
@@ -80,14 +97,14 @@ def compare(grid: Grid, data_dir: Path, output: Path, tell: Callable[[str], None
     return Comparison(made, len(planned), ran, output / TABLE, figure)
 
 
-def _require_layout(task: str, data_dir: Path, layout: str | None) -> None:
-    """Refuse at once what the last cell would stumble over."""
-    found = find_task(task).layout(data_dir, layout)
-    if found.find(data_dir, "train") is None:
-        find_task(task).load(data_dir, "train", layout)  # says which file is missing
+def of_own_files(grid: Grid, data: OwnFiles, tell: Callable[[str], None]) -> Grid:
+    """The grid with the kind of the files' records, and the name of their task. DpzoError for an option not used."""
+    open_grid = replace(grid, own=True, tasks=("own",))
+    config = without_ignored(base_config(open_grid, "own", None, None), data.source, tell=tell)
+    return replace(grid, own=True, tasks=(task_of(config).name,), fields={**grid.fields, "data.kind": config.data.kind})
 
 
-def _require_feasible(planned: Sequence[Cell], data_dir: Path, tell: Callable[[str], None]) -> None:
+def _require_feasible(planned: Sequence[Cell], data: PublicData, tell: Callable[[str], None]) -> None:
     """Solve the smallest ε of every method and task before anything is trained.
 
     Else the last cell could be the first to say that there is no such noise.
@@ -97,17 +114,20 @@ def _require_feasible(planned: Sequence[Cell], data_dir: Path, tell: Callable[[s
     for cell in sorted(planned, key=lambda cell: math.inf if cell.epsilon is None else cell.epsilon):
         if (cell.task, cell.name) not in seen and cell.epsilon is not None:
             seen.add((cell.task, cell.name))
-            number = find_task(cell.task).public_num_examples(data_dir, "train", cell.layout)
+            number = data.num_examples(cell.config)
             Experiment(with_values(cell.config, privacy={"num_examples": number}), cell.baseline).plan()
 
 
-def _heading(grid: Grid, results: list[dict[str, Any]]) -> list[str]:
+def _heading(grid: Grid, results: list[dict[str, Any]], contents: Mapping[str, Any] | None) -> list[str]:
     first = results[0]["config"]
     lines = [
         f"model {first['model']['name']}, trained part {first['model']['trainable']}, δ = {grid.delta:g}, "
         f"seeds {', '.join(map(str, grid.seeds))}"
         + (f", layouts {', '.join(grid.layouts)} in turn" if grid.layouts else ""),
     ]
+    if contents is not None:
+        named = ", ".join(f"{name} {' '.join(found)}" for name, found in contents.items())
+        lines.append(f"public files, by SHA-256: {named}")
     return [*lines, *([f"set: {', '.join(grid.assignments)}"] if grid.assignments else [])]
 
 
@@ -123,4 +143,5 @@ def _public(grid: Grid) -> dict[str, Any]:
         "delta": grid.delta,
         "layouts": list(grid.layouts),
         "assignments": list(grid.assignments),
+        "fields": dict(grid.fields),
     }
