@@ -184,7 +184,7 @@ def test_compare_takes_a_task_file(dpzo: Dpzo, tiny_bert: Path, own: Path, tmp_p
         (["--data", "one.csv", "--eval-data", "nowhere.csv", "--labels", "yes,no", *OWN], ["nowhere.csv", "No such"]),
         (
             ["--data", "one.csv", "--eval-data", "held-out.csv", "--labels", "yes,no", "--prompt-column", "p", *OWN],
-            ["--labels", "is not used with --kind completion"],
+            ["is not used with --kind completion"],
         ),
     ],
 )
