@@ -139,7 +139,7 @@ OWN = ("--num-examples", 32, "--max-length", 16, "--text-column", "words", "--la
 
 
 def test_compare_reads_files_of_ones_own(dpzo: Dpzo, tiny_bert: Path, own: Path, tmp_path: Path) -> None:
-    """Two files train, a third is scored; a cell is kept for the same content, and made anew for another."""
+    """As in docs/recipes.md; a cell is kept for the content of its files, and made anew for another."""
     files = ("--data", own / "one.csv", "--data", own / "two.csv", "--eval-data", own / "held-out.csv")
     rest = ("--model", tiny_bert, "--trainable", "head", "--set", "privacy.steps=4", "--output", tmp_path / "table")
     command = ("compare", "dp-aggzo-2", "zero-shot", *files, *rest, "--labels", "yes,no", *OWN)

@@ -37,6 +37,7 @@ ELSEWHERE = {
     ("dpzero.md", "pycon", ""): "tests/recipes/test_dpzero_page.py",
     ("noise.md", "pycon", ""): "tests/test_noise_page.py",
     ("README.md", "python", ""): "tests/test_readme.py",
+    ("recipes.md", "sh", "needs two public files"): "tests/cli/test_experiments.py",
 }
 
 # All that is not run anywhere: page, reason, how it begins. A new one has to be added here, in sight of a reviewer.

@@ -15,7 +15,7 @@ from dpzo.errors import DpzoError
 from dpzo.local import DataSource, records_of
 from dpzo.tasks import Records
 
-HELD_OUT = "held-out"
+HELD_OUT: Literal["held-out"] = "held-out"
 Split = Literal["train", "dev", "test", "held-out"]
 
 
