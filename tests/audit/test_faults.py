@@ -256,7 +256,11 @@ FAULTS: dict[str, Fault] = {
     ),
     "cut at three": Fault(LAW, noisy(lambda c, n, r: normals(c, len(n), cut(3.0)))),
     "folded": Fault(LAW, noisy(lambda c, n, r: [abs(v) for v in n])),
-    "too little for Laplace": Fault(LAW, noisy(lambda c, n, r: scaled(n, 0.9)), {"mechanism": Laplace(0.7)}),
+    "too little for Laplace": Fault(
+        LAW,
+        noisy(lambda c, n, r: normals(c, len(n), lambda: np.random.default_rng().laplace(scale=0.9))),
+        {"mechanism": Laplace(0.7)},
+    ),
     "on multiples of 16": Fault(ENTROPY, noisy(lambda c, n, r: [v // 16 * 16 for v in n])),
     "on odd numbers": Fault(ENTROPY, noisy(lambda c, n, r: [v | 1 for v in n])),
     "on multiples of 97, shifted": Fault(ENTROPY, noisy(lambda c, n, r: [v // 97 * 97 + 13 for v in n])),
@@ -293,7 +297,7 @@ FAULTS: dict[str, Fault] = {
     "a tenth too long": Fault(CLIP, clipping(lambda c, r: _longer(c, r, 1.1)), WIDE),
     "rounded away from zero": Fault(CLIP, clipping(lambda c, r: sound(c, r) + np.sign(sound(c, r)))),
     "an infinite row counts as the longest": Fault(
-        CLIP,
+        LAW,
         clipping(lambda c, r: raw(c, np.where(np.isinf(r), np.sign(r) * 1e5, r), np.isinf(r).any(axis=1)[:, None])),
     ),
     "the sum is clipped, not the rows": Fault(CLIP, clipping(lambda c, r: _clip_of_sum(c, r)), {"num_directions": 2}),
