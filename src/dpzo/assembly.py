@@ -15,7 +15,7 @@ from dpzo.data.chat_tokens import choose_chat_template
 from dpzo.defaults import default_learning_rate
 from dpzo.environment import environment
 from dpzo.errors import DpzoError
-from dpzo.forecast import expected_passes, timed_evaluations
+from dpzo.forecast import expected_passes, planned_passes, records_per_unit, timed_evaluations
 from dpzo.forecast.parts import filled, lora_of, require_label_words, require_used, storage_of, update_of
 from dpzo.forecast.sizing import Sized, memory_at, require_memory, size_up_if_possible
 from dpzo.header import check_header
@@ -230,6 +230,7 @@ def assemble(
         settle_shift(parameters, synthetic, shapes.microbatch_size)
         note = check_rate(training.learning_rate, training.update, plan, parameters, scheme, synthetic)
         notes = () if note is None else (note,)
+        shapes = _padded(shapes, config, plan)
         work, asked = _work(plan, training, shapes), training.variants if variants is None else variants
         shapes = settle_variants(loaded, shape, shapes, parameters, scheme, work, asked, strict=variants is None)
     public = {
@@ -266,6 +267,7 @@ def assemble(
             "isolation": "passed" if is_own(ESTIMATORS[training.estimator]) else "assumed",
             "prefix": {"layers": shapes.prefix_layers, "keep": shapes.keep},
             "variants": shapes.variants,
+            **({"planned_passes": shapes.planned_passes} if shapes.planned_passes else {}),
         },
         "nonprivate_uses": [],
         "environment": environment(),
@@ -285,7 +287,7 @@ def assemble(
     seconds = 0.0
     if not replayed:
         timed = synthetic_objective(loaded, shape, shapes)
-        passes = expected_passes(plan.expected_batch_size, num_examples, timed.microbatch_size)
+        passes = shapes.planned_passes or expected_passes(plan.expected_batch_size, num_examples, timed.microbatch_size)
         first, further = timed_evaluations(parameters, scheme.at(0), training.smoothing, timed)
         rounds = math.ceil(evaluations(training.estimator, plan.num_directions) / timed.variants)
         seconds = passes * (first + (rounds - 1) * further)
@@ -336,9 +338,18 @@ def _isolated(loaded: LoadedModel, shape: RowShape, training: TrainingConfig, qu
         ) from None
 
 
+def _padded(shapes: Shapes, config: RunConfig, plan: PrivacyPlan) -> Shapes:
+    """`shapes` with the planned number of micro-batches, where `--constant-time` asks for it."""
+    if not config.training.constant_time:
+        return shapes
+    most = records_per_unit(config.data)
+    passes = planned_passes(plan.expected_batch_size, plan.num_examples, plan.steps, shapes.rows, most)
+    return replace(shapes, planned_passes=passes)
+
+
 def _work(plan: PrivacyPlan, training: TrainingConfig, shapes: Shapes) -> Work:
     assert training.smoothing is not None
-    passes = plan.steps * math.ceil(plan.expected_batch_size / shapes.rows)
+    passes = plan.steps * (shapes.planned_passes or math.ceil(plan.expected_batch_size / shapes.rows))
     return Work(evaluations(training.estimator, plan.num_directions), training.smoothing, passes)
 
 

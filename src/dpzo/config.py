@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from dpzo.bounds import MOST_DIRECTIONS, MOST_ENTRIES, MOST_STEPS, Rank, Rows, Steps, Tokens, Units, weight
@@ -31,9 +31,9 @@ class _Group(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_values(cls, value: object) -> object:
+    def _no_truth_values(cls, value: object, info: ValidationInfo) -> object:
         """To Python and to YAML `yes` is also the number 1: an ε of yes would be a guarantee that nobody meant."""
-        if isinstance(value, bool):
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise PydanticCustomError("truth_value", "Input should be a number or a text, not true or false")
         return value
 
@@ -143,6 +143,9 @@ class TrainingConfig(_Group):
     average: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="fraction of last steps averaged")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of an average over all steps; 0: none")
     microbatch_size: Rows | None = None
+    constant_time: bool = Field(
+        False, strict=True, description="evaluate the planned number of micro-batches in every step, with filling"
+    )
     prefix: Literal["batch", "run", "none"] = Field(
         "batch", description="how long the frozen lower layers' output is kept; run holds it on disk when large"
     )

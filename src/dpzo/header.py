@@ -94,6 +94,7 @@ class _Evaluation(_Part):
     head_block: Annotated[int, Field(ge=1, le=2**24)] | None = None
     prefix: _Prefix | None = None
     variants: Annotated[int, Field(ge=1, le=2**16)] = 1
+    planned_passes: Size | None = None
 
 
 class _Plan(_Part):

@@ -25,6 +25,7 @@ from dpzo.environment import environment
 from dpzo.errors import DpzoError
 from dpzo.examples import Examples, read_examples
 from dpzo.folder import make_folder, no_run, require_new
+from dpzo.forecast import planned_passes
 from dpzo.header import check_header
 from dpzo.journal import JOURNAL, read, write_durably
 from dpzo.lm import fingerprint, fingerprint_tensors
@@ -54,7 +55,8 @@ class Settings:
     `trainable`: names, or a regular expression searched in them, of parameters whose `requires_grad` is set.
     `smoothing` φ in parameter units. `average`: the fraction of last steps whose weights are averaged (0: the last
     weights). `estimator`: a key of `zo.ESTIMATORS`; `update`, `momentum`, `shrinkage`, `ema` (0: none) as for
-    `zo.build_update`: none of them changes the plan.
+    `zo.build_update`: none of them changes the plan. `constant_time`: every evaluation takes the planned number of
+    micro-batches, filled with zero rows where a batch is smaller (docs/threat_model.md says what that hides).
     """
 
     learning_rate: float
@@ -71,6 +73,7 @@ class Settings:
     warmup_steps: int = 0
     average: float = 0.0
     microbatch_size: int = 32
+    constant_time: bool = False
     checkpoint_every: int = 500
     tuning: str = "not declared"
 
@@ -78,6 +81,8 @@ class Settings:
         size = self.microbatch_size
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise DpzoError("microbatch_size: must be a whole number of at least 1")
+        if not isinstance(self.constant_time, bool):
+            raise DpzoError("constant_time: must be True or False")
         for name, value in (("learning_rate", self.learning_rate), ("smoothing", self.smoothing)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise DpzoError(f"{name}: must be a positive finite number")
@@ -124,7 +129,7 @@ def fit(
     names = _journal_names(folder) if begun else _trainable_names(model, settings.trainable)
     with silent_libraries():
         job = _job(model, loss, public, names, plan, settings, nonprivate_randomness is None)
-        objective = RowObjective(model, loss, private, settings.microbatch_size)
+        objective = RowObjective(model, loss, private, settings.microbatch_size, _planned_passes(plan, settings))
         arguments: dict[str, Any] = {"observe": observe, "nonprivate_randomness": nonprivate_randomness}
         if begun:
             trainer.resume(job, objective, len(objective), folder, **arguments)
@@ -174,13 +179,20 @@ def _job(
     estimator = ESTIMATORS[settings.estimator]
     check = IsolationCheck(model, loss, parameters, scheme, estimator, settings.smoothing, settings.microbatch_size)
     check.require(public)
+    chosen = {**vars(settings), "trainable": _plain(settings.trainable)}
+    if not settings.constant_time:
+        del chosen["constant_time"]  # headers of version 0.1.0 do not have it, and such a run may be resumed
     header = {
-        "settings": {**vars(settings), "trainable": _plain(settings.trainable)},
+        "settings": chosen,
         "base": _base(model),
         "num_examples_source": "declared",
         "unit_column": None,
         **_facts(settings, parameters, scheme),
-        "evaluation": {"microbatch_size": settings.microbatch_size, "isolation": "assumed"},  # not a loss of ours
+        "evaluation": {
+            "microbatch_size": settings.microbatch_size,
+            "isolation": "assumed",  # not a loss of ours
+            **({"planned_passes": planned} if (planned := _planned_passes(plan, settings)) else {}),
+        },
         "nonprivate_uses": [],
         "environment": environment(),
     }
@@ -216,6 +228,12 @@ def _facts(settings: Settings, parameters: TrainableParameters, scheme: Directio
         },
         "parameters": _described(parameters),
     }
+
+
+def _planned_passes(plan: PrivacyPlan, settings: Settings) -> int:
+    if not settings.constant_time:
+        return 0
+    return planned_passes(plan.expected_batch_size, plan.num_examples, plan.steps, settings.microbatch_size)
 
 
 def _parts(

@@ -19,7 +19,7 @@ from dpzo.forecast import (
     MemoryForecast,
     TimeForecast,
     available_memory,
-    expected_passes,
+    passes_of,
 )
 from dpzo.forecast.advice import Situation, Suggestion, suggest
 from dpzo.forecast.memory import frozen_layers
@@ -214,9 +214,7 @@ def _extended(sized: Sized, clock: Clock, cost: DirectionCost, shared: int) -> T
 
 
 def _passes(sized: Sized, rows: int) -> float:
-    batch = sized.config.privacy.expected_batch_size
-    assert batch is not None
-    return expected_passes(batch, sized.num_examples, rows)
+    return passes_of(sized.config, sized.num_examples, rows)
 
 
 def _time(

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from dpzo.assembly import task_of
 from dpzo.config import RunConfig, load_config, with_values
-from dpzo.forecast import TimeForecast, expected_passes
+from dpzo.forecast import TimeForecast, expected_passes, planned_passes
 from dpzo.forecast.advice import Situation, Suggestion, suggest
 from dpzo.forecast.memory import frozen_layers
 from dpzo.forecast.sizing import look_up, memory_at, planned_update, size_up
@@ -157,3 +158,22 @@ def test_an_encoders_features_and_other_laws(tiny_bert: Path) -> None:
     head = advice(situation(tiny_bert, model__trainable="head"))
     assert not any("microbatch" in change or "--trainable" in change for change in head)
     assert with_values(now.config, training={"directions": "rademacher"}) != now.config
+
+
+@pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.parametrize(
+    ("batch", "units", "steps", "size"),
+    [(64, 10**6, 200, 16), (1024, 100_000, 5000, 256), (2.5, 40, 7, 1), (0.01, 50, 10, 8), (64, 64, 1, 16)],
+)
+def test_planned_passes_are_the_fewest_that_a_run_hardly_exceeds(
+    batch: float, units: int, steps: int, size: int, each: int
+) -> None:
+    """T·P(r·X > c·m) ≤ 10⁻⁶ at c, and not at c − 1, for r records of each unit."""
+    found = planned_passes(batch, units, steps, size, each)
+
+    def beyond(passes: int) -> float:
+        return steps * float(stats.binom.sf(passes * size // each, units, batch / units))
+
+    assert beyond(found) <= 1e-6
+    assert found == 1 or beyond(found - 1) > 1e-6
+    assert found <= math.ceil(units * each / size)

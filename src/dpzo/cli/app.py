@@ -107,7 +107,7 @@ def train(
 
 @app.command(short_help="Go on with a run, however it stopped.")
 def resume(run: Run, base: Base = None, as_json: Json = False) -> None:
-    """Go on with a run, however it stopped. A step in flight at a crash is burnt, never drawn again."""
+    """Go on with a run, however it stopped. A step in flight at a crash is made again with the same draw."""
     with ending_well(run, resumable=True):
         from dpzo.cli.screen import finished, nothing_left, teller, watching
         from dpzo.finished import finished_card

@@ -40,6 +40,7 @@ FIELDS = {
     "tuning": "privacy.tuning",
     "smoothing": "training.smoothing",
     "learning_rate": "training.learning_rate",
+    "constant_time": "training.constant_time",
     "seed": "training.seed",
 }
 """A command's parameter → the config field it sets. The flag's help is the field's own description."""
@@ -51,6 +52,7 @@ _TYPES: dict[str, Any] = {
         float,
     ),
     **dict.fromkeys(("lora_rank", "max_records_per_unit", "max_length", "steps", "num_directions", "seed"), int),
+    "constant_time": bool,
 }
 """What a flag's value is read as; a text where nothing is said."""
 
@@ -73,7 +75,7 @@ def with_fields(fields: Mapping[str, str]) -> Callable[[Command], Command]:
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[_TYPES.get(name, str) | None, typer.Option()],
+                annotation=Annotated[_TYPES.get(name, str) | None, _option(name)],
             )
             for name in fields
         ]
@@ -83,6 +85,11 @@ def with_fields(fields: Mapping[str, str]) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def _option(name: str) -> Any:
+    """A flag without a value has no `--no-…` beside it: left out, it says nothing, and a config file decides."""
+    return typer.Option(f"--{name.replace('_', '-')}") if _TYPES.get(name) is bool else typer.Option()
 
 
 def field_values(given: Mapping[str, Any]) -> dict[str, Any]:

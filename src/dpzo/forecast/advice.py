@@ -12,7 +12,7 @@ from dpzo.config import RunConfig, with_values
 from dpzo.errors import DpzoError
 from dpzo.forecast.machine import processors
 from dpzo.forecast.memory import MemoryForecast
-from dpzo.forecast.timing import Clock, DirectionCost, TimeForecast, expected_passes, threads
+from dpzo.forecast.timing import Clock, DirectionCost, TimeForecast, passes_of, threads
 from dpzo.lm import RowShape
 from dpzo.lm.encoder import EncoderClassifier
 from dpzo.lm.prepare import HEAD_BLOCKS, keeps_features
@@ -120,7 +120,8 @@ def _forward_differences(now: Situation) -> Iterator[Suggestion]:
 
 
 def _prefix_for_the_run(now: Situation) -> Iterator[Suggestion]:
-    if now.shared_layers == 0 or now.config.training.prefix == "run" or now.head_only:
+    training = now.config.training
+    if now.shared_layers == 0 or training.prefix == "run" or training.constant_time or now.head_only:
         return
     records = math.ceil(now.num_examples / now.microbatch_size)
     drawn = now.time.steps * now.time.passes  # a record's layers are run when it is first drawn
@@ -163,8 +164,6 @@ def _head_alone(now: Situation) -> Iterator[Suggestion]:
     seconds = now.clock.head_seconds()
     if not isinstance(module, EncoderClassifier) or now.head_only or seconds is None:
         return
-    batch = now.config.privacy.expected_batch_size
-    assert batch is not None
     yield _as_time(
         now,
         "--trainable head",
@@ -173,7 +172,7 @@ def _head_alone(now: Situation) -> Iterator[Suggestion]:
         forward=seconds,
         first=seconds,
         further=seconds,
-        passes=expected_passes(batch, now.num_examples, HEAD_BLOCKS[0]),
+        passes=passes_of(now.config, now.num_examples, HEAD_BLOCKS[0]),
         directions=0.0,
         update=0.0,
         once=math.ceil(now.num_examples / now.microbatch_size) * now.time.forward,
@@ -208,7 +207,7 @@ def _other_microbatches(now: Situation) -> Iterator[Suggestion]:
             forward=now.time.forward * share,
             first=max(0.0, now.time.first - now.time.forward) + now.time.forward * share,
             further=now.time.further * share,
-            passes=expected_passes(batch, now.num_examples, size),
+            passes=passes_of(now.config, now.num_examples, size),
         )
 
 

@@ -12,7 +12,11 @@ from dpzo.zo import SCHEDULES, Update, build_update
 
 
 def filled(config: RunConfig, task: Task, architecture: Architecture, num_examples: int) -> tuple[RunConfig, Part]:
-    """The config with every open field filled but the learning rate, which waits for the model; what part learns."""
+    """The config with every open field filled but the learning rate, which waits for the model; what part learns.
+
+    Errors: DpzoError where `--constant-time` could not hold.
+    """
+    _require_constant_time(config)
     if config.data.max_length is None:
         config = with_values(config, data={"max_length": task.max_length})
     if config.data.max_answer_tokens is None:
@@ -27,6 +31,22 @@ def filled(config: RunConfig, task: Task, architecture: Architecture, num_exampl
     on_features = trainable == "head" and architecture == "encoder"
     part: Part = "head" if on_features else "lora" if trainable in ADAPTERS else "full"
     return fill_defaults(config, part, num_examples), part
+
+
+def _require_constant_time(config: RunConfig) -> None:
+    """Errors: DpzoError where `--constant-time` could not hold: an unbounded batch, or layers run once a record."""
+    if not config.training.constant_time:
+        return
+    if config.data.unit_column is not None and config.data.max_records_per_unit is None:
+        raise DpzoError(
+            "--constant-time: with --unit-column the planned number of micro-batches needs a bound on the records of a "
+            "unit; give --max-records-per-unit"
+        )
+    if config.training.prefix == "run":
+        raise DpzoError(
+            "--constant-time: training.prefix run evaluates layers when a record is first drawn, which takes a time of "
+            "its own; leave one of them out"
+        )
 
 
 _ADAPTER_OPTIONS = {

@@ -14,6 +14,7 @@ from dpzo.errors import DpzoError
 from dpzo.forecast.machine import available_memory, in_words
 from dpzo.forecast.memory import Alternative, MemoryForecast, forecast_memory, what_fits
 from dpzo.forecast.parts import filled, lora_of, require_label_words, storage_of, update_of
+from dpzo.forecast.timing import passes_of
 from dpzo.lm import ADAPTERS, RowShape, Work
 from dpzo.lm.prepare import HEAD_BLOCKS, Shapes, keeps_features
 from dpzo.lm.skeleton import Checkpoint, Skeleton, build_skeleton, find_checkpoint
@@ -104,6 +105,8 @@ def memory_at(sized: Sized, shape: RowShape | None = None) -> MemoryForecast:
     config = sized.config
     batch = config.privacy.expected_batch_size
     assert batch is not None
+    if config.training.constant_time:
+        batch = sized.microbatch_size * passes_of(config, sized.num_examples, sized.microbatch_size)
     shape = sized.shape if shape is None else shape
     return forecast_memory(
         sized.skeleton,
@@ -129,7 +132,10 @@ def _settings_together(sized: Sized, shape: RowShape) -> int:
     if not frozen or model.trainable == "full" or not sized.shifts_whole:
         return 1
     shapes = Shapes(sized.microbatch_size, HEAD_BLOCKS[0] if keeps_features(model) else None, 1)
-    passes = privacy.steps * math.ceil(privacy.expected_batch_size / shapes.rows)
+    rounds = math.ceil(privacy.expected_batch_size / shapes.rows)
+    if training.constant_time:
+        rounds = int(passes_of(config, sized.num_examples, shapes.rows))
+    passes = privacy.steps * rounds
     work = Work(evaluations(training.estimator, privacy.num_directions), training.smoothing, passes)
     return max(1, most_together(model, shape, shapes, work, training.variants))
 

@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from dpzo.config import DataConfig, RunConfig
 from dpzo.errors import DpzoError
 from dpzo.lm import FeatureObjective, RowShape, Storage, TokenObjective
 from dpzo.lm.encoder import EncoderClassifier
@@ -75,6 +76,52 @@ def expected_passes(expected_batch_size: float, num_examples: int, microbatch_si
     spread = expected_batch_size + 12 * math.sqrt(expected_batch_size) + 12
     last = min(num_examples, math.ceil(spread))
     return float(stats.binom.sf(np.arange(0, last + 1, microbatch_size), num_examples, prob).sum())
+
+
+BEYOND_PLAN = 1e-6
+"""Probability that any batch of a run takes more micro-batches than `planned_passes`."""
+
+
+def planned_passes(
+    expected_batch_size: float, num_examples: int, steps: int, microbatch_size: int, records_per_unit: int = 1
+) -> int:
+    """⌈r·x/m⌉ for the least x with T·P(X > x) ≤ `BEYOND_PLAN`, X ~ Binomial(N, B/N), r records of a unit at most.
+
+    Public: of the plan and of shapes. All T batches stay within it but for that probability (union bound); at most
+    ⌈r·N/m⌉.
+
+    >>> planned_passes(64, 64, 200, 16), planned_passes(64, 10**6, 200, 16)
+    (4, 8)
+    """
+    prob = min(1.0, expected_batch_size / num_examples)
+    units = num_examples
+    if prob < 1.0:
+        within = BEYOND_PLAN / steps
+        units = int(stats.binom.isf(within, num_examples, prob))
+        while stats.binom.sf(units, num_examples, prob) > within:
+            units += 1
+        while units > 0 and stats.binom.sf(units - 1, num_examples, prob) <= within:
+            units -= 1
+    return max(1, math.ceil(units * records_per_unit / microbatch_size))
+
+
+def passes_of(config: RunConfig, num_examples: int, microbatch_size: int) -> float:
+    """Micro-batches of an evaluation of a filled config: what is planned under `constant_time`, else what is expected.
+
+    Expected of units of one record each: how many records they have is not known.
+    """
+    batch, steps = config.privacy.expected_batch_size, config.privacy.steps
+    assert batch is not None
+    assert steps is not None
+    if not config.training.constant_time:
+        return expected_passes(batch, num_examples, microbatch_size)
+    return float(planned_passes(batch, num_examples, steps, microbatch_size, records_per_unit(config.data)))
+
+
+def records_per_unit(data: DataConfig) -> int:
+    """The most records of a unit that are used, where that is declared; 1 where it is not."""
+    declared = data.unit_column is not None and data.max_records_per_unit is not None
+    return data.max_records_per_unit if declared else 1  # type: ignore[return-value]
 
 
 class Clock(Protocol):

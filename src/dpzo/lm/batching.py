@@ -92,15 +92,15 @@ class MicroBatch:
 
 
 def microbatches(
-    encoded: Encoded, records: NDArray[np.int64], microbatch_size: int, device: torch.device
+    encoded: Encoded, records: NDArray[np.int64], microbatch_size: int, device: torch.device, least: int = 0
 ) -> Iterator[MicroBatch]:
-    """Cut `records` (indices, any order, repeats allowed) into micro-batches of one shape; none for no records.
+    """Cut `records` (indices, any order, repeats allowed) into micro-batches of one shape, at least `least` of them.
 
-    Shapes do not depend on any record: the last micro-batch is filled by dummy rows of one token each.
+    Shapes do not depend on any record: what lies beyond the last record is filled by dummy rows of one token each.
     """
     if microbatch_size < 1:
         raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")
-    for start in range(0, len(records), microbatch_size):
+    for start in range(0, max(len(records), least * microbatch_size), microbatch_size):
         chosen = np.asarray(records[start : start + microbatch_size], dtype=np.int64)
         yield _microbatch(encoded, chosen, microbatch_size, start, device)
 

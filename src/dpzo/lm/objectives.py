@@ -57,6 +57,7 @@ class TokenObjective:
     With `prefix_layers` the lowest layers, where nothing learns, run once for the records of a step or (`keep` = run)
     once a record, and their output is shared by all evaluations: the same bits, in less time. With `variants` above 1
     an estimator hands over so many settings of the trainable part at a time, for one pass over a shared base.
+    With `planned_passes` an evaluation takes at least so many micro-batches; those without records hold dummy rows.
 
     Guarantee: the loss of record i is a function of the weights and record i, bit for bit, on a shape that
     `isolation.check_isolation` has passed, for an unchanged thread count. An empty record's loss is 0 at every θ.
@@ -72,12 +73,14 @@ class TokenObjective:
         prefix_layers: int = 0,
         keep: Keep = "batch",
         variants: int = 1,
+        planned_passes: int = 0,
     ) -> None:
         if microbatch_size < 1:
             raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")
         self.module = module
         self.encoded = encoded
         self.microbatch_size = microbatch_size
+        self.planned_passes = planned_passes
         self.variants = variants
         self.measure = check_measure(measure, encoded.form)
         if encoded.scored is not None and measure != "loss":
@@ -86,7 +89,7 @@ class TokenObjective:
         self._shared: SharedPrefix | None = None
         if prefix_layers and keep != "none":
             frozen = FrozenPrefix(module, prefix_layers)
-            self._shared = SharedPrefix(frozen, encoded, microbatch_size, self._device)
+            self._shared = SharedPrefix(frozen, encoded, microbatch_size, self._device, planned_passes=planned_passes)
             if keep == "run":
                 with silent_libraries(), torch.no_grad():
                     self._shared.keep_for_run(self.logits)
@@ -150,7 +153,8 @@ class TokenObjective:
         self, records: Indices, logits: Callable[[MicroBatch], Tensor]
     ) -> Iterator[tuple[MicroBatch, Tensor]]:
         with silent_libraries(), torch.no_grad():
-            for batch in microbatches(self.encoded, records, self.microbatch_size, self._device):
+            size, device = self.microbatch_size, self._device
+            for batch in microbatches(self.encoded, records, size, device, self.planned_passes):
                 yield batch, logits(batch)
 
     def _variant_logits(self, weights: Weights, batch: MicroBatch) -> Tensor:
@@ -227,8 +231,8 @@ class TokenObjective:
 class FeatureObjective:
     """A frozen encoder's features, computed once and kept in memory, and the linear head on top of them.
 
-    Features too large for memory lie in an unlinked, owner-only file (`prepare.kept_features`). Guarantee and empty
-    records as in `TokenObjective`.
+    Features too large for memory lie in an unlinked, owner-only file (`prepare.kept_features`). Guarantee, empty
+    records and `planned_passes` (of the head) as in `TokenObjective`.
     """
 
     def __init__(
@@ -241,17 +245,19 @@ class FeatureObjective:
         measure: Measure = "loss",
         *,
         variants: int = 1,
+        planned_passes: int = 0,
     ) -> None:
         if microbatch_size < 1:
             raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")
         self.module = module
         self.microbatch_size = microbatch_size
+        self.planned_passes = planned_passes
         self.variants = variants
         self.measure = check_measure(measure, "classes")
         self.features = features
         self.targets = torch.from_numpy(np.array(targets, dtype=np.int64)).to(features.device)
         self.empty = empty
-        self._kept: tuple[bytes, list[tuple[Tensor, Tensor]]] = (b"", [])
+        self._kept: tuple[bytes | None, list[tuple[Tensor, Tensor]]] = (None, [])
 
     def __repr__(self) -> str:
         return f"FeatureObjective(microbatch_size={self.microbatch_size})"
@@ -295,7 +301,7 @@ class FeatureObjective:
 
     def forget(self) -> None:
         """Drop the blocks of the records asked for last; the features stay."""
-        self._kept = (b"", [])
+        self._kept = (None, [])
 
     def evaluate_filling(self) -> None:
         """Evaluate a block that holds no record: shows whether the machine can evaluate any."""
@@ -313,7 +319,7 @@ class FeatureObjective:
         if self._kept[0] != key:
             size = self.microbatch_size
             blocks = []
-            for start in range(0, len(chosen), size):
+            for start in range(0, max(len(chosen), self.planned_passes * size), size):
                 rows = torch.from_numpy(chosen[start : start + size]).to(self.features.device)
                 features = self.features.new_zeros((size, self.features.shape[1]))
                 features[: len(rows)] = self.features[rows]

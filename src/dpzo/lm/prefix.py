@@ -200,9 +200,10 @@ class SharedPrefix:
         microbatch_size: int,
         device: torch.device,
         held_at_most: int = HELD_AT_MOST,
+        planned_passes: int = 0,
     ) -> None:
         self._frozen, self._encoded, self._size, self._device = frozen, encoded, microbatch_size, device
-        self._held_at_most = held_at_most
+        self._held_at_most, self._planned_passes = held_at_most, planned_passes
         self._key, self._held = b"", list[Tensor]()
         self._store: RowStore | None = None
         self._known = np.zeros(0, dtype=np.bool_)
@@ -232,7 +233,8 @@ class SharedPrefix:
         held = self._held
         if self._store is not None:
             self._learn(self._store, chosen, run)
-        for place, batch in enumerate(microbatches(self._encoded, chosen, self._size, self._device)):
+        parts = microbatches(self._encoded, chosen, self._size, self._device, self._planned_passes)
+        for place, batch in enumerate(parts):
             if place < len(held):
                 yield batch, self._frozen.resume(partial(run, batch), held[place])
                 continue

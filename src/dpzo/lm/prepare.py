@@ -46,6 +46,7 @@ class Shapes:
     prefix_layers: int = 0  # lowest layers whose output all evaluations share; 0: nothing to share, or not wanted
     keep: Keep = "none"  # how long that output is kept
     variants: int = 1  # settings of the trainable part that go through one pass together
+    planned_passes: int = 0  # micro-batches that an evaluation takes at least; 0: as many as its records fill
 
     @property
     def rows(self) -> int:
@@ -140,12 +141,21 @@ def make_objective(
             prefix_layers=shapes.prefix_layers,
             keep=shapes.keep,
             variants=shapes.variants,
+            planned_passes=shapes.planned_passes,
         )
     module = loaded.module
     assert isinstance(module, EncoderClassifier)
     features = kept_features(module, encoded, shapes.microbatch_size)
-    block, variants = shapes.head_block, shapes.variants
-    return FeatureObjective(module, features, encoded.targets, encoded.empty, block, measure, variants=variants)
+    return FeatureObjective(
+        module,
+        features,
+        encoded.targets,
+        encoded.empty,
+        shapes.head_block,
+        measure,
+        variants=shapes.variants,
+        planned_passes=shapes.planned_passes,
+    )
 
 
 def kept_features(

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpzo.lm.objectives import Indices, Losses, Objective
-from dpzo.lm.variants import num_settings
-from dpzo.zo.estimators import VariantObjective
+from dpzo.zo.estimators import PaddedObjective, VariantObjective
 from dpzo.zo.exceptions import FillableObjective, ForgetfulObjective
 from dpzo.zo.stack import Weights
 
@@ -29,21 +28,24 @@ class UnitObjective:
     def losses(self, records: Indices) -> Losses:
         """Loss of each named *unit*, shape (B,)."""
         members = self._members(records)
-        return np.zeros(0) if not members else _means(self.objective.losses(np.concatenate(members)), members)
+        return _means(self.objective.losses(_joined(members)), members)
 
     @property
     def variants(self) -> int:
         """How many settings of the trainable part the objective over records takes at a time."""
         return self.objective.variants if isinstance(self.objective, VariantObjective) else 1
 
+    @property
+    def planned_passes(self) -> int:
+        """How many micro-batches the objective over records evaluates at least."""
+        return self.objective.planned_passes if isinstance(self.objective, PaddedObjective) else 0
+
     def variant_losses(self, records: Indices, weights: Weights) -> Losses:
         """Loss of each named unit at each of V settings, shape (V, B). TypeError where the objective takes but one."""
         if not isinstance(self.objective, VariantObjective):
             raise TypeError("this objective takes one setting at a time")
         members = self._members(records)
-        if not members:
-            return np.zeros((num_settings(weights), 0))
-        values = self.objective.variant_losses(np.concatenate(members), weights)
+        values = self.objective.variant_losses(_joined(members), weights)
         return np.stack([_means(np.asarray(own, dtype=np.float64), members) for own in values])
 
     def forget(self) -> None:
@@ -58,6 +60,10 @@ class UnitObjective:
 
     def _members(self, records: Indices) -> list[Indices]:
         return [np.asarray(self.unit_records[int(unit)], dtype=np.int64) for unit in records]
+
+
+def _joined(members: Sequence[Indices]) -> Indices:
+    return np.concatenate(members) if members else np.zeros(0, dtype=np.int64)
 
 
 def _means(values: Losses, members: Sequence[Indices]) -> Losses:

@@ -15,6 +15,7 @@ from dpzo.baselines import AdamW, DpGradient, LmoGradient, Method, NonprivateZer
 from dpzo.baselines.first_order import Rule
 from dpzo.config import RunConfig, derived_fields, dump_config, with_values
 from dpzo.defaults import Part
+from dpzo.errors import DpzoError
 from dpzo.folder import CONFIG, make_folder, require_new
 from dpzo.journal import write_durably
 from dpzo.lm import ADAPTERS, save
@@ -95,6 +96,10 @@ def make_baseline(name: BaselineName, parts: Assembled, asked: RunConfig) -> Met
     with Gaussian or LMO noise, is `methods.drift_rate`.
     """
     config, training = parts.subject.config, parts.subject.config.training
+    if training.constant_time:
+        raise DpzoError(
+            f"--constant-time: the baseline {name} evaluates as many micro-batches as a batch has; leave it out"
+        )
     rate, average = training.learning_rate, training.average
     assert rate is not None
     assert average is not None

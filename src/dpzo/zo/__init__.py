@@ -17,6 +17,7 @@ from dpzo.zo.estimators import (
     evaluations,
     forward_difference,
     is_own,
+    is_padded,
 )
 from dpzo.zo.exceptions import ExceptionSafeEstimator
 from dpzo.zo.initial import public_normal, public_uniform
@@ -69,6 +70,7 @@ __all__ = [
     "evaluations",
     "forward_difference",
     "is_own",
+    "is_padded",
     "load_basis",
     "public_basis",
     "public_normal",

@@ -42,6 +42,20 @@ class VariantObjective(Protocol):
         """
 
 
+@runtime_checkable
+class PaddedObjective(Protocol):
+    """An objective that makes at least a planned number of passes, whoever is in the batch: see `--constant-time`."""
+
+    @property
+    def planned_passes(self) -> int:
+        """Passes of an evaluation at least, those beyond its units without any unit; 0: as many as the units need."""
+
+
+def is_padded(objective: object) -> bool:
+    """Whether an evaluation takes a planned number of passes, and so is made for an empty batch too."""
+    return isinstance(objective, PaddedObjective) and objective.planned_passes > 0
+
+
 class Estimator(Protocol):
     """(B, K) slopes of each unit's loss along the step's directions."""
 
@@ -68,7 +82,7 @@ def central_difference(
     parameter unit. It estimates z_k·∇ℓ_i(θ) with an error of order φ², exact for a quadratic loss, so that
     E[d_ik·z_k] is the gradient of ℓ_i smoothed over φz.
 
-    - B = 0 gives shape (0, K); the objective is not called.
+    - B = 0 gives shape (0, K); the objective is not called unless it is padded (`is_padded`).
     - A unit whose loss is NaN or ±inf on a side may get NaN or ±inf: the channel counts such a row as 0.
     - θ is never written: see `shifted`. Row i depends on unit i alone if the objective keeps that promise.
 
@@ -76,7 +90,7 @@ def central_difference(
     """
     if not smoothing > 0:
         raise ValueError("smoothing must be positive")
-    if len(units) == 0:
+    if len(units) == 0 and not is_padded(objective):
         return np.zeros((0, directions.num_directions))
     shifts = [(k, scale) for k in range(directions.num_directions) for scale in (smoothing, -smoothing)]
     losses = _evaluate(objective, parameters, units, directions, shifts)
@@ -109,7 +123,7 @@ def forward_difference(
     """
     if not smoothing > 0:
         raise ValueError("smoothing must be positive")
-    if len(units) == 0:
+    if len(units) == 0 and not is_padded(objective):
         return np.zeros((0, directions.num_directions))
     shifts = [(0, 0.0), *((k, smoothing) for k in range(directions.num_directions))]
     losses = _evaluate(objective, parameters, units, directions, shifts)

@@ -12,7 +12,7 @@ import torch
 
 from dpzo.errors import DpzoError
 from dpzo.zo.directions import StepDirections
-from dpzo.zo.estimators import Estimator, Objective, Projections, Units
+from dpzo.zo.estimators import Estimator, Objective, Projections, Units, is_padded
 from dpzo.zo.parameters import TrainableParameters
 
 
@@ -64,6 +64,8 @@ class ExceptionSafeEstimator:
         def evaluate(some: Units) -> Projections:
             return self.estimator(objective, parameters, some, directions, smoothing)
 
+        if is_padded(objective) and isinstance(objective, ForgetfulObjective):
+            objective.forget()  # what is held for the last batch would make an equal one faster
         return self._rows(evaluate, objective, units, directions.num_directions)
 
     def _rows(
