@@ -167,7 +167,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("data.template", [SECRET], "--template (data.template)"),
     ("data.text_column", 7, "--text-column (data.text_column)"),
     ("model.name", [SECRET], "--model (model.name)"),
-    ("model.lora_rank", 0, "model.lora_rank"),
+    ("model.lora_rank", 0, "--lora-rank"),
 ]
 
 
