@@ -230,7 +230,7 @@ def config_of(model: Path, constant_time: bool, **data: Any) -> RunConfig:
     return parse_config(
         {
             "model": {"name": str(model), "lora_rank": 2},
-            "data": {"max_length": 16, "max_answer_tokens": 4, **data},
+            "data": {"max_length": 16, **data},
             "privacy": {**privacy, "num_directions": 2},
             "training": {"microbatch_size": 4, "learning_rate": 1e-2, "constant_time": constant_time, "variants": 1},
         }
@@ -254,6 +254,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+COMPLETION = {"kind": "completion", "max_answer_tokens": 4}
 HEAD = {"labels": ["a", "b"], "unit_column": "person", "max_records_per_unit": 2}
 
 
@@ -263,7 +264,7 @@ def test_the_journal_is_the_same(
 ) -> None:
     made = []
     for constant in (False, True):
-        config = config_of(tiny_bert, constant, **HEAD) if head else config_of(tiny_llama, constant, kind="completion")
+        config = config_of(tiny_bert, constant, **HEAD) if head else config_of(tiny_llama, constant, **COMPLETION)
         run = tmp_path / str(constant)
         runs.train(config, runs.DataSource(file=data), run, nonprivate_randomness=linear.Noise)
         made.append(read(run))
@@ -342,10 +343,10 @@ def test_what_cannot_hold_is_refused_in_a_line(
 
 
 def test_the_forecast_counts_the_planned_passes(tiny_llama: Path) -> None:
-    padded = plan_run(config_of(tiny_llama, True, kind="completion"), 20, advise=False)
+    padded = plan_run(config_of(tiny_llama, True, **COMPLETION), 20, advise=False)
     size = padded.sized.microbatch_size
     assert padded.time.passes == planned_passes(4, 20, 3, size)
-    plain = plan_run(config_of(tiny_llama, False, kind="completion"), 20, advise=False)
+    plain = plan_run(config_of(tiny_llama, False, **COMPLETION), 20, advise=False)
     assert padded.time.passes > plain.time.passes
     assert padded.time.per_step == pytest.approx(
         padded.time.passes * (padded.time.first + (padded.time.evaluations - 1) * padded.time.further)
@@ -356,7 +357,7 @@ def test_the_forecast_counts_the_planned_passes(tiny_llama: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mezo", "dp-sgd"])
 def test_a_baseline_says_that_it_has_no_such_thing(name: Any, tiny_llama: Path) -> None:
-    config = config_of(tiny_llama, True, kind="completion")
+    config = config_of(tiny_llama, True, **COMPLETION)
     parts = assemble(config, num_examples=20, num_examples_source="declared")
     with pytest.raises(DpzoError, match=f"--constant-time: the baseline {name}"):
         make_baseline(name, parts, config)
