@@ -22,7 +22,7 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from dpzo import runs, trained_model
 from dpzo.assembly import Assembled, assemble
 from dpzo.checkpoint import CHECKPOINT
-from dpzo.config import RunConfig, as_config, dump_config, load_config, parse_config
+from dpzo.config import RunConfig, as_config, dump_config, load_config, parse_config, with_values
 from dpzo.count import PrivateCount
 from dpzo.errors import DpzoError
 from dpzo.finished import finished_card
@@ -55,8 +55,8 @@ class Made:
 def config_of(model: Path, trainable: str | None = None, **data: Any) -> RunConfig:
     return parse_config(
         {
-            "model": {"name": str(model), "trainable": trainable, "lora_rank": 2},
-            "data": {"max_length": 24, "max_answer_tokens": 8, **data},
+            "model": {"name": str(model), "trainable": trainable, **({"lora_rank": 2} if trainable == "lora" else {})},
+            "data": {"max_length": 24, **({"max_answer_tokens": 8} if "kind" in data else {}), **data},
             "privacy": {
                 "noise_multiplier": 2.0,
                 "delta": 1e-3,
@@ -535,24 +535,31 @@ def test_free_options_change_no_guarantee_and_replay(
     assert runs.replay(run.folder, tmp_path / "again").equals_run
 
 
-def test_directions_in_a_public_basis_replay_and_a_changed_basis_is_refused(
-    train: Callable[..., Made], tiny_bert: Path, head: Made, tmp_path: Path
+def test_a_basis_is_found_from_anywhere_and_a_changed_one_is_refused(
+    data: Path, tiny_bert: Path, head: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At its absolute path; where it has moved, in the working directory."""
     shapes = {name: shape for name, shape, _ in read(head.folder).header["parameters"]}
-    basis = tmp_path / "basis.safetensors"
+    there, run, told = tmp_path / "there" / "basis.safetensors", tmp_path / "run", list[str]()
+    there.parent.mkdir()
     made = torch.Generator().manual_seed(0)
-    safetensors.torch.save_file({n: torch.randn(3, *s, generator=made) for n, s in shapes.items()}, basis)
-    tree = head.config.model_dump()
-    tree["training"] |= {"basis": str(basis)}
-    run = train(parse_config(tree))
-    assert read(run.folder).header["plan"] == read(head.folder).header["plan"]
-    assert runs.replay(run.folder, tmp_path / "again").equals_run
-    safetensors.torch.save_file({n: torch.randn(3, *s, generator=made) for n, s in shapes.items()}, basis)
+    safetensors.torch.save_file({n: torch.randn(3, *s, generator=made) for n, s in shapes.items()}, there)
+    monkeypatch.chdir(there.parent)
+    runs.train(with_values(head.config, training={"basis": "basis.safetensors"}), data, run, tell=told.append)
+    monkeypatch.chdir(tmp_path)
+    header = read(run).header
+    assert header["plan"] == read(head.folder).header["plan"]
+    assert header["config"]["training"]["basis"] == str(there)
+    assert [line for line in told if "will name the public basis by its path" in line and str(there) in line]
+    assert runs.replay(run, tmp_path / "again").equals_run
+    here = there.rename(tmp_path / there.name)
+    assert runs.replay(run, tmp_path / "moved").equals_run
+    safetensors.torch.save_file({n: torch.randn(3, *s, generator=made) for n, s in shapes.items()}, here)
     with pytest.raises(DpzoError, match="its directions is not the one found now"):
-        runs.replay(run.folder, tmp_path / "other")
-    basis.unlink()
-    with pytest.raises(DpzoError, match="is missing or cannot be read"):
-        runs.replay(run.folder, tmp_path / "other")
+        runs.replay(run, tmp_path / "other")
+    here.unlink()
+    with pytest.raises(DpzoError, match=r"there/basis\.safetensors is missing or cannot be read"):
+        runs.replay(run, tmp_path / "other")
 
 
 # --- what Python takes, and where the base model lies

@@ -323,14 +323,83 @@ def test_what_is_hidden_beside_the_weights_is_found(attack: str, tmp_path: Path)
     assert report.first_bad is not None, f"{attack} passed"
 
 
-def test_a_base_model_of_pipes_is_not_opened(tmp_path: Path) -> None:
-    base = Path(shutil.copytree(HERE / "models" / "bert", tmp_path / "base"))
+def _piped_config(base: Path) -> None:
     (base / "config.json").unlink()
     os.mkfifo(base / "config.json")
+
+
+def _nested(base: Path) -> None:
+    (base / "additional_chat_templates").mkdir()
+    os.mkfifo(base / "additional_chat_templates" / "tools.jinja")
+
+
+def _behind_a_link(base: Path) -> None:
+    (base.parent / "elsewhere").mkdir()
+    os.mkfifo(base.parent / "elsewhere" / "pipe")
+    (base / "deeper").mkdir()
+    (base / "deeper" / "linked").symlink_to(base.parent / "elsewhere")
+
+
+def _sharded(place: str) -> Callable[[Path], None]:
+    """An index that spreads the weights over files, one of which is a pipe at `place`."""
+
+    def attack(base: Path) -> None:
+        (base / "model.safetensors").rename(base / "whole.safetensors")
+        names = dict.fromkeys(load_file(base / "whole.safetensors"), "whole.safetensors")
+        names[min(names)] = place
+        (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+        (base / place).parent.mkdir(exist_ok=True)
+        os.mkfifo(base / place)
+
+    return attack
+
+
+def _socket(base: Path) -> None:
+    (base / "sub").mkdir()
+    listening(base / "sub")
+
+
+def _crowded(base: Path) -> None:
+    (base / "many").mkdir()
+    for number in range(10_001):
+        (base / "many" / str(number)).touch()
+
+
+BASES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a pipe": (_piped_config, "not a regular file"),
+    "a pipe in a folder": (_nested, "not a regular file"),
+    "a pipe behind a link": (_behind_a_link, "not a regular file"),
+    "a shard beside the folder": (_sharded("../pipe.safetensors"), "not a regular file"),
+    "a shard in a hidden folder": (_sharded(".weights/pipe.safetensors"), "not a regular file"),
+    "a socket in a folder": (_socket, "not a regular file"),
+    "a configuration without end": (sparse("config.json"), "at most"),
+    "a folder without end": (_crowded, "holds more than 10000 files"),
+}
+
+
+@pytest.mark.parametrize("attack", BASES)
+def test_a_base_model_that_hangs_is_not_opened(attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpzo.runs.for_replay", lambda *given: pytest.fail("the base model was opened"))
+    base = Path(shutil.copytree(HERE / "models" / "bert", tmp_path / "base"))
+    change, said = BASES[attack]
+    change(base)
     report = verify(HERE / "head", base=str(base))
     assert report.first_bad is not None
     assert report.first_bad.startswith("base: ")
-    assert "not a regular file" in report.first_bad
+    assert said in report.first_bad
+
+
+def test_usual_further_files_of_a_base_model_pass(tmp_path: Path) -> None:
+    """Folders, links to themselves, an index of weights that were not downloaded, a version control's files."""
+    base = Path(shutil.copytree(HERE / "models" / "bert", tmp_path / "base"))
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text("{}")
+    (base / "loop").symlink_to(".")
+    (base / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "pytorch_model-1.bin"}}')
+    (base / "broken.index.json").write_text("[[")
+    (base / ".git").mkdir()
+    os.mkfifo(base / ".git" / "fsmonitor")
+    assert verify(HERE / "head", base=str(base)).first_bad is None
 
 
 def test_hard_links_and_modes_change_no_verdict(tmp_path: Path) -> None:

@@ -313,8 +313,17 @@ def _directions(training: TrainingConfig, num_directions: int, parameters: Train
         parameters,
         keep_fraction=training.mask if training.mask < 1 else None,
         rank=training.direction_rank if training.direction_rank > 0 else None,
-        basis=None if training.basis is None else Path(training.basis).expanduser(),
+        basis=None if training.basis is None else _basis_file(training.basis),
     )
+
+
+def _basis_file(named: str) -> Path:
+    """Where the public basis lies: at its path, or, for a run that was made elsewhere, in the working directory.
+
+    Which of them serves decides nothing: the header holds the hash of its vectors.
+    """
+    path = Path(named).expanduser()
+    return Path(path.name) if not path.exists() and Path(path.name).is_file() else path
 
 
 def _isolated(loaded: LoadedModel, shape: RowShape, training: TrainingConfig, quantization: str) -> Shapes:

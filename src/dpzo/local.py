@@ -119,14 +119,14 @@ def as_folder(given: str | Path, what: str) -> Path:
 
 
 def located(config: RunConfig) -> RunConfig:
-    """The config with a base model that is a local folder named by its absolute path, found from anywhere.
+    """The config with its local files named by absolute paths, found from anywhere: base model and public basis.
 
-    What the run publishes names the base model so: its journal, its card and an adapter's own configuration.
+    What the run publishes names them so: its journal, its card and an adapter's own configuration.
     """
-    folder = Path(config.model.name).expanduser()
-    if not folder.is_dir():
-        return config
-    return with_values(config, model={"name": os.path.abspath(folder)})
+    folder, basis = Path(config.model.name).expanduser(), config.training.basis
+    if basis is not None:
+        config = with_values(config, training={"basis": os.path.abspath(Path(basis).expanduser())})
+    return with_values(config, model={"name": os.path.abspath(folder)}) if folder.is_dir() else config
 
 
 def base_name(transcript: Transcript) -> str:

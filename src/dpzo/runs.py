@@ -78,6 +78,8 @@ def train(
     check_private_count(config.privacy)
     if Path(config.model.name).is_absolute():
         tell(f"the run's journal, card and model will name the base model by its path, {config.model.name}")
+    if config.training.basis is not None:
+        tell(f"the run's config and journal will name the public basis by its path, {config.training.basis}")
     config = without_ignored(config, source, tell=tell)
     task = task_of(config)
     declared = config.privacy.num_examples

@@ -25,9 +25,9 @@ from dpzo.journal import Transcript
 from dpzo.lm.fingerprint import plain_tensors
 from dpzo.lm.quiet import silent_libraries
 from dpzo.lm.saving import ADAPTER_CONFIG, ENCODER, canonical_adapter_config
-from dpzo.plain import require_regular
 from dpzo.privacy import Release
 from dpzo.trained_model import MODEL
+from dpzo.verify.base_files import require_readable
 from dpzo.verify.report import Check, failed, inapplicable, passed
 from dpzo.verify.tensors import files_differ
 from dpzo.zo import StepDirections, TrainableParameters, Update
@@ -41,9 +41,10 @@ def check_weights(run: Path, transcript: Transcript, base: str | None) -> Iterat
     Needs the memory of a replay and, in the system's temporary folder, as much disk as model/ takes.
     """
     header = transcript.header["base"]
-    strange = _base_that_hangs(header["name"] if base is None else base)
-    if strange is not None:
-        yield failed("base", strange)
+    try:
+        require_readable(header["name"] if base is None else base)
+    except DpzoError as error:
+        yield failed("base", str(error))
         return
     with silent_libraries():
         try:
@@ -91,18 +92,6 @@ def _model_check(run: Path, transcript: Transcript, parts: Assembled, base: str 
 def _is_flat(model: Path) -> bool:
     """Whether an encoder lies beside its head, as version 0.1.0 wrote it; every file is compared either way."""
     return (model / "head.safetensors").is_file() and not (model / ENCODER).exists()
-
-
-def _base_that_hangs(name: str) -> str | None:
-    """Why a base model's folder must not be opened; None for one that may be, and for a hub's name."""
-    folder = Path(name).expanduser()
-    for path in sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []:
-        try:
-            if not path.is_dir():
-                require_regular(path)
-        except DpzoError as error:
-            return str(error)
-    return None
 
 
 def missing_tensors(folder: Path, trained: Mapping[str, Tensor]) -> str | None:
