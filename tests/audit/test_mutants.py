@@ -6,6 +6,7 @@ that err in one audit of a thousand, and with so many draws that it is found but
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -228,30 +229,33 @@ def test_a_step_more_than_accounted(audited: Audited, make_plan: MakePlan, plant
 
 
 class Killed:
-    """A run that dies between the draw and the line of its last step, and is taken up again with `spent` steps."""
+    """A run that dies between the draw and the line of its last step, and is taken up again with `spent` steps.
 
-    def __init__(self, *, burns: bool) -> None:
-        self.burns = burns
+    Each step has a key. With it the resumed process makes the same release, which is published once; without it the
+    step is drawn a second time, and both releases are taken for seen.
+    """
+
+    def __init__(self, *, keeps_keys: bool) -> None:
+        self.keeps_keys = keeps_keys
 
     def __call__(self, make: Callable[..., Any], plan: PrivacyPlan, data: DataSet) -> list[Sequence[float]]:
-        first, seen = make(plan), []
+        keys = [os.urandom(32) for _ in range(plan.steps)]
+        first, seen = make(plan, step_key=keys.__getitem__), []
         for _ in range(plan.steps):
-            units = first.draw_batch(data.num_units)
-            rows = data.rows(units)
+            rows = data.rows(first.draw_batch(data.num_units))
             seen.append(first.release(rows).values)
-        resumed = make(plan, spent=plan.steps if self.burns else plan.steps - 1)
-        while resumed.spent < plan.steps:
-            again = resumed.draw_batch(data.num_units)
-            rows = data.rows(again)
-            seen.append(resumed.release(rows).values)
-        return seen
+        again = keys.__getitem__ if self.keeps_keys else (lambda step: os.urandom(32))
+        resumed = make(plan, spent=plan.steps - 1, step_key=again)
+        rows = data.rows(resumed.draw_batch(data.num_units))
+        redone = resumed.release(rows).values
+        return [*(seen[:-1] if self.keeps_keys else seen), redone]
 
 
 @pytest.mark.slow
 def test_a_second_draw_after_a_kill(audited: Audited, make_plan: MakePlan) -> None:
     plan = make_plan(Gaussian(2**0.5), steps=2)
-    assert not flagged(audited(plan, 5000, SOUND_FLAGGED, run=Killed(burns=True)))
-    assert flagged(audited(plan, 40_000, run=Killed(burns=False)))
+    assert not flagged(audited(plan, 5000, SOUND_FLAGGED, run=Killed(keeps_keys=True)))
+    assert flagged(audited(plan, 40_000, run=Killed(keeps_keys=False)))
 
 
 @pytest.mark.slow
