@@ -17,10 +17,11 @@ import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 
-from dpzo import journal
+from dpzo import journal, runs
 from dpzo.journal import HEAD, JOURNAL
 from dpzo.journal_line import canonical, chain
 from dpzo.verify import verify
+from dpzo.verify.weights import missing_tensors
 
 HERE = Path(__file__).resolve().parent / "fixtures"
 SECRET = "alice, 1970-01-01, diagnosis F32.1"
@@ -400,6 +401,46 @@ def test_usual_further_files_of_a_base_model_pass(tmp_path: Path) -> None:
     (base / ".git").mkdir()
     os.mkfifo(base / ".git" / "fsmonitor")
     assert verify(HERE / "head", base=str(base)).first_bad is None
+
+
+def test_a_trained_tensor_that_no_file_holds_is_named(tmp_path: Path) -> None:
+    """By its bits, under whatever name and in whatever folder; a tensor of equal values in another type is another."""
+    trained = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1.5, -0.0])}
+    (tmp_path / "encoder").mkdir()
+    save_file({"model.a": trained["a"], "base": torch.ones(4)}, tmp_path / "one.safetensors")
+    assert missing_tensors(tmp_path, trained) == "b"
+    save_file({"x": trained["b"].double()}, tmp_path / "encoder" / "two.safetensors")
+    assert missing_tensors(tmp_path, trained) == "b"
+    save_file({"x": torch.nextafter(trained["b"], torch.tensor(9.0))}, tmp_path / "encoder" / "two.safetensors")
+    assert missing_tensors(tmp_path, trained) == "b"
+    save_file({"x": trained["b"]}, tmp_path / "encoder" / "two.safetensors")
+    assert missing_tensors(tmp_path, trained) is None
+    save_file({"model.a": torch.tensor([1.5, 0.0])}, tmp_path / "one.safetensors")
+    assert missing_tensors(tmp_path, trained) == "a"
+    assert missing_tensors(tmp_path / "nowhere", trained) == "a"
+
+
+@pytest.mark.parametrize(("name", "lost"), [("head", "head.bias"), ("lora", "lora_A")])
+def test_a_run_that_saves_less_than_it_trained_fails(
+    name: str, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if a replay leaves the same tensor out, as a library that attaches a leftover adapter does."""
+    run, save_model = copied(name, tmp_path), runs.save_model
+
+    def forgetful(parts: Any, output: Path, **how: Any) -> None:
+        save_model(parts, output, **how)
+        for path in (output / "model").rglob("*.safetensors"):
+            tensors = load_file(path)
+            kept = {key: value for key, value in tensors.items() if lost not in key}
+            if len(kept) < len(tensors):
+                save_file(kept, path)
+                shutil.copy(path, run / path.relative_to(output))
+
+    monkeypatch.setattr("dpzo.runs.save_model", forgetful)
+    report = verify(run)
+    assert report.first_bad is not None
+    assert report.first_bad.startswith("weights: model/ would hold no trained tensor ")
+    assert lost in report.first_bad
 
 
 def test_hard_links_and_modes_change_no_verdict(tmp_path: Path) -> None:

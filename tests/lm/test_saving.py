@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from dpzo.errors import DpzoError
 from dpzo.lm.encoding import encode_classes, encode_completions
@@ -51,6 +51,10 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 def only_safetensors(folder: Path) -> bool:
     return not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".pickle")]
+
+
+def _pipeline(folder: Path) -> Any:
+    return pipeline("text-classification", str(folder), device="cpu")
 
 
 @pytest.mark.parametrize("trainable", ["full", "lora", "head"])
@@ -130,6 +134,30 @@ def test_the_lines_in_the_readme_load_an_encoder_classifier(
     again = load_saved(tmp_path / "model", "classification")
     assert TokenObjective(again.module, encoded, 4).losses(np.arange(3)).tobytes() == losses.tobytes()
     assert again.num_labels == 3
+
+
+@pytest.mark.parametrize("trainable", ["full", "lora", "head"])
+@pytest.mark.parametrize("load", [AutoModelForSequenceClassification.from_pretrained, _pipeline])
+def test_transformers_refuses_the_folder_of_an_encoder_classifier(
+    tiny: Tiny, tmp_path: Path, trainable: str, load: Callable[[Path], Any]
+) -> None:
+    """It would take the encoder for a sequence classifier of its own, with a head at random."""
+    save(trained(tiny("bert", "bare"), trainable), tmp_path / "model", labels=("no", "maybe", "yes"))
+    with pytest.raises((OSError, ValueError), match=r"config\.json|model_type"):
+        load(tmp_path / "model")
+
+
+def test_a_pipeline_answers_as_a_sequence_classifier_was_trained(tiny: Tiny, tmp_path: Path) -> None:
+    """What transformers can load, it loads whole, with the names of the labels."""
+    loaded = trained(tiny("bert", "classifier"), "full")
+    save(loaded, tmp_path / "model", labels=("no", "maybe", "yes"))
+    answers = _pipeline(tmp_path / "model")(TEXTS, top_k=None)
+    rows = loaded.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = loaded.module(**rows).logits.softmax(-1)
+    for answer, row in zip(answers, expected, strict=True):
+        found = {entry["label"]: entry["score"] for entry in answer}
+        assert found == pytest.approx({f"LABEL_{i}": float(row[i]) for i in range(3)}, abs=1e-5)
 
 
 def test_saving_twice_writes_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
