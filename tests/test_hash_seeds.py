@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -39,10 +41,18 @@ def test_every_process_saves_and_verifies_alike(tmp_path: Path) -> None:
     assert int(saved.pop().split()[0]) >= 5
 
 
-def test_a_worker_has_a_hash_seed_of_its_own() -> None:
+def test_workers_have_hash_seeds_of_their_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seeds that conftest's hooks leave for each of four workers; in a worker, also the one that it got."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker is not None:
-        assert os.environ["PYTHONHASHSEED"] == worker.removeprefix("gw")
+    assert worker is None or os.environ["PYTHONHASHSEED"] == worker.removeprefix("gw")
+    monkeypatch.setenv("PYTHONHASHSEED", "random")
+    hooks: Any = request.config.pluginmanager.get_plugin(str(HERE / "conftest.py"))
+    hooks.pytest_xdist_setupnodes()
+    seeds = []
+    for number in range(4):
+        seeds.append(os.environ["PYTHONHASHSEED"])  # a worker starts with what the hook of the one before it left
+        hooks.pytest_configure_node(SimpleNamespace(gateway=SimpleNamespace(id=f"gw{number}")))
+    assert seeds == ["0", "1", "2", "3"]
 
 
 def _run(script: str, seed: str, locale: str, *arguments: str) -> str:

@@ -2,7 +2,7 @@
 
 
 class DpzoError(Exception):
-    """A mistake that the user can mend; its message is printed as one line and the command exits with code 2.
+    """A user error; its message is printed as one line and the command exits with code 2.
 
     The message names the file, the row number, the column or the option, and the mend. It never holds the content of a
     record, a loss, or a count taken from private data, so it is safe to log.

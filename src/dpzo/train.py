@@ -101,7 +101,7 @@ def resume(
     observe: Observer = lambda release: None,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> None:
-    """Go on with a run, wherever and however it stopped. `job` must be the run's own, with parameters at θ_0.
+    """Resume a run, wherever and however it stopped. `job` must be the run's own, with parameters at θ_0.
 
     A step that was in flight when the process died is made again with the same batch and the same noise. Raises
     DpzoError if the journal does not verify or belongs to another model, plan or seed.

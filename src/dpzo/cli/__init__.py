@@ -27,7 +27,7 @@ _TYPERS_CTRL_C = 130
 
 
 def main() -> None:
-    """Run `dpzo`; exit 0 on success, 2 on a mistake the user can mend, 130 when stopped, 1 on a bug or a verdict."""
+    """Run `dpzo`; exit 0 on success, 2 on a user error, 130 when stopped, 1 on a bug or a verdict."""
     die_quietly_at_exit()
     with stop_signals():
         sys.exit(_run())

@@ -105,9 +105,9 @@ def train(
     finished(card, output, as_json)
 
 
-@app.command(short_help="Go on with a run, however it stopped.")
+@app.command(short_help="Resume an interrupted run.")
 def resume(run: Run, base: Base = None, as_json: Json = False) -> None:
-    """Go on with a run, however it stopped. A step in flight at a crash is made again with the same draw."""
+    """Resume an interrupted run. A step in flight at a crash is redone with the same draw."""
     with ending_well(run, resumable=True):
         from dpzo.cli.screen import finished, nothing_left, teller, watching
         from dpzo.finished import finished_card
@@ -216,7 +216,7 @@ def tasks(
         show_task(name, as_json)
 
 
-app.command(short_help="Check a run as a stranger: journal, ε, weights.")(verify)
+app.command(short_help="Verify a run independently, without the private data.")(verify)
 app.command(short_help="Sign a run with an OpenSSH key.")(sign)
 app.command(short_help="Search the noise of least variance for an ε.")(noise)
 app.command(short_help="Measure a lower bound on ε beside the claim.")(audit)

@@ -23,7 +23,10 @@ def verify(
     key: Annotated[Path | None, typer.Option(help="The signer's OpenSSH public key: a .pub file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a run as a stranger, without data: journal, ε, card, weights, signature. Exit 0 if all hold, 1 if not."""
+    """Verify a run independently, without the private data: journal, ε, card, weights, signature.
+
+    Exit 0 if all checks hold, 1 if not.
+    """
     with ending_well(None, resumable=False):
         from dpzo.cli.checks import check_base
         from dpzo.cli.screen import print_json, teller

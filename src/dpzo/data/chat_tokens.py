@@ -75,7 +75,7 @@ def _check(tokenizer: Any, max_length: int) -> None:
         raise DpzoError(f"--max-length {max_length}: too short for a chat; it must be at least 5")
     if not tokenizer.is_fast:
         raise DpzoError(
-            "--kind chat: the model's tokenizer is not of the fast kind, so turns cannot be told apart in it"
+            "--kind chat: the model's tokenizer is not a fast tokenizer, so turns cannot be told apart in it"
         )
     if not isinstance(tokenizer.chat_template, str):  # `choose_chat_template` has taken one of several
         raise DpzoError(

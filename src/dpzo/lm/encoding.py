@@ -266,9 +266,7 @@ def _tokenise(tokenizer: Any, texts: list[str], pairs: list[str] | None, **optio
         return tokenizer(texts, pairs, verbose=False, **options)
     except Exception as error:  # its message may quote a record
         kind = type(error).__name__
-        raise DpzoError(
-            f"the model's tokenizer failed on the data ({kind}); try a tokenizer of the fast kind"
-        ) from None
+        raise DpzoError(f"the model's tokenizer failed on the data ({kind}); try a fast tokenizer") from None
 
 
 def _plain(text: str) -> str:

@@ -83,7 +83,7 @@ def encode_masked(
     pieces = template_pieces(template)
     words = word_tokens(tokenizer, template, label_words)
     if not tokenizer.is_fast:
-        raise DpzoError("--model: its tokenizer tells no positions; a masked prompt needs a tokenizer of the fast kind")
+        raise DpzoError("--model: its tokenizer tells no positions; a masked prompt needs a fast tokenizer")
     names = [field for _, field in pieces if field is not None and field != MASK]
     lacking = next((name for name in names if name not in fields), None)
     if lacking is not None:
@@ -189,5 +189,5 @@ def _tokenise(tokenizer: Any, prompts: list[str]) -> Any:
         return tokenizer(prompts, verbose=False, return_offsets_mapping=True, return_special_tokens_mask=True)
     except Exception as error:  # its message may quote a record
         raise DpzoError(
-            f"the model's tokenizer failed on the data ({type(error).__name__}); try a tokenizer of the fast kind"
+            f"the model's tokenizer failed on the data ({type(error).__name__}); try a fast tokenizer"
         ) from None

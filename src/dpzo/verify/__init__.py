@@ -1,4 +1,4 @@
-"""Checking a finished run as a stranger: from its folder and the base model alone, without private data."""
+"""Verifying a finished run independently: from its folder and the base model alone, without private data."""
 
 from dpzo.verify.report import Check, Report
 from dpzo.verify.signature import sign

@@ -39,7 +39,7 @@ def verify(
     module: nn.Module | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Check a run as a stranger: journal, steps, noise, ε by a second accountant, card, plan, weights, signature.
+    """Verify a run independently: journal, steps, noise, ε by a second accountant, card, plan, weights, signature.
 
     `base` replaces the header's base model (its fingerprint still has to be the header's), `key` is a file of OpenSSH
     public keys, `module` the model at θ_0 of a run of `dpzo.fit` (it holds θ_T afterwards). Nothing is trained, drawn
@@ -87,7 +87,8 @@ def _checks(
         yield from (inapplicable(name, "not checked: the journal does not verify") for name in _REST)
         yield signed
         return
-    yield passed("journal", f"{transcript.num_steps + 1} lines hang together; hash {transcript.last_hash[:16]}…")
+    entries = transcript.num_steps + 1
+    yield passed("journal", f"hash chain intact ({entries} entries); hash {transcript.last_hash[:16]}…")
     try:
         check_header(transcript.header)
         plan = PrivacyPlan.from_dict(transcript.header["plan"])
