@@ -54,7 +54,7 @@ class NoiseFamily:
     def _curve(self, noise: float) -> npt.NDArray[np.float64]:
         if noise not in self._curves:
             event, relation = self._event(noise, self.steps), self.plan.relation
-            self._curves[noise] = np.array([accounting.delta(event, float(angle), relation) for angle in ANGLES])
+            self._curves[noise] = accounting.delta_curve(event, ANGLES, relation)
         return self._curves[noise]
 
     def margins(self, found: Rates, noise: float) -> npt.NDArray[np.float64]:

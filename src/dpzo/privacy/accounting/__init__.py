@@ -1,7 +1,7 @@
 """Accounting: from what was done (an event) to what it leaked (ε, δ), and back to the noise that a budget asks for."""
 
 from dpzo.privacy.accounting import calibrate, closed_form
-from dpzo.privacy.accounting.headline import AccountantDisagreement, accountant_name, delta, epsilon
+from dpzo.privacy.accounting.headline import AccountantDisagreement, accountant_name, delta, delta_curve, epsilon
 from dpzo.privacy.accounting.matrix import Support, SupportRow, support, support_matrix
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "calibrate",
     "closed_form",
     "delta",
+    "delta_curve",
     "epsilon",
     "support",
     "support_matrix",

@@ -10,6 +10,7 @@ import numpy as np
 
 from dpzo.privacy.accounting.direct import Losses, convolved
 from dpzo.privacy.accounting.tilted import LEAST_CELLS, UNIT, Atoms, Composed, Rough
+from dpzo.privacy.noise.shape import Array
 
 SMALLEST_DELTA = 1e-100
 """No δ below is answered: untilting would meet the end of the range of floats."""
@@ -25,6 +26,8 @@ SEEN = 1000.0
 """An ε of fewer cells than that is not told apart from the grid, and direct convolution is asked too."""
 RUNG = 2.0**0.25
 """Between the tilts of a ladder."""
+CURVE_SUMS, CURVE_TOLERANCE = 8, 1e-3
+"""Sums behind a whole curve δ(ε), and how much their grid may raise δ."""
 SUMMING = 1e-12
 """Bound on the relative error of a pairwise sum of at most 2^20 products: (20 + 128)·4u < 1e-13."""
 
@@ -142,6 +145,29 @@ def least_delta(one: Atoms, epsilon: float, count: int) -> float:
         best = min(best, here or best)
         here = _directly(one, max(1e-3 * best, SMALLEST_DELTA), count).delta(epsilon)
     return min(best, here)
+
+
+def delta_curve(one: Atoms, epsilons: Array, count: int) -> Array:
+    """Upper bounds on δ at ascending ε ≥ 0, from a few sums in all: near where δ matters, looser at tiny δ.
+
+    δ(ε) does not rise, so a bound at an earlier ε holds at all later ones.
+    """
+    lost, pad = _lost(one, count), count * _padding(one)
+    bounds = np.ones(len(epsilons))
+    if len(one.losses) == 0 or lost == 1.0:
+        return bounds
+    at = epsilons - pad
+    if count == 1:
+        return np.minimum(bounds, [lost + _single_delta(one, float(place)) for place in at])
+    rough, top = _rough(one), count * float(one.losses.max())
+    for part in np.array_split(np.arange(len(epsilons)), CURVE_SUMS):
+        inside = part[at[part] < top]
+        if len(inside):
+            tilt = rough.tilt_for_epsilon(float(epsilons[inside[len(inside) // 2]]), count)
+            curve = Composed(one, count, tilt, rough, CURVE_TOLERANCE, float(at[inside[0]]))
+            bounds[inside] = [min(1.0, lost + curve.delta(float(place))) for place in at[inside]]
+        bounds[part[at[part] >= top]] = lost
+    return np.minimum.accumulate(bounds)
 
 
 @lru_cache(maxsize=16)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
 from dpzo.errors import DpzoError
 from dpzo.privacy.accounting import closed_form, lattice_pld, matrix, pld
 from dpzo.privacy.accounting.query import Query, check_delta, flatten
@@ -58,6 +61,16 @@ def delta(event: Event, epsilon: float, relation: NeighboringRelation) -> float:
     if accountant == matrix.RDP or bound == 0.0:
         return bound
     return min(pld.delta(query, epsilon, relation, SURE * bound), bound)
+
+
+def delta_curve(
+    event: Event, epsilons: npt.NDArray[np.float64], relation: NeighboringRelation
+) -> npt.NDArray[np.float64]:
+    """Upper bounds on δ at many ascending ε ≥ 0, in the time of a few: `delta`, but looser where δ is tiny."""
+    query = flatten(event)
+    if query.table is None and accountant_of(query, None, relation) == matrix.PLD:
+        return pld.curve(query, epsilons, relation)
+    return np.array([delta(event, float(one), relation) for one in epsilons])
 
 
 def accountant_name(event: Event, delta: float, relation: NeighboringRelation) -> str:

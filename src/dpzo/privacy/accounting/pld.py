@@ -23,7 +23,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from dpzo.privacy.accounting.composition import least_delta, least_epsilon
+from dpzo.privacy.accounting.composition import delta_curve, least_delta, least_epsilon
 from dpzo.privacy.accounting.query import Query, shift
 from dpzo.privacy.accounting.tilted import UNIT, Atoms
 from dpzo.privacy.events import NeighboringRelation
@@ -31,6 +31,8 @@ from dpzo.privacy.noise.shape import Array
 
 SMALLEST_DELTA = 1e-250
 """No δ below is answered: masses would meet the end of the range of floats."""
+CURVE_LEAST = 1e-9
+"""δ of a whole curve below which its values are not near."""
 REFINED = 0.0015
 """Distance of the points in standard deviations; ε rises by about REFINED²/12 of itself."""
 NODES = 6
@@ -54,6 +56,13 @@ def delta(query: Query, epsilon: float, relation: NeighboringRelation, least: fl
     """δ of the composition at ε, an upper bound; 1 where the atoms are too coarse; below `least` not near it."""
     pair = atoms(query, relation, _reach(max(least, SMALLEST_DELTA) / query.count))
     return max((least_delta(one, epsilon, query.count) for one in pair), default=1.0)
+
+
+def curve(query: Query, epsilons: Array, relation: NeighboringRelation) -> Array:
+    """δ at ascending ε, upper bounds as `composition.delta_curve` gives them; 1 where the atoms are too coarse."""
+    pair = atoms(query, relation, _reach(CURVE_LEAST / query.count))
+    bounds = [delta_curve(one, epsilons, query.count) for one in pair]
+    return np.max(bounds, axis=0) if bounds else np.ones(len(epsilons))
 
 
 @lru_cache(maxsize=8)
