@@ -248,7 +248,8 @@ def _stop_requests() -> Iterator[Callable[[], int]]:
         how = "press Ctrl-C" if number == signal.SIGINT else "send the signal"
         # Straight to the descriptor: a handler may interrupt a buffered write of the same stream.
         with suppress(OSError):
-            os.write(2, f"dpzo: stopping after this step; {how} again to stop now\n".encode())
+            below = "\n" if os.isatty(2) else ""  # a progress bar stands in the line
+            os.write(2, f"{below}dpzo: stopping after this step; {how} again to stop now\n".encode())
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):

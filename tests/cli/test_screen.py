@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import typer.core
 
-from dpzo import runs
+from dpzo import finished as finished_run
+from dpzo import runs, trained_model
 from dpzo.cli.screen import rounded_up
 from dpzo.privacy import PrivateChannel, Release
 
@@ -119,7 +120,8 @@ def test_ctrl_c_in_other_commands(
 
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    monkeypatch.setattr(runs, "read", pressed)
+    for module in (runs, trained_model, finished_run):
+        monkeypatch.setattr(module, "read", pressed)
     for command in (["replay", run, "--output", tmp_path / "new"], ["evaluate", run, "--data", records]):
         extra = ["--data-is", "public"] if command[0] == "evaluate" else []
         said = dpzo(*command, *extra)

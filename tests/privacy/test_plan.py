@@ -80,8 +80,12 @@ def test_bad_input_names_the_option(changes: dict[str, Any], named: str) -> None
 def test_what_no_accountant_supports_is_refused_with_the_reason() -> None:
     with pytest.raises(DpzoError, match=r"(?i)gaussian"):
         solve_plan(**{**DP_ZO, "delta": 0.0}, epsilon=1.0)
-    with pytest.raises(DpzoError, match="replace"):
-        solve_plan(**DP_ZO, epsilon=1.0, mechanism="laplace", relation=NeighboringRelation.REPLACE_ONE)
+
+
+def test_sampled_laplace_noise_is_answered_under_replace_one() -> None:
+    plan = solve_plan(**DP_ZO, epsilon=1.0, mechanism="laplace", relation=NeighboringRelation.REPLACE_ONE)
+    assert 0.99 <= plan.epsilon <= 1.0
+    assert plan.noise_scale > solve_plan(**DP_ZO, epsilon=1.0, mechanism="laplace").noise_scale
 
 
 @given(
