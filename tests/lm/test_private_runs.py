@@ -105,6 +105,46 @@ def test_sharing_changes_no_bit_of_a_run(bases: dict[str, Path], tmp_path: Path,
     assert any(any(values) for values in releases.pop())
 
 
+def test_records_beyond_the_cap_of_a_unit_change_nothing(
+    bases: dict[str, Path], tmp_path: Path, linear: ModuleType
+) -> None:
+    """Two files; the person of many records has two before the cap, and whatever follows them leaves no trace."""
+    options = {
+        "model": {"name": str(bases["Llama"])},
+        "data": {"kind": "completion", "max_length": 24, "max_answer_tokens": 8, "unit_column": "who"}
+        | {"max_records_per_unit": 2},
+        "privacy": {"noise_multiplier": 0.1, "delta": 1e-3, "num_examples": 4, "expected_batch_size": 4}
+        | {"steps": 2, "num_directions": 2},
+        "training": {"learning_rate": 1e-2, "microbatch_size": 4},
+    }
+
+    def releases(name: str, later: list[str], cap: int) -> list[Any]:
+        first = [{"prompt": line, "completion": " yes", "who": n} for n, line in enumerate(LINES[:4])]
+        second = [{"prompt": "again", "completion": " no", "who": 0}]
+        second += [{"prompt": line, "completion": " no", "who": 0} for line in later]
+        for place, rows in (("a", first), ("b", second)):
+            (tmp_path / f"{name}{place}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+        source = runs.DataSource(file=tmp_path / f"{name}a.jsonl", more=(tmp_path / f"{name}b.jsonl",))
+        chosen = {**options, "data": {**options["data"], "max_records_per_unit": cap}}
+        runs.train(parse_config(chosen), source, tmp_path / name, nonprivate_randomness=linear.Noise)
+        return [entry for entry, _ in read(tmp_path / name).entries()]
+
+    capped = releases("short", [], 2)
+    assert releases("long", LINES[4:20], 2) == capped
+    assert releases("uncapped", LINES[4:20], 20) != capped
+
+
+def test_a_cap_needs_the_column_of_the_unit(bases: dict[str, Path], tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "a", "completion": " b"}))
+    run = ("--output", str(tmp_path / "run"), "--num-examples", "8", "--epsilon", "2", "--delta", "1e-3")
+    done = CliRunner().invoke(
+        app, ["train", "--model", str(bases["Llama"]), "--data", str(data), *run, "--max-records-per-unit", "2"]
+    )
+    assert done.exit_code != 0
+    assert "--max-records-per-unit: needs --unit-column" in str(done.exception or done.output)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
