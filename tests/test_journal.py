@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpzo import journal as journal_module
 from dpzo.errors import DpzoError
-from dpzo.journal import HEAD, JOURNAL, Burnt, Journal, read
+from dpzo.journal import FORMAT, HEAD, JOURNAL, Burnt, Journal, read
+from dpzo.journal_line import canonical, chain
 from dpzo.privacy import Release
 from dpzo.step_key import STEP_KEY
 
@@ -379,8 +379,8 @@ def test_a_line_with_more_in_it_is_refused_even_with_the_right_hash(tmp_path: Pa
         {"step": 1},
         {},
     ):
-        hashed = journal_module._chain(previous, body)
-        line = journal_module._canonical({**body, "hash": hashed}) + b"\n"
+        hashed = chain(previous, body)
+        line = canonical({**body, "hash": hashed}) + b"\n"
         put_lines(folder, [*lines(folder)[:2], line])
         with pytest.raises(DpzoError, match=r"line 3 \(step 1\)"):
             read(folder)
@@ -402,9 +402,9 @@ def test_what_is_no_journal_is_refused(tmp_path: Path, content: bytes) -> None:
 )
 def test_a_header_without_what_reading_needs_is_refused(tmp_path: Path, header: Body) -> None:
     folder = write(tmp_path / "run")
-    body = {"format": journal_module.FORMAT, "header": header}
-    hashed = journal_module._chain("", body)
-    put_lines(folder, [journal_module._canonical({**body, "hash": hashed}) + b"\n"])
+    body = {"format": FORMAT, "header": header}
+    hashed = chain("", body)
+    put_lines(folder, [canonical({**body, "hash": hashed}) + b"\n"])
     with pytest.raises(DpzoError, match="line 1 lacks the plan"):
         read(folder)
 

@@ -477,17 +477,18 @@ def test_headers_with_a_good_hash(tmp_path: Path, header: Any) -> None:
 
 
 def _forge(folder: Path, header: dict[str, Any]) -> None:
-    from dpzo.journal import FORMAT, _canonical, _chain
+    from dpzo.journal import FORMAT
+    from dpzo.journal_line import canonical, chain
 
     folder.mkdir(exist_ok=True)
     try:
         body = {"format": FORMAT, "header": header}
-        hashed = _chain("", body)
-        line = _canonical({**body, "hash": hashed}) + b"\n"
+        hashed = chain("", body)
+        line = canonical({**body, "hash": hashed}) + b"\n"
     except ValueError:  # NaN: no journal holds it
         return
     (folder / JOURNAL).write_bytes(line)
-    (folder / HEAD).write_bytes(_canonical({"step": 0, "hash": hashed, "closed": True}) + b"\n")
+    (folder / HEAD).write_bytes(canonical({"step": 0, "hash": hashed, "closed": True}) + b"\n")
 
 
 @fuzzed
