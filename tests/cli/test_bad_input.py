@@ -60,7 +60,7 @@ def plan_with(changes: dict[str, object]) -> list[object]:
         ({"--clip-norm": -1}, ["--clip-norm", "positive"]),
         ({"--steps": 0}, ["--steps", "at least 1"]),
         ({"--num-examples": 0}, ["--num-examples", "at least 1"]),
-        ({"--num-examples": "1.5"}, ["--num-examples", "integer"]),
+        ({"--num-examples": "1.5"}, ["--num-examples", "whole number"]),
         ({"--num-examples": None}, ["missing", "--num-examples", "--help"]),
         ({"--mechanism": "gausian"}, ["--mechanism", "gaussian", "laplace"]),
         ({"--relation": "neighbours"}, ["--relation", "zero_out"]),
@@ -103,8 +103,11 @@ def test_a_delta_not_below_one_over_n_is_warned_of(dpzo: Dpzo) -> None:
         ({"relation": "neighbours"}, ["--relation", "zero_out"]),
         ({"task": "sst", "data": None, "data_dir": "."}, ["--task sst", "did you mean sst2?"]),
         ({"task": "sst2", "data": None}, ["--data-dir is missing", "sst2"]),
-        ({"task": "rte"}, ["has no column 'premise'", "name another"]),
-        ({"task": "sst2", "data": None, "data_dir": "/nonexistent"}, ["/nonexistent", "no such folder"]),
+        ({"task": "rte", "labels": None}, ["has no column 'premise'", "name another"]),
+        (
+            {"task": "sst2", "labels": None, "data": None, "data_dir": "/nonexistent"},
+            ["/nonexistent", "no such folder"],
+        ),
         ({"text_column": "txt"}, ["notes.csv", "no column 'txt'", "did you mean 'text'?"]),
         ({"label_column": "sentiment"}, ["notes.csv", "no column 'sentiment'", "it has 'text', 'label', 'who'"]),
         ({"unit_column": "patient"}, ["notes.csv", "no column 'patient'"]),
@@ -157,7 +160,7 @@ def test_all_missing_options_are_named_at_once(dpzo: Dpzo, arguments: Arguments,
         "--num-examples, --expected-batch-size, --delta, --epsilon or --noise-multiplier are",
     )
     refused(dpzo("evaluate"), "missing options: RUN, --data-is")
-    refused(dpzo("compare", "dp-zo", "--output", tmp_path), "missing options: --task, --data-dir")
+    refused(dpzo("compare", "dp-zo", "--output", tmp_path), "the records are missing: give --task NAME with --data-dir")
     refused(dpzo("generate", tmp_path), "missing option: --prompt")
 
 

@@ -131,6 +131,7 @@ def baseline_card(
         },
         "accountant": plan.accountant if private else "none",
         "assumptions": _assumptions(level, header),
+        "findings": [],
         "tuning": header.get("tuning", "not declared"),
         "held": held_records(header.get("evaluation", {})),
         "not_covered": list(NOT_COVERED),
