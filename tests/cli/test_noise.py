@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dpzo.journal import read
+from dpzo.journal_line import canonical
 
 Dpzo = Callable[..., Any]
 NOISE = ["noise", "--epsilon", 4, "--delta", 1e-10, "--sampling-prob", 1, "--steps", 1]
@@ -111,7 +112,8 @@ def test_a_run_of_searched_noise_goes_on_after_a_crash(
     (run / "journal.jsonl").write_bytes(b"".join(lines[:3]))
     head = json.loads((run / "journal.head").read_text())
     last = json.loads(lines[2])
-    (run / "journal.head").write_text(json.dumps({**head, "step": 2, "hash": last["hash"], "closed": False}))
+    stood = {**head, "step": 2, "hash": last["hash"], "closed": False}
+    (run / "journal.head").write_bytes(canonical(stood) + b"\n")
     said = dpzo("resume", run)
     assert said.code == 0, said.err
     entries = [entry for entry, _ in read(run).entries()]

@@ -39,7 +39,7 @@ def test_a_forecast_of_the_model_itself(dpzo: Callable[..., Any], tiny_bert: Pat
 def test_a_forecast_from_a_configuration_alone(dpzo: Callable[..., Any], tiny_bert: Path) -> None:
     said = dpzo("plan", "--model", tiny_bert / "config.json", *ASKED)
     assert said.code == 0, said.err
-    for words in ("memory", "needed at once", "guessed", "made-up weights", "a step", "million parameters"):
+    for words in ("memory", "the process, at most", "guessed", "made-up weights", "a step", "million parameters"):
         assert words in said.out
     assert "epsilon" not in said.out  # no ε was asked for
     assert max(map(len, said.out.splitlines())) <= 150
@@ -78,7 +78,7 @@ def test_a_model_too_large_is_refused_before_anything_is_loaded(
         (["--labels", "a,b", "--num-examples", 9], "--labels: is for a forecast"),
         (["--set", "training.mask=0.5"], "--set: is for a forecast"),
         (["--learning-rate", 0.1], "--learning-rate: is for a forecast"),
-        (["--num-examples", "private"], "--num-examples: must be a whole number"),
+        (["--num-examples", "private"], "--num-examples: a plan needs a whole number"),
         (
             ["--model", "MODEL", "--labels", "a,b", "--num-examples", 9, "--chat-template", "x"],
             "--chat-template (data.chat_template): is not used with --kind classification",
