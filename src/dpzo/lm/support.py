@@ -320,10 +320,15 @@ its steps, and slopes are multiples of 1/(2·smoothing): set `--clip-norm` near 
 A score of your own is any function from a model and a batch of rows to one number a row, through `dpzo.fit`:
 
 ```python
+import torch, dpzo
+
 def wrong(model, batch):
     return (torch.sign(model(batch["x"])[:, 0]) != batch["y"]).float()
 
-dpzo.fit(model, wrong, examples, plan=plan, settings=settings, output="run")
+model, x = torch.nn.Linear(3, 1), torch.randn(200, 3)
+examples = {"x": x, "y": torch.sign(x[:, 0])}
+plan = dpzo.solve_plan(num_examples=200, expected_batch_size=50, steps=40, delta=1e-4, epsilon=4, num_directions=8)
+dpzo.fit(model, wrong, examples, plan=plan, settings=dpzo.Settings(0.05, smoothing=0.3), output="run")
 ```
 
 Number i may depend on the weights and row i alone; `dpzo.lm.objectives.Objective` states the contract.
