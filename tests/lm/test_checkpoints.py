@@ -13,7 +13,7 @@ import transformers
 
 from dpzo.config import DataConfig, ModelConfig, PrivacyConfig, RunConfig
 from dpzo.data.chat_tokens import _marked, _scored_tokens, choose_chat_template
-from dpzo.data.chats import Message
+from dpzo.data.chats import Chat, Message
 from dpzo.errors import DpzoError
 from dpzo.forecast.parts import require_used
 from dpzo.lm.initialiser import seeded_initialiser
@@ -154,6 +154,6 @@ def test_marks_of_a_template_end_where_they_end(chat: list[tuple[str, str]], sco
         {letter: n for n, letter in enumerate("abcg<")}, unk_token="<"
     )
     tokenizer.backend_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
-    messages = [Message(role, content) for role, content in chat]
-    assert _marked(tokenizer, messages, 1)[0] == "".join(content for _, content in chat)
-    assert _scored_tokens(tokenizer, messages, 1)[1] == scored
+    turns = Chat([Message(role, content) for role, content in chat])
+    assert _marked(tokenizer, turns, 1)[0] == "".join(content for _, content in chat)
+    assert _scored_tokens(tokenizer, turns, 1)[1] == scored
