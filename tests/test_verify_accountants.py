@@ -104,7 +104,7 @@ def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
         ),
         (b'"delta": 2.0000000001,', '"delta": 2.0,', "line 1"),
         (b'"epsilon": null,', '"epsilon": 2.0,', "line 1"),
-        (b"\xff\x1b[2J", "a", r"line 1: '\ufffd\x1b[2J'"),
+        (b"\xff\x1b[2J", "a", r"line 1: '\\xff\x1b[2J'"),
     ],
 )
 def test_the_first_other_line(shipped: bytes, wanted: str, place: str | None) -> None:
