@@ -104,7 +104,7 @@ def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
         ),
         (b'"delta": 2.0000000001,', '"delta": 2.0,', "line 1"),
         (b'"epsilon": null,', '"epsilon": 2.0,', "line 1"),
-        (b"\xff\x1b[2J", "a", r"line 1: '\\xff\x1b[2J'"),
+        (b"\xff\x1b[2J", "a", r"line 1: '\xff\x1b[2J'"),
     ],
 )
 def test_the_first_other_line(shipped: bytes, wanted: str, place: str | None) -> None:
@@ -113,12 +113,7 @@ def test_the_first_other_line(shipped: bytes, wanted: str, place: str | None) ->
         assert found is None
     else:
         assert found is not None
-        assert (
-            found.encode("unicode_escape" if r"\ufffd" in place else "utf-8")
-            .decode()
-            .replace("\\\\", "\\")
-            .startswith(place)
-        )
+        assert found.replace("\\\\", "\\").startswith(place)
 
 
 def transcript(folder: Path, made: PrivacyPlan, share: float, signal: float = 0.0) -> Transcript:
