@@ -398,7 +398,10 @@ def _stranger(folder: Path) -> Path:
     """A run of a module with its card and plan, and sums that are signed by nobody."""
     plan = PrivacyPlan(100, FullBatch(), Gaussian(2.0), 1.0, 9, 2, 1e-5)
     grid = lattice(plan.mechanism, plan.clip_norm, plan.num_directions)
-    header = {name: value for name, value in HEADER.items() if name != "config"} | {"plan": plan.to_dict()}
+    header = {name: value for name, value in HEADER.items() if name not in ("config", "count")}
+    header |= {"plan": plan.to_dict(), "settings": {}, "directions": {"kind": "rademacher"}, "estimator": "central"}
+    header["evaluation"] = {"microbatch_size": 4, "isolation": "passed"}
+    header |= {"update": {"rule": "sgd"}, "parameters": [["weight", [2, 1], "float32"]]}
     header |= {"lattice_unit": grid.unit, "lattice_bits": grid.bits, "lattice_bound": grid.bound}
     run_folder(folder, header, 2**grid.bits)
     (folder / "plan.json").write_text(json.dumps(plan.summary(), indent=2) + "\n")
