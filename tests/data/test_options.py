@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dpzo.assembly import task_of
-from dpzo.cli.planning import listed
+from dpzo.cli.fields import listed
 from dpzo.config import DataConfig, RunConfig, load_config, parse_config
 from dpzo.data import read_records
 from dpzo.data.options import refuse_unused, used_fields
@@ -163,5 +163,4 @@ def test_names_are_given_with_commas_or_one_by_one() -> None:
     assert listed(["yes, no"], strip=True) == ["yes", "no"]
     assert listed(["yes, of course ", "no"], strip=True) == ["yes, of course", "no"]
     assert listed([" bad, good"], strip=False) == [" bad", " good"]
-    assert listed(None, strip=True) is None
     assert listed([], strip=True) is None

@@ -205,7 +205,7 @@ def whole_runs(folder: Path, steps: int = 9) -> list[Whole]:
         return parse_config(
             {
                 "model": {"name": str(model), "trainable": trainable, "lora_rank": 2},
-                "data": {"max_length": 16, "max_answer_tokens": 4, **data},
+                "data": {"max_length": 16, **({} if "labels" in data else {"max_answer_tokens": 4}), **data},
                 "privacy": {
                     "noise_multiplier": 2.0,
                     "delta": 1e-3,

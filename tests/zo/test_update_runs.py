@@ -17,6 +17,7 @@ from dpzo.checkpoint import CHECKPOINT
 from dpzo.errors import DpzoError
 from dpzo.journal import read
 from dpzo.privacy import Release
+from dpzo.step_key import STEP_KEY
 from dpzo.zo import SCHEDULES, DirectionScheme, TrainableParameters, build_update, update_facts
 
 STEPS = 12
@@ -132,6 +133,7 @@ def test_after_a_death_the_burnt_step_counts_nowhere(linear: ModuleType, tmp_pat
     with pytest.raises(linear.Died):
         train.fit(job, Units(linear, job), linear.NUM_UNITS, tmp_path, nonprivate_randomness=noise)
     assert (tmp_path / CHECKPOINT).exists()
+    (tmp_path / STEP_KEY).unlink(missing_ok=True)  # a lost key: the step is burnt
     resumed = go(linear, train.resume, tmp_path, name)
     assert linear.burnt(tmp_path) == {8}
     assert resumed.update.applied == [5, 6, 7, 9, 10, 11]  # type: ignore[attr-defined]
