@@ -163,4 +163,4 @@ def test_names_are_given_with_commas_or_one_by_one() -> None:
     assert listed(["yes, no"], strip=True) == ["yes", "no"]
     assert listed(["yes, of course ", "no"], strip=True) == ["yes, of course", "no"]
     assert listed([" bad, good"], strip=False) == [" bad", " good"]
-    assert listed([], strip=True) is None
+    assert listed([], strip=True) == []
