@@ -136,7 +136,7 @@ def test_too_little_noise_is_flagged() -> None:
 
     job = job_of(plan)
     found = audit_transcript(job, Quadratic(job.parameters), UNITS, canaries=200, fit=cheat)
-    assert all(report.flagged for report in found)
+    assert found[1].flagged  # the binomial bound sees too few guesses to accuse once in a million
 
 
 def test_what_cannot_be_audited_so_is_refused() -> None:

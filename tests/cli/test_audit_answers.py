@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,12 @@ def test_numbers_are_looked_at_before_anything_is_drawn(dpzo: Dpzo, finished: Pa
 
 @pytest.mark.parametrize(("data_is", "spends"), [("public", False), ("charged", True)])
 def test_the_object_says_what_was_spent_and_not_how_long_it_took(
-    dpzo: Dpzo, finished: Path, records: Path, data_is: str, spends: bool
+    dpzo: Dpzo, finished: Path, records: Path, tmp_path: Path, data_is: str, spends: bool
 ) -> None:
     """Steps on private records take longer with a larger batch: their duration is not a figure of the report."""
+    run = shutil.copytree(finished, tmp_path / "run")  # a charged audit is written into it
     sure = ("--confidence", 1 - 1e-9)  # at 95 % a sound run is flagged now and then, which is exit code 1
-    said = dpzo("audit", finished, "--canaries", 20, "--data", records, "--data-is", data_is, *sure, "--json")
+    said = dpzo("audit", run, "--canaries", 20, "--data", records, "--data-is", data_is, *sure, "--json")
     assert said.code == 0, said.err
     found = json.loads(said.out)
     assert found["epsilon_spent"] == (found["epsilon_claimed"] if spends else 0.0)

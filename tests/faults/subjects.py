@@ -202,9 +202,10 @@ def whole_runs(folder: Path, steps: int = 9) -> list[Whole]:
             sys.stderr = keep
 
     def config(model: Path, trainable: str, data: dict[str, Any], training: dict[str, Any]) -> RunConfig:
+        adapter = {"lora_rank": 2} if trainable == "lora" else {}
         return parse_config(
             {
-                "model": {"name": str(model), "trainable": trainable, "lora_rank": 2},
+                "model": {"name": str(model), "trainable": trainable, **adapter},
                 "data": {"max_length": 16, **({} if "labels" in data else {"max_answer_tokens": 4}), **data},
                 "privacy": {
                     "noise_multiplier": 2.0,

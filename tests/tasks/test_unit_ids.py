@@ -146,4 +146,4 @@ def test_an_id_that_is_refused_is_named_by_file_row_and_column(tmp_path: Path) -
     task, data = own_classification(("a", "b")), DataConfig(unit_column="patient", labels=("a", "b"))
     with pytest.raises(DpzoError, match=r"two\.csv, row 3: column 'patient' holds one number in two") as told:
         read_records([tmp_path / "one.csv", tmp_path / "two.csv"], task, data)
-    assert "17" not in str(told.value)
+    assert "17" not in str(told.value).replace(str(tmp_path), "")

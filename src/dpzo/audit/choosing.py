@@ -12,9 +12,11 @@ from dpzo.audit.bounds import Rates, Scores, candidates, clopper_pearson_epsilon
 from dpzo.audit.family import NoiseFamily
 
 # Chances of an error that are tried in turn, in units of what is allowed, each with what must then be refuted to be
-# content: of noise, five times the claimed; of counts, anything.
-FOR_NOISE = ((1e-4, 0.2), (0.01, 0.2), (1.0, 0.0), (10.0, 0.0), (35.0, 0.0))
-FOR_COUNTS = ((0.01, 0.0), (1.0, 0.0), (10.0, 0.0), (35.0, 0.0))
+# content: of noise, five times the claimed; of counts, anything. The last ones are for few draws, where no bound that
+# errs so rarely refutes anything.
+LAST = ((1.0, 0.0), (10.0, 0.0), (35.0, 0.0), (1e3, 0.0), (1e5, 0.0))
+FOR_NOISE = ((1e-4, 0.2), (0.01, 0.2), *LAST)
+FOR_COUNTS = ((0.01, 0.0), *LAST)
 MOST_CHANCE = 0.9
 
 Judge = Callable[[Rates], tuple[float, int]]
