@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.results_file import write_results
-from dpzo.solve import solve_plan
+from dpzo.config.solve import solve_plan
 
 EPSILON, DELTA, Q, UNITS = 2.0, 1e-5, 0.01, 100_000
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from benchmarks.results_file import write_results
 from dpzo.audit import audit_mechanism
+from dpzo.config.solve import solve_plan
 from dpzo.privacy import NeighboringRelation, PrivacyPlan
-from dpzo.solve import solve_plan
 
 NUM_EXAMPLES, DELTA = 1000, 1e-5
 CASES = [  # ε, mechanism, q, K, T

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results_file import write_results
-from dpzo.compare.bench import Bench
-from dpzo.compare.cells import Grid, cells
-from dpzo.compare.public_data import TaskFolder
-from dpzo.recipes.methods import SMALL_ENCODER, local_model
-from dpzo.tasks import TASKS, Task
-from dpzo.tasks.layouts import frozen_map, k_shot_layouts
+from dpzo.data.tasks import TASKS, Task
+from dpzo.data.tasks.layouts import frozen_map, k_shot_layouts
+from dpzo.experiments.compare.bench import Bench
+from dpzo.experiments.compare.cells import Grid, cells
+from dpzo.experiments.compare.public_data import TaskFolder
+from dpzo.experiments.recipes.methods import SMALL_ENCODER, local_model
 
 Setting = tuple[str, dict[str, float]]
 

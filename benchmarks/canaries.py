@@ -14,13 +14,13 @@ import os
 from typing import Any
 
 from benchmarks.results_file import write_results
-from dpzo.assembly import assemble, objective
 from dpzo.audit.transcript import audit_transcript
 from dpzo.cli.demo import demo_model
-from dpzo.config import parse_config
-from dpzo.lm import FeatureObjective
-from dpzo.lm.quiet import silent_libraries
-from dpzo.tasks import demo_messages
+from dpzo.config.schema import parse_config
+from dpzo.data.tasks import demo_messages
+from dpzo.models import FeatureObjective
+from dpzo.models.quiet import silent_libraries
+from dpzo.run.build import assemble, objective
 
 CASES: dict[str, dict[str, Any]] = {
     f"ε = {epsilon:g}, {name}": {"epsilon": epsilon, **given}

@@ -25,18 +25,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.results_file import write_results
-from dpzo import train
-from dpzo.assembly import assemble
 from dpzo.cli.demo import demo_model
-from dpzo.config import parse_config
-from dpzo.defaults import DEFAULTS, default_learning_rate
-from dpzo.lm import LoraSettings, encode_classes, load_model, seeded_initialiser
-from dpzo.lm.encoder import EncoderClassifier
-from dpzo.lm.objectives import FeatureObjective, compute_features
+from dpzo.config.defaults import DEFAULTS, default_learning_rate
+from dpzo.config.schema import parse_config
+from dpzo.config.solve import solve_plan
+from dpzo.data.tasks import Records, Task, find_task
+from dpzo.data.tasks.layouts import frozen_map, k_shot_layouts
+from dpzo.models import LoraSettings, encode_classes, load_model, seeded_initialiser
+from dpzo.models.encoder import EncoderClassifier
+from dpzo.models.objectives import FeatureObjective, compute_features
 from dpzo.privacy import PrivacyPlan
-from dpzo.solve import solve_plan
-from dpzo.tasks import Records, Task, find_task
-from dpzo.tasks.layouts import frozen_map, k_shot_layouts
+from dpzo.run import loop as train
+from dpzo.run.build import assemble
 
 DELTA = 1e-5
 EPSILONS = (0.5, 2.0, 6.0)
@@ -190,7 +190,7 @@ def plan_of(split: Split, case: Case, epsilon: float) -> PrivacyPlan:
 
 
 def default_setting(split: Split, case: Case, epsilon: float) -> Setting:
-    """What `dpzo.defaults` chooses."""
+    """What `dpzo.config.defaults` chooses."""
     plan = plan_of(split, case, epsilon)
     slope = DEFAULTS["head"].slope
     plan = replace(plan, clip_norm=slope * plan.clip_norm)

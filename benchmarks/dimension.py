@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 from benchmarks.log_log import Line, draw
 from benchmarks.results_file import write_results
-from dpzo.baselines.noise import add_noise
-from dpzo.baselines.vector_noise import clipped
+from dpzo.config.solve import solve_plan
+from dpzo.experiments.baselines.noise import add_noise
+from dpzo.experiments.baselines.vector_noise import clipped
+from dpzo.experiments.recipes import theory
 from dpzo.privacy import NeighboringRelation, PrivacyPlan, PrivateChannel, SecretRandom
-from dpzo.recipes import theory
-from dpzo.solve import solve_plan
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, TrainableParameters
 
 EPSILON, DELTA = 2.0, 1e-6
@@ -144,7 +144,7 @@ def scalar_noise(
 
 
 def vector_noise(problem: Problem, plan: PrivacyPlan, flat: torch.Tensor, rate: float) -> Callable[[Array, int], None]:
-    """DPGD-0th's step, as dpzo.baselines.VectorNoise takes it: noise of √d·σC on every coordinate of the sum."""
+    """DPGD-0th's step, as `VectorNoise` of the baselines takes it: noise of √d·σC on every coordinate of the sum."""
     secret = SecretRandom()
     std = plan.noise_scale * math.sqrt(problem.dimension)
 

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.results_file import write_results
-from dpzo import train
-from dpzo.assembly import assemble, objective, resolve_num_examples, task_of
 from dpzo.cli.demo import demo_model
-from dpzo.config import parse_config
-from dpzo.scoring import judge
-from dpzo.solve import solve_plan
+from dpzo.config.schema import parse_config
+from dpzo.config.solve import solve_plan
+from dpzo.run import loop as train
+from dpzo.run.build import assemble, objective, resolve_num_examples, task_of
+from dpzo.run.scoring import judge
 from dpzo.zo import (
     ESTIMATORS,
     SCHEDULES,

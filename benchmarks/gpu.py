@@ -35,11 +35,11 @@ import torch
 
 from benchmarks.gpu_kernels import Machine, kernel_rows
 from benchmarks.results_file import RESULTS, write_results
-from dpzo.lm import LoraSettings, RowShape, TokenObjective, seeded_initialiser
-from dpzo.lm.adapters import add_adapter
-from dpzo.lm.batching import microbatches
-from dpzo.lm.isolation import synthetic_rows
-from dpzo.lm.quiet import silent_libraries
+from dpzo.models import LoraSettings, RowShape, TokenObjective, seeded_initialiser
+from dpzo.models.adapters import add_adapter
+from dpzo.models.batching import microbatches
+from dpzo.models.isolation import synthetic_rows
+from dpzo.models.quiet import silent_libraries
 from dpzo.privacy import Gaussian, PoissonSampling, PrivacyPlan, PrivateChannel
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, TrainableParameters, central_difference
 
@@ -243,8 +243,8 @@ def _adamw(objective: TokenObjective, parameters: TrainableParameters, units: An
 
 
 def _dp_sgd(objective: TokenObjective, parameters: TrainableParameters, units: Any) -> Callable[[], None]:
-    from dpzo.baselines import clipped_sums
-    from dpzo.baselines.differentiable import differentiable
+    from dpzo.experiments.baselines import clipped_sums
+    from dpzo.experiments.baselines.differentiable import differentiable
 
     names = {name for name, _ in parameters.module.named_parameters(remove_duplicate=False)}
     tied = len(names) > len(list(parameters.module.named_parameters())) and not any("lora_" in name for name in names)

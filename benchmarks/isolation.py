@@ -33,15 +33,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.results_file import write_results
-from dpzo.lm import EncoderClassifier, LoraSettings, RowShape, TokenObjective, load_model, seeded_initialiser
-from dpzo.lm.batching import Encoded
-from dpzo.lm.isolation import CANDIDATES, check_isolation, choose_microbatch, lively, synthetic_rows
-from dpzo.lm.models import LoadedModel
-from dpzo.lm.objectives import Objective, compute_features
-from dpzo.lm.prefix import Keep
-from dpzo.lm.prepare import HEAD_BLOCKS, FeatureProbe, TokenProbe, head_rows, synthetic_head
-from dpzo.lm.storage import Storage
-from dpzo.lm.support import FAMILIES, make_tiny
+from dpzo.models import EncoderClassifier, LoraSettings, RowShape, TokenObjective, load_model, seeded_initialiser
+from dpzo.models.batching import Encoded
+from dpzo.models.families import FAMILIES, make_tiny
+from dpzo.models.frozen_cache import Keep
+from dpzo.models.isolation import CANDIDATES, check_isolation, choose_microbatch, lively, synthetic_rows
+from dpzo.models.models import LoadedModel
+from dpzo.models.objectives import Objective, compute_features
+from dpzo.models.shapes import HEAD_BLOCKS, FeatureProbe, TokenProbe, head_rows, synthetic_head
+from dpzo.models.storage import Storage
 from dpzo.zo import DirectionScheme, TrainableParameters
 from dpzo.zo.stack import stacked
 
@@ -449,7 +449,7 @@ def main() -> None:
         write_page(rows)
     print(json.dumps(rows) if given.json else tables(rows))
     if any(map(is_missed, rows)):
-        raise SystemExit("the start-up check missed a case; strengthen dpzo.lm.isolation")
+        raise SystemExit("the start-up check missed a case; strengthen dpzo.models.isolation")
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 from benchmarks.results_file import write_results
-from dpzo.lm.isolation import RowShape, synthetic_rows
-from dpzo.lm.objectives import TokenObjective
-from dpzo.lm.quiet import silent_libraries
-from dpzo.lm.storage import Storage, quantise
+from dpzo.config.solve import solve_plan
+from dpzo.models.isolation import RowShape, synthetic_rows
+from dpzo.models.objectives import TokenObjective
+from dpzo.models.quiet import silent_libraries
+from dpzo.models.storage import Storage, quantise
 from dpzo.privacy import PrivateChannel
-from dpzo.solve import solve_plan
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, TrainableParameters, central_difference
 
 # hidden, layers, heads, key-value heads, inner, vocabulary

@@ -28,9 +28,9 @@ from torch.nn import functional
 import dpzo
 from benchmarks.results_file import write_results
 from dpzo.audit.membership import Membership, confidence_scores, lira
-from dpzo.defaults import DEFAULTS, default_learning_rate
-from dpzo.lm.quiet import silent_libraries
-from dpzo.tasks.demo_data import DEMO_LABELS, demo_messages
+from dpzo.config.defaults import DEFAULTS, default_learning_rate
+from dpzo.data.tasks.demo_data import DEMO_LABELS, demo_messages
+from dpzo.models.quiet import silent_libraries
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "membership.svg"
 WRONG = 0.25

@@ -123,15 +123,15 @@ RUNS = [(0.3, 1e-10, 10), (1.0, 1e-10, 3), (1.0, 1e-10, 10), (1.0, 1e-5, 20)]  #
 
 def runs(data_dir: Path, seeds: int) -> list[dict[str, Any]]:
     """Test accuracy of private heads by Gaussian and by searched noise, paired over direction seeds."""
-    from dpzo import train
-    from dpzo.assembly import assemble, objective, resolve_num_examples, task_of
-    from dpzo.baselines import train_without_privacy
     from dpzo.cli.demo import demo_model
-    from dpzo.config import parse_config
-    from dpzo.defaults import default_learning_rate
-    from dpzo.scoring import judge
-    from dpzo.solve import solve_plan
-    from dpzo.train import journal_header
+    from dpzo.config.defaults import default_learning_rate
+    from dpzo.config.schema import parse_config
+    from dpzo.config.solve import solve_plan
+    from dpzo.experiments.baselines import train_without_privacy
+    from dpzo.run import loop as train
+    from dpzo.run.build import assemble, objective, resolve_num_examples, task_of
+    from dpzo.run.loop import journal_header
+    from dpzo.run.scoring import judge
     from dpzo.zo import build_update, direction_scheme
     from dpzo.zo.schedules import SCHEDULES
 

@@ -101,7 +101,7 @@ def _child(what: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config(job: dict[str, Any]) -> Any:
-    from dpzo.config import load_config
+    from dpzo.config.schema import load_config
 
     fixed = {
         "model.name": job["model"],
@@ -120,7 +120,7 @@ def _config(job: dict[str, Any]) -> Any:
 
 
 def _plan(job: dict[str, Any]) -> dict[str, Any]:
-    from dpzo.planner import plan_run
+    from dpzo.forecast.planner import plan_run
 
     if job.get("stand_in"):
         with tempfile.TemporaryDirectory() as folder:  # the configuration and nothing else
@@ -132,7 +132,7 @@ def _plan(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(job: dict[str, Any]) -> dict[str, Any]:
-    from dpzo import runs
+    from dpzo.run import folders as runs
 
     ticks: list[float] = []
 

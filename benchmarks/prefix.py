@@ -29,9 +29,9 @@ import torch
 from benchmarks import shapes
 from benchmarks.results_file import write_results
 from benchmarks.shapes import Shape
-from dpzo.lm import RowShape, TokenObjective
-from dpzo.lm.isolation import synthetic_rows
-from dpzo.lm.prefix import frozen_depth
+from dpzo.models import RowShape, TokenObjective
+from dpzo.models.frozen_cache import frozen_depth
+from dpzo.models.isolation import synthetic_rows
 from dpzo.zo import DirectionScheme, TrainableParameters, shifted
 
 VARIANTS = ("none", "batch", "run")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dpzo.environment import environment
+from dpzo.run.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 

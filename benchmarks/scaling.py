@@ -27,10 +27,10 @@ import torch
 
 from benchmarks.results_file import write_results
 from benchmarks.step import SMOOTHING, Bench, Case, measured
-from dpzo.journal import JOURNAL, Journal
+from dpzo.config.solve import solve_plan
 from dpzo.privacy import PrivateChannel
-from dpzo.solve import solve_plan
-from dpzo.train import journal_header
+from dpzo.run.journal import JOURNAL, Journal
+from dpzo.run.loop import journal_header
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, TrainableParameters, central_difference
 
 METHODS = ("plain", "ours", "mezo")

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from dpzo.lm import EncoderClassifier, LoraSettings, RowShape, TokenObjective, seeded_initialiser
-from dpzo.lm.adapters import add_adapter
-from dpzo.lm.isolation import synthetic_rows
-from dpzo.lm.quiet import silent_libraries
+from dpzo.models import EncoderClassifier, LoraSettings, RowShape, TokenObjective, seeded_initialiser
+from dpzo.models.adapters import add_adapter
+from dpzo.models.isolation import synthetic_rows
+from dpzo.models.quiet import silent_libraries
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.results_file import write_results
-from dpzo.assembly import Assembled, assemble, objective
-from dpzo.baselines import train_without_privacy
-from dpzo.baselines.differentiable import differentiable
-from dpzo.baselines.gradients import trainable_by_autograd
 from dpzo.cli.demo import demo_model
-from dpzo.config import parse_config
-from dpzo.defaults import Part
-from dpzo.tasks import Records, demo_messages
+from dpzo.config.defaults import Part
+from dpzo.config.schema import parse_config
+from dpzo.data.tasks import Records, demo_messages
+from dpzo.experiments.baselines import train_without_privacy
+from dpzo.experiments.baselines.differentiable import differentiable
+from dpzo.experiments.baselines.gradients import trainable_by_autograd
+from dpzo.run.build import Assembled, assemble, objective
 from dpzo.zo import Objective, central_difference
 
 SMOOTHINGS = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)

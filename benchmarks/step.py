@@ -10,8 +10,8 @@ process to process (docs/log.md), so the repeats of several processes are put to
 - ours: Poisson draw, K = 1 central difference beside the weights, exact noise, update. Two evaluations.
 - mezo: the same loss in the style of MeZO: +φz, −2φz, +φz in place with `torch.normal` from a re-seeded generator,
   then −ηsz. Four passes of random numbers, no privacy.
-- hooks, ghost: DP-SGD's clipped gradient sum by Opacus, as `dpzo.baselines` calls it, and a plain SGD step; where
-  Opacus refuses, the reason stands in the row.
+- hooks, ghost: DP-SGD's clipped gradient sum by Opacus, as `dpzo.experiments.baselines` calls it, and a plain SGD
+  step; where Opacus refuses, the reason stands in the row.
 
 `peak_mib`: what the process held at most above the loaded model (VmHWM reset after loading), in a child process each.
 """
@@ -36,10 +36,10 @@ import torch
 
 from benchmarks.results_file import write_results
 from benchmarks.shapes import SHAPES, made, objective_of
+from dpzo.config.solve import solve_plan
 from dpzo.errors import DpzoError
-from dpzo.lm.quiet import silent_libraries
+from dpzo.models.quiet import silent_libraries
 from dpzo.privacy import PrivateChannel
-from dpzo.solve import solve_plan
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, TrainableParameters, central_difference
 
 SMOOTHING = 1e-3
@@ -128,8 +128,8 @@ class Bench:
         self._first_order("ghost")
 
     def _first_order(self, clipping: Any) -> None:
-        from dpzo.baselines import clipped_sums
-        from dpzo.baselines.differentiable import differentiable
+        from dpzo.experiments.baselines import clipped_sums
+        from dpzo.experiments.baselines.differentiable import differentiable
 
         # Wrapped for this step alone, so that the other methods never run under Opacus's hooks.
         with clipped_sums(self.parameters, differentiable(self.objective), 1.0, clipping) as clipped:

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results_file import write_results
-from dpzo import train
-from dpzo.assembly import assemble, objective, resolve_num_examples, task_of
-from dpzo.baselines import train_without_privacy
 from dpzo.cli.demo import demo_model
-from dpzo.config import parse_config
-from dpzo.scoring import judge
+from dpzo.config.schema import parse_config
+from dpzo.experiments.baselines import train_without_privacy
+from dpzo.run import loop as train
+from dpzo.run.build import assemble, objective, resolve_num_examples, task_of
+from dpzo.run.scoring import judge
 
 
 def measure(task: str, data_dir: Path, layout: str, epsilon: float, seeds: int, max_length: int) -> dict[str, Any]:

@@ -27,9 +27,9 @@ import torch
 from benchmarks import shapes
 from benchmarks.results_file import write_results
 from benchmarks.shapes import Shape
-from dpzo.lm import FeatureObjective, RowShape, TokenObjective
-from dpzo.lm.isolation import synthetic_rows
-from dpzo.lm.prepare import head_rows, synthetic_head
+from dpzo.models import FeatureObjective, RowShape, TokenObjective
+from dpzo.models.isolation import synthetic_rows
+from dpzo.models.shapes import head_rows, synthetic_head
 from dpzo.zo import DirectionScheme, TrainableParameters, central_difference
 
 SETTINGS = (1, 2, 4, 8, 16)

@@ -10,36 +10,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dpzo.config import RunConfig, load_config, parse_config
+    from dpzo.config.schema import RunConfig, load_config, parse_config
+    from dpzo.config.solve import solve_plan
     from dpzo.errors import DpzoError
-    from dpzo.local import DataSource
-    from dpzo.modules import Settings, fit, replay
     from dpzo.privacy import NeighboringRelation, PrivacyPlan, PrivateChannel, Release
-    from dpzo.runs import resume
-    from dpzo.runs import train as finetune
-    from dpzo.solve import solve_plan
-    from dpzo.trained_model import evaluate, generate
+    from dpzo.run.folders import resume
+    from dpzo.run.folders import train as finetune
+    from dpzo.run.local import DataSource
+    from dpzo.run.modules import Settings, fit, replay
+    from dpzo.run.trained_model import evaluate, generate
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "DataSource": "dpzo.local",
+    "DataSource": "dpzo.run.local",
     "DpzoError": "dpzo.errors",
     "NeighboringRelation": "dpzo.privacy",
     "PrivacyPlan": "dpzo.privacy",
     "PrivateChannel": "dpzo.privacy",
     "Release": "dpzo.privacy",
-    "RunConfig": "dpzo.config",
-    "Settings": "dpzo.modules",
-    "evaluate": "dpzo.trained_model",
-    "finetune": "dpzo.runs",
-    "fit": "dpzo.modules",
-    "generate": "dpzo.trained_model",
-    "load_config": "dpzo.config",
-    "parse_config": "dpzo.config",
-    "replay": "dpzo.modules",
-    "resume": "dpzo.runs",
-    "solve_plan": "dpzo.solve",
+    "RunConfig": "dpzo.config.schema",
+    "Settings": "dpzo.run.modules",
+    "evaluate": "dpzo.run.trained_model",
+    "finetune": "dpzo.run.folders",
+    "fit": "dpzo.run.modules",
+    "generate": "dpzo.run.trained_model",
+    "load_config": "dpzo.config.schema",
+    "parse_config": "dpzo.config.schema",
+    "replay": "dpzo.run.modules",
+    "resume": "dpzo.run.folders",
+    "solve_plan": "dpzo.config.solve",
 }
 
 __all__ = [
@@ -66,7 +66,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'dpzo' has no attribute {name!r}")
-    # `dpzo.train` is the module of the loop, so its text-model entry goes by another name here.
+    # `dpzo.run.loop` is the module of the loop, so its text-model entry goes by another name here.
     return getattr(import_module(_HOME[name]), {"finetune": "train"}.get(name, name))
 
 

@@ -38,8 +38,8 @@ def test_the_contracts_hold() -> None:
         ("privacy/events.py", "import torch", "The privacy core"),
         ("privacy/events.py", "import dpzo.privacy.channel", "The audit core"),
         ("zo/schedules.py", "import transformers", "The zeroth-order core"),
-        ("journal.py", "import dpzo.cli", "Upper floors"),
-        ("tasks/metrics.py", "import torch", "Tasks"),
+        ("run/journal.py", "import dpzo.cli", "Upper floors"),
+        ("data/tasks/metrics.py", "import torch", "Tasks"),
     ],
 )
 def test_a_breach_is_noticed(tmp_path: Path, file: str, breach: str, contract: str) -> None:

@@ -69,7 +69,7 @@ def global_randomness(tree: ast.Module, file: str) -> Iterator[tuple[int, str]]:
         head, _, rest = dotted(node.func).partition(".")
         name = names.get(head, "") + (f".{rest}" if rest else "")
         # The audit plays the part of a script that seeds them, and puts them back.
-        if name in _OWN or (file == "lm/quiet.py" and name in _GUARDS) or file == "audit/known_seed.py":
+        if name in _OWN or (file == "models/quiet.py" and name in _GUARDS) or file == "audit/known_seed.py":
             continue
         if name.startswith(("numpy.random.", "random.")) or _TORCH_DRAWS.fullmatch(name):
             yield node.lineno, name

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from dpzo.audit import AuditReport, audit_mechanism, joint, mechanism
+from dpzo.config.solve import solve_plan
 from dpzo.errors import DpzoError
 from dpzo.privacy import Gaussian, Laplace, LatticeNoise, NeighboringRelation, PrivacyPlan, Tabled
-from dpzo.solve import solve_plan
 
 MakePlan = Callable[..., PrivacyPlan]
 CERTAIN, EVEN = 1 - 1e-9, 0.5

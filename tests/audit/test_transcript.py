@@ -11,15 +11,15 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from dpzo import train
 from dpzo.audit.canaries import Place, WithCanaries, places, scores, steepness
 from dpzo.audit.transcript import audit_transcript
+from dpzo.config.solve import solve_plan
 from dpzo.errors import DpzoError
-from dpzo.journal import read
 from dpzo.privacy import FullBatch, NeighboringRelation, PrivacyPlan
 from dpzo.privacy.mechanisms import Gaussian
-from dpzo.solve import solve_plan
-from dpzo.train import Job, journal_header
+from dpzo.run import loop as train
+from dpzo.run.journal import read
+from dpzo.run.loop import Job, journal_header
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, TrainableParameters, central_difference, shifted
 
 UNITS = 400

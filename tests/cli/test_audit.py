@@ -13,9 +13,9 @@ import pytest
 
 from dpzo.audit.plans import plan_of
 from dpzo.errors import DpzoError
-from dpzo.journal import Journal
 from dpzo.privacy import FullBatch, Gaussian, PrivacyPlan
-from dpzo.train import journal_header
+from dpzo.run.journal import Journal
+from dpzo.run.loop import journal_header
 
 Dpzo = Callable[..., Any]
 PLAN = PrivacyPlan(100, FullBatch(), Gaussian(1.0), 1.0, 1, 1, 1e-5)

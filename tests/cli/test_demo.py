@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dpzo.cli import demo
+from dpzo.data.tasks import demo_messages
 from dpzo.errors import DpzoError
-from dpzo.tasks import demo_messages
 
 
 def test_the_demo_tells_its_whole_story(

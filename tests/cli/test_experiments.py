@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dpzo.config import load_config
-from dpzo.recipes.registry import RECIPES
+from dpzo.config.schema import load_config
+from dpzo.experiments.recipes.registry import RECIPES
 
 Dpzo = Callable[..., Any]
 SMALL = ("--set", "data.layout=k-16/seed-13", "--set", "data.max_length=16", "--set", "privacy.steps=24")

@@ -19,7 +19,7 @@ import pytest
 from dpzo.cli.app import app
 from dpzo.cli.fields import FIELDS
 from dpzo.cli.flags import ALIASES, help_of, suggestion
-from dpzo.config import WITHOUT_FLAG, RunConfig
+from dpzo.config.schema import WITHOUT_FLAG, RunConfig
 
 FROZEN = Path(__file__).with_name("flags.txt")
 REWRITE = "DPZO_REWRITE_FLAGS"

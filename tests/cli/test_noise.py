@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dpzo.journal import read
-from dpzo.journal_line import canonical
+from dpzo.run.journal import read
+from dpzo.run.journal_line import canonical
 
 Dpzo = Callable[..., Any]
 NOISE = ["noise", "--epsilon", 4, "--delta", 1e-10, "--sampling-prob", 1, "--steps", 1]

@@ -56,8 +56,8 @@ def test_a_model_too_large_is_refused_before_anything_is_loaded(
         raise AssertionError("records or weights were asked for")
 
     monkeypatch.setattr("dpzo.forecast.sizing.available_memory", lambda: 1 << 20)
-    monkeypatch.setattr("dpzo.local.read_records", untouched)
-    monkeypatch.setattr("dpzo.assembly.load_model", untouched)
+    monkeypatch.setattr("dpzo.run.local.read_records", untouched)
+    monkeypatch.setattr("dpzo.run.build.load_model", untouched)
     folder = tmp_path / "run"
     for said in (dpzo(*arguments(folder)), dpzo(*arguments(folder), "--json")):
         assert (said.code, said.out) == (2, "")
@@ -66,7 +66,7 @@ def test_a_model_too_large_is_refused_before_anything_is_loaded(
         assert "1 MiB are free" in line
         assert "a model of about" in line
     assert not folder.exists()
-    monkeypatch.setattr("dpzo.planner.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("dpzo.forecast.planner.available_memory", lambda: 1 << 20)
     refused = dpzo("plan", "--model", tiny_bert, *ASKED)
     assert refused.code == 2
     assert "1 MiB are free" in refused.err

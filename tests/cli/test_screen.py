@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 import typer.core
 
-from dpzo import finished as finished_run
-from dpzo import runs, trained_model
 from dpzo.cli.screen import rounded_up
 from dpzo.privacy import PrivateChannel, Release
+from dpzo.run import finished as finished_run
+from dpzo.run import folders as runs
+from dpzo.run import trained_model
 
 Dpzo = Callable[..., Any]
 Arguments = Callable[..., list[object]]

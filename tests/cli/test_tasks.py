@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dpzo.tasks import TASKS
+from dpzo.data.tasks import TASKS
 
 
 def test_every_task_is_shown_with_its_example(dpzo: Callable[..., Any]) -> None:

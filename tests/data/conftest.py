@@ -33,7 +33,7 @@ TEMPLATES = {"plain": PLAIN, "marked": MARKED, "thoughtful": THOUGHTFUL}
 
 @pytest.fixture(scope="session")
 def secrets() -> ModuleType:
-    """tests/test_secrets.py: its scanner, its scratch home for processes, its words."""
+    """tests/run/test_secrets.py: its scanner, its scratch home for processes, its words."""
     name = "dpzo_tests_secrets"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, TESTS / "test_secrets.py")

@@ -16,12 +16,12 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpzo.data.chat_tokens import chat_answer_tokens, encode_chats
 from dpzo.data.chats import Chat, Message, chat_rows, unpacked
 from dpzo.data.chats import packed as packed_chat
 from dpzo.errors import DpzoError
-from dpzo.lm.batching import Encoded
-from dpzo.lm.objectives import TokenObjective
+from dpzo.models.batching import Encoded
+from dpzo.models.chat_tokens import chat_answer_tokens, encode_chats
+from dpzo.models.objectives import TokenObjective
 
 SPOKEN = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from dpzo.assembly import task_of
 from dpzo.cli.fields import listed
-from dpzo.config import DataConfig, RunConfig, load_config, parse_config
+from dpzo.config.schema import DataConfig, RunConfig, load_config, parse_config
 from dpzo.data import read_records
 from dpzo.data.options import refuse_unused, used_fields
-from dpzo.declared import without_ignored
 from dpzo.errors import DpzoError
 from dpzo.forecast.parts import refuse_unused_parts
-from dpzo.local import DataSource
+from dpzo.run.build import task_of
+from dpzo.run.declared import without_ignored
+from dpzo.run.local import DataSource
 
 CLASSES = {"name": "t", "kind": "classification", "template": "{body}", "labels": ["a", "b"]}
 CHOICES = {**CLASSES, "option_fields": ["one", "two"]}

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from dpzo.assembly import task_of
-from dpzo.config import DataConfig, parse_config
+from dpzo.config.schema import DataConfig, parse_config
 from dpzo.data import kind_by_columns, read_records
+from dpzo.data.tasks import Records
 from dpzo.errors import DpzoError
-from dpzo.tasks import Records
+from dpzo.run.build import task_of
 
 
 def written(folder: Path, *rows: dict[str, Any]) -> Path:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpzo.data.spool import ArraySpool, RowStore, Spool, TextSpool
 from dpzo.errors import DpzoError
-from dpzo.spool import ArraySpool, RowStore, Spool, TextSpool
 
 ANY_TEXT = st.text(st.characters(), max_size=20)  # lone surrogates too
 

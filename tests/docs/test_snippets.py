@@ -33,10 +33,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # Blocks that another test runs, since it also checks the tables beside them or needs what it prepares.
 ELSEWHERE = {
-    ("verifying.md", "sh", "without dpzo"): "tests/test_verify_signature.py",
-    ("dpzero.md", "pycon", ""): "tests/recipes/test_dpzero_page.py",
-    ("noise.md", "pycon", ""): "tests/test_noise_page.py",
-    ("README.md", "python", ""): "tests/test_readme.py",
+    ("verifying.md", "sh", "without dpzo"): "tests/verify/test_signature.py",
+    ("dpzero.md", "pycon", ""): "tests/experiments/recipes/test_dpzero_page.py",
+    ("noise.md", "pycon", ""): "tests/docs/test_noise_page.py",
+    ("README.md", "python", ""): "tests/docs/test_readme.py",
     ("recipes.md", "sh", "needs two public files"): "tests/cli/test_experiments.py",
 }
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from dpzo import runs
 from dpzo.cli import main
-from dpzo.journal import Journal
-from dpzo.tasks import Records
+from dpzo.data.tasks import Records
+from dpzo.run import folders as runs
+from dpzo.run.journal import Journal
 
 _append = Journal.append
 _objective = runs.objective

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpzo import train
-from dpzo.journal import Burnt, Journal, read
+from dpzo.config.solve import solve_plan
 from dpzo.privacy import PrivacyPlan, Release
-from dpzo.solve import solve_plan
+from dpzo.run import loop as train
+from dpzo.run.journal import Burnt, Journal, read
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, StepDirections, TailAverage, TrainableParameters, Update
 
 NUM_UNITS = 40

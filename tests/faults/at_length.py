@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dpzo.environment import environment
+from dpzo.run.environment import environment
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE.parents[1] / "benchmarks" / "results" / "fuzz.json"

@@ -34,10 +34,10 @@ from deaths import MOMENTS, After, At, Death, Life, Moment, live  # noqa: E402
 from stops import CODES, PHASES, arguments, command, stopped_at_random, stopped_in  # noqa: E402
 from subjects import Linear, Subject, Whole, burnt, counted, drawn, times_counted, whole_runs  # noqa: E402
 
-from dpzo import runs  # noqa: E402
 from dpzo.errors import DpzoError  # noqa: E402
-from dpzo.journal import HEAD, JOURNAL, read  # noqa: E402
-from dpzo.step_key import STEP_KEY  # noqa: E402
+from dpzo.run import folders as runs  # noqa: E402
+from dpzo.run.journal import HEAD, JOURNAL, read  # noqa: E402
+from dpzo.run.step_key import STEP_KEY  # noqa: E402
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Rooms lie in memory where that can be: a kill leaves what was written there too, and a sync costs nothing."""

@@ -16,11 +16,12 @@ from unittest import mock
 from deaths import After, Death, Life, live
 from subjects import MARK, Whole, burnt
 
-import dpzo.assembly as assembly
-from dpzo import checkpoint, runs
+import dpzo.run.build as assembly
 from dpzo.cli import main
-from dpzo.journal import JOURNAL, Journal, read
 from dpzo.privacy import PrivateChannel
+from dpzo.run import checkpoint
+from dpzo.run import folders as runs
+from dpzo.run.journal import JOURNAL, Journal, read
 
 PHASES: dict[str, tuple[Any, str]] = {
     "reading": (runs, "records_of"),

@@ -19,13 +19,14 @@ from typing import Any, Protocol
 
 import torch
 
-from dpzo import runs, train
-from dpzo.assembly import assemble, objective, task_of
-from dpzo.config import RunConfig, parse_config
-from dpzo.journal import JOURNAL, Burnt, read
-from dpzo.lm import fingerprint_tensors
-from dpzo.local import records_of
+from dpzo.config.schema import RunConfig, parse_config
+from dpzo.models import fingerprint_tensors
 from dpzo.privacy import PrivateChannel
+from dpzo.run import folders as runs
+from dpzo.run import loop as train
+from dpzo.run.build import assemble, objective, task_of
+from dpzo.run.journal import JOURNAL, Burnt, read
+from dpzo.run.local import records_of
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dpzo.errors import DpzoError
-from dpzo.journal import HEAD, JOURNAL, Burnt, Journal, read
 from dpzo.privacy import Release
-from dpzo.step_key import STEP_KEY
+from dpzo.run.journal import HEAD, JOURNAL, Burnt, Journal, read
+from dpzo.run.step_key import STEP_KEY
 
 STEPS = 12
 HEADER: dict[str, Any] = {"plan": {"num_directions": 2, "steps": STEPS}, "lattice_unit": 0.125}

@@ -17,15 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpzo.audit.plans import plan_of
-from dpzo.config import DataConfig, dump_config, load_config, parse_config
-from dpzo.count import PrivateCount
+from dpzo.config.schema import DataConfig, dump_config, load_config, parse_config
 from dpzo.data import own_chat, read_records
+from dpzo.data.tasks import own_classification, own_completion, read_task_file
+from dpzo.data.tasks.readers import READERS
 from dpzo.errors import DpzoError
-from dpzo.journal import HEAD, JOURNAL, Journal, read
 from dpzo.privacy import FullBatch, Gaussian, PrivacyPlan, Release, lattice
 from dpzo.report import build_card, render_markdown, write_card
-from dpzo.tasks import own_classification, own_completion, read_task_file
-from dpzo.tasks.readers import READERS
+from dpzo.run.journal import HEAD, JOURNAL, Journal, read
+from dpzo.run.private_count import PrivateCount
 from dpzo.verify import verify
 from dpzo.verify.signature import shipped
 
@@ -480,8 +480,8 @@ def test_headers_with_a_good_hash(tmp_path: Path, header: Any) -> None:
 
 
 def _forge(folder: Path, header: dict[str, Any]) -> None:
-    from dpzo.journal import FORMAT
-    from dpzo.journal_line import canonical, chain
+    from dpzo.run.journal import FORMAT
+    from dpzo.run.journal_line import canonical, chain
 
     folder.mkdir(exist_ok=True)
     try:

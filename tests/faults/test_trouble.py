@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpzo import train
 from dpzo.errors import DpzoError
-from dpzo.folder import claim_new, claimed, require_begun
-from dpzo.journal import read
+from dpzo.run import loop as train
+from dpzo.run.journal import read
+from dpzo.run.output import claim_new, claimed, require_begun
 
 STEPS = 12
 

@@ -30,10 +30,10 @@ if str(HERE) not in sys.path:
 
 from subjects import burnt, double  # noqa: E402
 
-from dpzo import train  # noqa: E402
-from dpzo.journal import Journal  # noqa: E402
 from dpzo.privacy import PrivateChannel  # noqa: E402
-from dpzo.step_key import STEP_KEY  # noqa: E402
+from dpzo.run import loop as train  # noqa: E402
+from dpzo.run.journal import Journal  # noqa: E402
+from dpzo.run.step_key import STEP_KEY  # noqa: E402
 
 linear = double("linear")
 Rule = Literal["made again", "burnt", "drawn anew"]

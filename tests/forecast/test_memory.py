@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from dpzo.assembly import task_of
-from dpzo.config import load_config
+from dpzo.config.schema import load_config
 from dpzo.errors import DpzoError
 from dpzo.forecast.memory import FIRST_USE, Alternative, frozen_layers, state_bytes, what_fits
 from dpzo.forecast.parts import update_of
 from dpzo.forecast.sizing import Sized, look_up, memory_at, require_memory, size_up, size_up_if_possible
+from dpzo.run.build import task_of
 
 OPT_66B = {
     "model_type": "opt",

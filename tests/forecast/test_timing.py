@@ -11,15 +11,15 @@ import pytest
 import torch
 from scipy import stats
 
-from dpzo.assembly import task_of
-from dpzo.config import RunConfig, load_config, with_values
+from dpzo.config.schema import RunConfig, load_config, with_values
 from dpzo.forecast import TimeForecast, expected_passes, planned_passes
 from dpzo.forecast.advice import Situation, Suggestion, suggest
 from dpzo.forecast.memory import frozen_layers
 from dpzo.forecast.sizing import look_up, memory_at, planned_update, size_up
 from dpzo.forecast.timing import DirectionCost, StandInClock, direction_cost, threads
-from dpzo.lm import RowShape, Storage
-from dpzo.lm.skeleton import find_checkpoint
+from dpzo.models import RowShape, Storage
+from dpzo.models.skeleton import find_checkpoint
+from dpzo.run.build import task_of
 
 
 def test_a_steps_time_is_its_passes_and_its_update() -> None:

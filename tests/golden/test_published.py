@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dpzo.config.solve import solve_plan
+from dpzo.experiments.recipes import conversions, theory
 from dpzo.privacy import FullBatch, Gaussian, NeighboringRelation, PoissonSampling, PrivacyPlan, accounting
 from dpzo.privacy.accounting import closed_form
 from dpzo.privacy.accounting.query import flatten
 from dpzo.privacy.accounting.renyi import curve
 from dpzo.privacy.events import ComposedEvent, GaussianEvent, PoissonSampledEvent
-from dpzo.recipes import conversions, theory
-from dpzo.solve import solve_plan
 
 DELTA = 1e-5
 ZERO_OUT = NeighboringRelation.ZERO_OUT

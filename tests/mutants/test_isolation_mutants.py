@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from dpzo.lm.initialiser import seeded_initialiser
-from dpzo.lm.isolation import RowShape, choose_microbatch, synthetic_rows
-from dpzo.lm.models import load_model
-from dpzo.lm.objectives import TokenObjective
+from dpzo.models.initialiser import seeded_initialiser
+from dpzo.models.isolation import RowShape, choose_microbatch, synthetic_rows
+from dpzo.models.models import load_model
+from dpzo.models.objectives import TokenObjective
 
 SHAPE = RowShape("completion", max_length=40, vocabulary=264, num_classes=1, max_answer_tokens=6)
 RECORDS = 24

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from dpzo import journal, train
-from dpzo.journal import read
 from dpzo.privacy import BudgetExhausted, PoissonSampling, channel
+from dpzo.run import journal
+from dpzo.run import loop as train
+from dpzo.run.journal import read
 from dpzo.zo import central_difference
 
 Plant = Callable[..., ModuleType]

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpzo.config.solve import solve_plan
 from dpzo.errors import DpzoError
 from dpzo.privacy import FullBatch, Gaussian, Laplace, NeighboringRelation, PoissonSampling, PrivacyPlan
 from dpzo.privacy.plan import relation_named
-from dpzo.solve import solve_plan
 
 DP_ZO: dict[str, Any] = {"num_examples": 1000, "expected_batch_size": 16, "steps": 75_000, "delta": 1e-5}
 

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpzo.count import release_count
-from dpzo.journal import Journal, read
+from dpzo.config.solve import solve_plan
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.privacy.accounting import support
 from dpzo.privacy.plan import relation_named
 from dpzo.report import build_card, render_markdown, write_card
 from dpzo.report.card import _round_up
-from dpzo.solve import solve_plan
-from dpzo.step_key import STEP_KEY
-from dpzo.train import journal_header
+from dpzo.run.journal import Journal, read
+from dpzo.run.loop import journal_header
+from dpzo.run.private_count import release_count
+from dpzo.run.step_key import STEP_KEY
 
 STEPS = 3
 

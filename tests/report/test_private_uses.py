@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from dpzo import train
 from dpzo.errors import DpzoError
-from dpzo.journal import read
 from dpzo.report import PRIVATE_USES, card_of_run, read_private_uses, record_private_use, write_card
 from dpzo.report.private_uses import CHARGED_AUDIT, EVALUATION, TRACEBACK, private_use_findings
+from dpzo.run import loop as train
+from dpzo.run.journal import read
 
 PUBLIC: dict[str, Any] = {
     "tuning": "not declared",

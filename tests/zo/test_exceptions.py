@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from dpzo import train
 from dpzo.errors import DpzoError
-from dpzo.journal import read
 from dpzo.privacy import Release
+from dpzo.run import loop as train
+from dpzo.run.journal import read
 from dpzo.zo import ExceptionSafeEstimator, central_difference, forward_difference
 
 SECRET = "patient 4711"

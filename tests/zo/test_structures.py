@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dpzo import train
 from dpzo.errors import DpzoError
-from dpzo.journal import read
+from dpzo.run import loop as train
+from dpzo.run.journal import read
 from dpzo.zo import (
     ESTIMATORS,
     SCHEDULES,

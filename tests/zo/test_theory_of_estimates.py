@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from dpzo.experiments.recipes import theory
 from dpzo.privacy import FullBatch, Gaussian, NeighboringRelation, PrivacyPlan, PrivateChannel
-from dpzo.recipes import theory
 from dpzo.zo import KINDS, SCHEDULES, DirectionScheme, Sgd, TrainableParameters, central_difference
 
 Array = NDArray[np.float64]

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from dpzo import train
-from dpzo.checkpoint import CHECKPOINT
 from dpzo.errors import DpzoError
-from dpzo.journal import read
 from dpzo.privacy import Release
-from dpzo.step_key import STEP_KEY
+from dpzo.run import loop as train
+from dpzo.run.checkpoint import CHECKPOINT
+from dpzo.run.journal import read
+from dpzo.run.step_key import STEP_KEY
 from dpzo.zo import SCHEDULES, DirectionScheme, TrainableParameters, build_update, update_facts
 
 STEPS = 12

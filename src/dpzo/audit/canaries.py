@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dpzo.journal import Transcript
 from dpzo.privacy import PrivacyPlan, Release
+from dpzo.run.journal import Transcript
 from dpzo.zo import DirectionScheme, Objective, TrainableParameters
 
 _STEEP = 1e4

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from dpzo.errors import DpzoError
-from dpzo.journal import read
 from dpzo.privacy import PrivacyPlan
+from dpzo.run.journal import read
 
 
 def plan_of(run: Path | None, file: Path | None) -> PrivacyPlan:

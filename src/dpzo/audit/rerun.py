@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dpzo import runs
-from dpzo.assembly import objective
 from dpzo.audit.plans import plan_of
 from dpzo.audit.report import AuditReport
 from dpzo.audit.transcript import CONFIDENCE, audit_transcript, require_canaries
 from dpzo.errors import DpzoError
-from dpzo.journal import read
-from dpzo.local import DataSource, base_name, found_base, records_of
 from dpzo.report.private_uses import CHARGED_AUDIT
-from dpzo.trained_model import note_private_use
+from dpzo.run import folders as runs
+from dpzo.run.build import objective
+from dpzo.run.journal import read
+from dpzo.run.local import DataSource, base_name, found_base, records_of
+from dpzo.run.trained_model import note_private_use
 
 DATA_IS = ("public", "charged")
 

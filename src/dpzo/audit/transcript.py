@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dpzo import train
 from dpzo.audit.canaries import WithCanaries, places, scores, steepness
 from dpzo.audit.one_run import binomial_epsilon, gaussian_epsilon, one_run_epsilons
 from dpzo.audit.report import FALSE_FLAG, AuditReport
 from dpzo.errors import DpzoError
-from dpzo.journal import read
 from dpzo.privacy import NeighboringRelation, PrivacyPlan
-from dpzo.train import Job
+from dpzo.run import loop as train
+from dpzo.run.journal import read
+from dpzo.run.loop import Job
 from dpzo.zo import Objective
 
 FEWEST = 20

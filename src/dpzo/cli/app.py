@@ -77,7 +77,7 @@ def train(
 ) -> None:
     """Fine-tune privately: a model, a journal and a privacy card in --output."""
     from dpzo.cli.checks import require_options
-    from dpzo.config import merged, parse_config
+    from dpzo.config.schema import merged, parse_config
 
     tree = merged(config, field_values(given), set_ or ())
     require_options(tree, data, data_dir, output)
@@ -85,11 +85,11 @@ def train(
     chosen = parse_config(tree)
     with ending_well(output, resumable=True):
         from dpzo.cli.checks import check_run
-        from dpzo.folder import set_aside
+        from dpzo.run.output import set_aside
 
         check_run(chosen, Path(data[0]) if data else None, data_dir, output, overwrite=overwrite)
-        from dpzo import runs
         from dpzo.cli.screen import finished, teller, watching
+        from dpzo.run import folders as runs
 
         if overwrite:
             set_aside(output, teller(quiet=as_json))
@@ -110,14 +110,14 @@ def resume(run: Run, base: Base = None, as_json: Json = False) -> None:
     """Resume an interrupted run. A step in flight at a crash is redone with the same draw."""
     with ending_well(run, resumable=True):
         from dpzo.cli.screen import finished, nothing_left, teller, watching
-        from dpzo.finished import finished_card
+        from dpzo.run.finished import finished_card
 
         card = finished_card(run)
         if card is not None:
             nothing_left(card, run, as_json)
             return
         _check_base(base)
-        from dpzo import runs
+        from dpzo.run import folders as runs
 
         with watching(quiet=as_json) as watch:
             card = runs.resume(run, base=base, watch=watch, tell=teller(quiet=as_json))
@@ -137,8 +137,8 @@ def replay(
 
         check_output(output)
         _check_base(base)
-        from dpzo import runs
         from dpzo.cli.screen import show_replay, watching
+        from dpzo.run import folders as runs
 
         with watching(quiet=as_json) as watch:
             rebuilt = runs.replay(run, output, base=base, watch=watch)
@@ -163,8 +163,8 @@ def evaluate(
     with ending_well(None, resumable=False):
         _check_base(base)
         from dpzo.cli.screen import show_score
-        from dpzo.local import DataSource
-        from dpzo.trained_model import evaluate as evaluated
+        from dpzo.run.local import DataSource
+        from dpzo.run.trained_model import evaluate as evaluated
 
         source = DataSource(file=data, folder=data_dir, split=split)
         result = evaluated(run, source, data_is="private" if data_is == "private" else "public", base=base)
@@ -189,7 +189,7 @@ def generate(
     with ending_well(None, resumable=False):
         _check_base(base)
         from dpzo.cli.screen import show_texts
-        from dpzo.trained_model import generate as generated
+        from dpzo.run.trained_model import generate as generated
 
         said = generated(
             run, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop, base=base

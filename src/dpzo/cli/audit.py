@@ -113,7 +113,7 @@ def _rerun(
     tell: Callable[[str], None],
 ) -> list[AuditReport]:
     from dpzo.audit.rerun import audit_rerun
-    from dpzo.runs import DataSource
+    from dpzo.run.folders import DataSource
 
     file, folder, data_is = places
     if run is None or (file is None) == (folder is None):

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpzo.config import RunConfig, has_unknown_names, parse_config
-from dpzo.count import check_private_count
+from dpzo.config.schema import RunConfig, has_unknown_names, parse_config
+from dpzo.config.solve import AUTO, solve_plan
+from dpzo.data.tasks import find_task, is_task_file
 from dpzo.errors import DpzoError
-from dpzo.folder import is_run, require_new
 from dpzo.privacy.plan import relation_named
-from dpzo.solve import AUTO, solve_plan
-from dpzo.tasks import find_task, is_task_file
+from dpzo.run.output import is_run, require_new
+from dpzo.run.private_count import check_private_count
 
 # A hub that has not answered by then will not make anyone happy; without a check of our own its library tries five
 # times over, for half a minute.

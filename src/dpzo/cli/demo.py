@@ -9,17 +9,17 @@ from pathlib import Path
 
 from rich.markdown import Markdown
 
-from dpzo import runs
-from dpzo.assembly import assemble, objective
-from dpzo.baselines import train_without_privacy
 from dpzo.cli.screen import err, out, watching
-from dpzo.config import parse_config
+from dpzo.config.schema import parse_config
+from dpzo.data.owned import make_folders
+from dpzo.data.tasks import DEMO, demo_messages, write_csv
 from dpzo.errors import DpzoError
-from dpzo.owned import make_folders
-from dpzo.recipes.packaged import packaged_encoder
+from dpzo.experiments.baselines import train_without_privacy
+from dpzo.experiments.recipes.packaged import packaged_encoder
 from dpzo.report import CARD_MARKDOWN
-from dpzo.scoring import judge
-from dpzo.tasks import DEMO, demo_messages, write_csv
+from dpzo.run import folders as runs
+from dpzo.run.build import assemble, objective
+from dpzo.run.scoring import judge
 
 EPSILON, DELTA = 2.0, 1e-5
 

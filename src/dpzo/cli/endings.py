@@ -45,7 +45,7 @@ def _record_traceback(folder: Path) -> None:
 
     if os.environ.get(TRACEBACK_VARIABLE) == "1" and _begun(folder):
         from dpzo.report.private_uses import TRACEBACK
-        from dpzo.trained_model import note_private_use
+        from dpzo.run.trained_model import note_private_use
 
         note_private_use(folder, TRACEBACK)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpzo.cli.screen import print_json, print_line, rounded_up
-from dpzo.config import dump_config
+from dpzo.config.schema import dump_config
+from dpzo.experiments.recipes.base import Experiment, Published, Recipe
+from dpzo.experiments.recipes.registry import RECIPES
 from dpzo.privacy.accounting.mixture_plan import MixturePlan
-from dpzo.recipes.base import Experiment, Published, Recipe
-from dpzo.recipes.registry import RECIPES
 
 if TYPE_CHECKING:  # a list of recipes needs no torch
-    from dpzo.compare.comparing import Comparison
-    from dpzo.recipes.running import Finished
+    from dpzo.experiments.compare.comparing import Comparison
+    from dpzo.experiments.recipes.running import Finished
 
 
 def show_recipes(as_json: bool) -> None:
@@ -58,7 +58,7 @@ def baseline_finished(done: Finished, output: Path, as_json: bool) -> None:
 def show_comparison(done: Comparison, as_json: bool) -> None:
     """The table, and how much of it was there already."""
     if as_json:
-        from dpzo.compare.table import to_json
+        from dpzo.experiments.compare.table import to_json
 
         figure = None if done.figure is None else str(done.figure)
         print_json(

@@ -42,7 +42,7 @@ def recipe_show(
 ) -> None:
     """Show a recipe as a config file: what it is in comments, among them the ε that our accountant gives."""
     from dpzo.cli.experiment_screen import show_recipe
-    from dpzo.recipes.registry import find_recipe
+    from dpzo.experiments.recipes.registry import find_recipe
 
     recipe = find_recipe(name)
     built = recipe.build(scale, model)  # type: ignore[arg-type]  # build says which scales there are
@@ -68,14 +68,14 @@ def recipe_run(
     with ending_well(output, resumable=True):
         from dpzo.cli.checks import check_model, check_run
         from dpzo.cli.experiment_screen import baseline_finished
-        from dpzo.recipes.registry import find_recipe
+        from dpzo.experiments.recipes.registry import find_recipe
 
         recipe = find_recipe(name)
         built = recipe.build(scale, model)  # type: ignore[arg-type]
         built = built.with_options(epsilon=epsilon, seed=seed, assignments=set_ or ())
         if isinstance(built.config.privacy.num_examples, int | None):
             built.plan()  # an ε out of reach is refused before anything is loaded
-        from dpzo.recipes.running import run_experiment, with_local_model
+        from dpzo.experiments.recipes.running import run_experiment, with_local_model
 
         check_run(with_local_model(built.config), None, data_dir, output)
         check_model(with_local_model(built.config).model.name)
@@ -137,8 +137,8 @@ def compare(
     """
     with ending_well(output, resumable=False, again=True):
         from dpzo.cli.checks import check_model, require_public_data
-        from dpzo.compare.cells import Grid, check_grid, check_names
-        from dpzo.recipes.methods import SMALL_ENCODER, local_model
+        from dpzo.experiments.compare.cells import Grid, check_grid, check_names
+        from dpzo.experiments.recipes.methods import SMALL_ENCODER, local_model
 
         check_names(names)
         own = data is not None and data != []
@@ -165,9 +165,9 @@ def compare(
 
         from dpzo.cli.experiment_screen import show_comparison
         from dpzo.cli.screen import teller
-        from dpzo.compare.comparing import compare as run_grid
-        from dpzo.compare.public_data import OwnFiles, TaskFolder
-        from dpzo.local import DataSource
+        from dpzo.experiments.compare.comparing import compare as run_grid
+        from dpzo.experiments.compare.public_data import OwnFiles, TaskFolder
+        from dpzo.run.local import DataSource
 
         grid = replace(grid, model=local_model(grid.model))
         check_model(grid.model)

@@ -97,7 +97,7 @@ def field_values(given: Mapping[str, Any]) -> dict[str, Any]:
 
     A prompt or completion column that is named says that the records are completions.
     """
-    from dpzo.tasks import is_task_file, read_task_file
+    from dpzo.data.tasks import is_task_file, read_task_file
 
     found = {FIELDS[name]: value for name, value in given.items() if value is not None and value != []}
     if "data.kind" not in found and not found.keys().isdisjoint(("data.prompt_column", "data.completion_column")):

@@ -87,7 +87,7 @@ def suggestion(name: str, flags: Iterable[str]) -> str:
 
 
 def _field_without_flag(name: str) -> str | None:
-    from dpzo.config import WITHOUT_FLAG
+    from dpzo.config.schema import WITHOUT_FLAG
 
     leaf = name.removeprefix("--").replace("-", "_")
     return next((field for field in sorted(WITHOUT_FLAG) if field.rpartition(".")[2] == leaf), None)
@@ -95,7 +95,7 @@ def _field_without_flag(name: str) -> str | None:
 
 def help_of(field: str) -> str:
     """The help of a flag that sets a config's field: what the field is, and its default or how it is derived."""
-    from dpzo.config import described
+    from dpzo.config.schema import described
 
     text, default = described(field)
     if text[0].isascii() and not text.split()[0].endswith(","):  # a list of values stays as they are spelt

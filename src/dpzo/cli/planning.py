@@ -12,7 +12,7 @@ from dpzo.cli.fields import FIELDS, field_values, with_fields
 from dpzo.errors import DpzoError
 
 if TYPE_CHECKING:  # a plan without a model needs no torch
-    from dpzo.planner import RunForecast
+    from dpzo.forecast.planner import RunForecast
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
 
@@ -74,8 +74,8 @@ def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
             f"{', '.join(missing)} {verb} missing; dpzo plan --help lists what there is (with --model, batch and steps "
             "have defaults)"
         )
+    from dpzo.config.solve import AUTO, auto_note, solve_plan
     from dpzo.privacy.plan import relation_named
-    from dpzo.solve import AUTO, auto_note, solve_plan
 
     solved = solve_plan(
         num_examples=given["num_examples"],
@@ -98,7 +98,7 @@ def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
 
 
 def _plan_run(stated: dict[str, Any], config: Path | None, assignments: list[str], as_json: bool) -> None:
-    from dpzo.config import load_config
+    from dpzo.config.schema import load_config
 
     if config is None and not any(entry.startswith("privacy.delta=") for entry in assignments):
         stated.setdefault("privacy.delta", 0.0)  # no ε is asked for without one
@@ -111,8 +111,8 @@ def _plan_run(stated: dict[str, Any], config: Path | None, assignments: list[str
         from dpzo.cli.screen import print_json, show_plan, teller, warn_findings
 
         check_model(chosen.model.name, chosen.model.revision)
-        from dpzo.declared import refuse_ignored
-        from dpzo.planner import plan_run
+        from dpzo.forecast.planner import plan_run
+        from dpzo.run.declared import refuse_ignored
 
         refuse_ignored(chosen, from_folder=chosen.data.layout is not None)
         found = plan_run(chosen, units, tell=teller(quiet=as_json))

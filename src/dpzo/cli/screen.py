@@ -18,8 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from dpzo.privacy import PrivacyPlan, Release
 
 if TYPE_CHECKING:  # dpzo plan shows a plan, and needs no torch for it
-    from dpzo.runs import Progress as RunProgress
-    from dpzo.runs import Replayed, Watcher
+    from dpzo.run.folders import Progress as RunProgress
+    from dpzo.run.folders import Replayed, Watcher
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -195,7 +195,7 @@ def show_environment(as_json: bool) -> None:
     """What a bug report needs: versions, operating system, processors, devices."""
     import torch
 
-    from dpzo.environment import environment
+    from dpzo.run.environment import environment
 
     found = {
         "os": platform.platform(),

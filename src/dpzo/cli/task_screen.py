@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dpzo.cli.screen import print_json, print_line
-from dpzo.tasks import TASKS, Layout, Records, Task, find_task, is_task_file, read_task_file
+from dpzo.data.tasks import TASKS, Layout, Records, Task, find_task, is_task_file, read_task_file
 
 LABEL = "label"
 

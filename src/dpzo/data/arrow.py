@@ -11,9 +11,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from dpzo.data.tasks.tables import Row, fail, shown
+from dpzo.data.tasks.values import ClassLabel
 from dpzo.errors import DpzoError
-from dpzo.tasks.tables import Row, fail, shown
-from dpzo.tasks.values import ClassLabel
 
 _NARROW = ("halffloat", "float")
 """Arrow's floats of 16 and 32 bits: their width tells how large a whole number they hold exactly."""

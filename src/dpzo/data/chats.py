@@ -8,10 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from dpzo.tasks.base import Task
-from dpzo.tasks.records import COMPLETION, PROMPT
-from dpzo.tasks.tables import Row, Tell, fail, shown, untold
-from dpzo.tasks.values import plain
+from dpzo.data.tasks.base import Task
+from dpzo.data.tasks.records import COMPLETION, PROMPT
+from dpzo.data.tasks.tables import Row, Tell, fail, shown, untold
+from dpzo.data.tasks.values import plain
 
 MESSAGES = "messages"
 CONVERSATIONS = "conversations"

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpzo.data.arrow import Wanted, chosen_split, saved_rows
+from dpzo.data.tasks.tables import Row
 from dpzo.errors import DpzoError
-from dpzo.tasks.tables import Row
 
 HUB = "hub:"
 HUB_SECONDS = 8.0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dpzo.config import DataConfig, option_name
+from dpzo.config.schema import DataConfig, option_name
+from dpzo.data.tasks import Task
 from dpzo.errors import DpzoError
-from dpzo.tasks import Task
 
 _ALWAYS = frozenset({"task", "kind", "objective", "max_length"})
 _CLASSES = frozenset({"text_column", "label_column", "labels", "label_words", "template"})

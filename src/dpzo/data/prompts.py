@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from dpzo.data.chats import empty
-from dpzo.tasks.records import COMPLETION, PROMPT
-from dpzo.tasks.tables import Row, Tell, fail, shown, untold
+from dpzo.data.tasks.records import COMPLETION, PROMPT
+from dpzo.data.tasks.tables import Row, Tell, fail, shown, untold
 
 INSTRUCTION, INPUT, OUTPUT = "instruction", "input", "output"
 _CHANGING = ("system", "history", "tools", "chosen", "rejected", "images", "videos", "audios")

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dpzo.config import DataConfig
+from dpzo.config.schema import DataConfig
 from dpzo.data.chats import BESIDE, CONVERSATIONS, MESSAGES, chat_rows
 from dpzo.data.hub import parse_hub
 from dpzo.data.prompts import ALPACA, INSTRUCTION, OUTPUT, prompt_rows
 from dpzo.data.sources import open_table
+from dpzo.data.tasks import Records, Task
+from dpzo.data.tasks.files import Columns, records_from_tables
+from dpzo.data.tasks.records import COMPLETION, PROMPT, TEXT
+from dpzo.data.tasks.tables import Row, Tell, shown, untold
 from dpzo.errors import DpzoError
-from dpzo.tasks import Records, Task
-from dpzo.tasks.files import Columns, records_from_tables
-from dpzo.tasks.records import COMPLETION, PROMPT, TEXT
-from dpzo.tasks.tables import Row, Tell, shown, untold
 
 REFERENCES = "references"
 

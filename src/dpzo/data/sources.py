@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dpzo.data.arrow import parquet_rows, saved_rows
 from dpzo.data.hub import hub_rows, parse_hub
+from dpzo.data.tasks.tables import Row, Tell, read_table, untold
 from dpzo.errors import DpzoError
-from dpzo.tasks.tables import Row, Tell, read_table, untold
 
 PARQUET = (".parquet", ".pq")
 

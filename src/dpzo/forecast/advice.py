@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dpzo.config import RunConfig, with_values
+from dpzo.config.schema import RunConfig, with_values
 from dpzo.errors import DpzoError
 from dpzo.forecast.machine import processors
 from dpzo.forecast.memory import MemoryForecast
 from dpzo.forecast.timing import Clock, DirectionCost, TimeForecast, passes_of, threads
-from dpzo.lm import RowShape
-from dpzo.lm.encoder import EncoderClassifier
-from dpzo.lm.prepare import HEAD_BLOCKS, keeps_features
-from dpzo.lm.skeleton import Skeleton
+from dpzo.models import RowShape
+from dpzo.models.encoder import EncoderClassifier
+from dpzo.models.shapes import HEAD_BLOCKS, keeps_features
+from dpzo.models.skeleton import Skeleton
 from dpzo.zo import evaluations
 
 LEAST_FACTOR = 1.05

@@ -11,11 +11,11 @@ from torch import nn
 
 from dpzo.errors import DpzoError
 from dpzo.forecast.machine import in_words
-from dpzo.lm import RowShape, evaluation_memory, kept_memory
-from dpzo.lm.encoder import EncoderClassifier
-from dpzo.lm.prefix import Keep, layer_stack
-from dpzo.lm.prepare import FEATURES_ABOVE, HEAD_BLOCKS, Shapes, keeps_features
-from dpzo.lm.skeleton import Skeleton
+from dpzo.models import RowShape, evaluation_memory, kept_memory
+from dpzo.models.encoder import EncoderClassifier
+from dpzo.models.frozen_cache import Keep, layer_stack
+from dpzo.models.shapes import FEATURES_ABOVE, HEAD_BLOCKS, Shapes, keeps_features
+from dpzo.models.skeleton import Skeleton
 from dpzo.zo import TrainableParameters, Update
 from dpzo.zo.parameters import held_whole
 from dpzo.zo.scratch import RING_BYTES

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dpzo.config import PRIVATE, ModelConfig, RunConfig, TrainingConfig, option_name, with_values
-from dpzo.defaults import Part, fill_defaults
+from dpzo.config.defaults import Part, fill_defaults
+from dpzo.config.schema import PRIVATE, ModelConfig, RunConfig, TrainingConfig, option_name, with_values
+from dpzo.data.tasks import Task
 from dpzo.errors import DpzoError
-from dpzo.lm import ADAPTERS, LoadedModel, LoraSettings, Storage
-from dpzo.lm.sources import Architecture
-from dpzo.tasks import Task
+from dpzo.models import ADAPTERS, LoadedModel, LoraSettings, Storage
+from dpzo.models.sources import Architecture
 from dpzo.zo import SCHEDULES, Update, build_update
 
 

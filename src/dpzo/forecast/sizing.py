@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from dpzo.config import RunConfig, with_values
-from dpzo.data.chat_tokens import chat_answer_tokens
+from dpzo.config.schema import RunConfig, with_values
+from dpzo.data.tasks import Task
 from dpzo.errors import DpzoError
 from dpzo.forecast.machine import available_memory, in_words
 from dpzo.forecast.memory import Alternative, MemoryForecast, forecast_memory, what_fits
 from dpzo.forecast.parts import filled, lora_of, require_label_words, storage_of, update_of
 from dpzo.forecast.timing import passes_of
-from dpzo.lm import ADAPTERS, RowShape, Work
-from dpzo.lm.prepare import HEAD_BLOCKS, Shapes, keeps_features
-from dpzo.lm.skeleton import Checkpoint, Skeleton, build_skeleton, find_checkpoint
-from dpzo.lm.variant_choice import most_together
-from dpzo.subject import row_shape
-from dpzo.tasks import Task
+from dpzo.models import ADAPTERS, RowShape, Work
+from dpzo.models.chat_tokens import chat_answer_tokens
+from dpzo.models.eval_batch_choice import most_together
+from dpzo.models.shapes import HEAD_BLOCKS, Shapes, keeps_features
+from dpzo.models.skeleton import Checkpoint, Skeleton, build_skeleton, find_checkpoint
+from dpzo.run.subject import row_shape
 from dpzo.zo import Update, evaluations
 from dpzo.zo.parameters import held_whole
 

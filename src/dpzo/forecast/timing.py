@@ -15,13 +15,13 @@ import torch
 from scipy import stats
 from torch import nn
 
-from dpzo.config import DataConfig, RunConfig
+from dpzo.config.schema import DataConfig, RunConfig
 from dpzo.errors import DpzoError
-from dpzo.lm import FeatureObjective, RowShape, Storage, TokenObjective
-from dpzo.lm.encoder import EncoderClassifier
-from dpzo.lm.isolation import synthetic_rows
-from dpzo.lm.prepare import HEAD_BLOCKS
-from dpzo.lm.skeleton import Checkpoint, build_stand_in
+from dpzo.models import FeatureObjective, RowShape, Storage, TokenObjective
+from dpzo.models.encoder import EncoderClassifier
+from dpzo.models.isolation import synthetic_rows
+from dpzo.models.shapes import HEAD_BLOCKS
+from dpzo.models.skeleton import Checkpoint, build_stand_in
 from dpzo.zo import DirectionScheme, StepDirections, TrainableParameters, Update, shifted, stacked
 
 _ENOUGH_SECONDS = 0.6

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dpzo.count import PrivateCount
-from dpzo.journal import Transcript, write_durably
-from dpzo.plain import markdown, refusing
+from dpzo.config.plain import markdown, refusing
 from dpzo.privacy import PrivacyPlan, Tabled, accounting
 from dpzo.privacy.events import NeighboringRelation
 from dpzo.report.findings import plan_findings
 from dpzo.report.private_uses import private_use_findings, read_private_uses
+from dpzo.run.journal import Transcript, write_durably
+from dpzo.run.private_count import PrivateCount
 
 CARD_JSON = "privacy_card.json"
 CARD_MARKDOWN = "privacy_card.md"

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dpzo.count import PrivateCount
-from dpzo.journal import Transcript
-from dpzo.plain import refusing
+from dpzo.config.plain import refusing
 from dpzo.privacy import PrivacyPlan, Tabled
 from dpzo.privacy.events import NeighboringRelation
+from dpzo.run.journal import Transcript
+from dpzo.run.private_count import PrivateCount
 
 Verdict = Literal["pass", "fail", "assumed"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dpzo.errors import DpzoError
-from dpzo.journal import write_durably
+from dpzo.run.journal import write_durably
 
 PRIVATE_USES = "private_uses.json"
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dpzo.config.plain import read_regular, require_regular
 from dpzo.errors import DpzoError
-from dpzo.plain import read_regular, require_regular
 
 _MOST_ENTRIES = 10_000
 """Files and folders in a base model's folder; models have tens. A folder such as / is not walked to its end."""

@@ -7,15 +7,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpzo.checkpoint import CHECKPOINT
-from dpzo.folder import CONFIG, COUNT
-from dpzo.journal import HEAD, JOURNAL
-from dpzo.local import LOCAL
-from dpzo.modules import WEIGHTS
 from dpzo.report import CARD_JSON, CARD_MARKDOWN, PRIVATE_USES
-from dpzo.runs import PLAN
-from dpzo.step_key import STEP_KEY
-from dpzo.trained_model import MODEL
+from dpzo.run.checkpoint import CHECKPOINT
+from dpzo.run.folders import PLAN
+from dpzo.run.journal import HEAD, JOURNAL
+from dpzo.run.local import LOCAL
+from dpzo.run.modules import WEIGHTS
+from dpzo.run.output import CONFIG, COUNT
+from dpzo.run.step_key import STEP_KEY
+from dpzo.run.trained_model import MODEL
 from dpzo.verify.report import Check, failed, passed
 from dpzo.verify.signature import SIGNATURE, SUMS
 

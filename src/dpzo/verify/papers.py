@@ -12,21 +12,21 @@ from typing import Any
 
 from scipy.stats import gamma
 
-from dpzo.config import FROM_FILE, PRIVATE, RunConfig, parse_config
-from dpzo.count import PrivateCount, count_text
+from dpzo.config.plain import markdown
+from dpzo.config.schema import FROM_FILE, PRIVATE, RunConfig, parse_config
 from dpzo.errors import DpzoError
-from dpzo.folder import CONFIG, COUNT
-from dpzo.header import check_header as check_schema
-from dpzo.header import is_of_0_1
-from dpzo.journal import Transcript
-from dpzo.journal_line import begun_line
-from dpzo.plain import markdown
 from dpzo.privacy import Laplace, PrivacyPlan, Release, lattice
 from dpzo.privacy.mechanisms import Gaussian
-from dpzo.published import config_text, plan_facts
 from dpzo.report import CARD_JSON, CARD_MARKDOWN, build_card, card_0_1, card_of_run, read_private_uses, render_markdown
-from dpzo.runs import PLAN
-from dpzo.step_key import STEP_KEY
+from dpzo.run.folders import PLAN
+from dpzo.run.header import check_header as check_schema
+from dpzo.run.header import is_of_0_1
+from dpzo.run.journal import Transcript
+from dpzo.run.journal_line import begun_line
+from dpzo.run.output import CONFIG, COUNT
+from dpzo.run.private_count import PrivateCount, count_text
+from dpzo.run.published import config_text, plan_facts
+from dpzo.run.step_key import STEP_KEY
 from dpzo.verify.accountants import renyi_bound, second_bracket
 from dpzo.verify.report import Check, attempt, failed, inapplicable, passed
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dpzo.config.plain import printable
 from dpzo.errors import DpzoError
-from dpzo.plain import printable
 
 
 @dataclass(frozen=True)

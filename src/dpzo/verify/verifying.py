@@ -8,12 +8,12 @@ from pathlib import Path
 
 from torch import nn
 
+from dpzo.config.plain import read_regular
 from dpzo.errors import DpzoError
-from dpzo.header import check_header
-from dpzo.journal import JOURNAL, Transcript, read
-from dpzo.plain import read_regular
 from dpzo.privacy import PrivacyPlan
 from dpzo.report import card_of_run
+from dpzo.run.header import check_header
+from dpzo.run.journal import JOURNAL, Transcript, read
 from dpzo.verify import papers
 from dpzo.verify.contents import check_contents, check_kinds, owners_files
 from dpzo.verify.report import Check, Report, attempt, failed, inapplicable, passed

@@ -15,18 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpzo import checkpoint, modules, runs
-from dpzo import train as trainer
-from dpzo.assembly import Assembled
-from dpzo.checkpoint import CHECKPOINT, stated
-from dpzo.environment import environment
 from dpzo.errors import DpzoError
-from dpzo.journal import Transcript
-from dpzo.lm.fingerprint import plain_tensors
-from dpzo.lm.quiet import silent_libraries
-from dpzo.lm.saving import ADAPTER_CONFIG, ENCODER, canonical_adapter_config
+from dpzo.models.fingerprint import plain_tensors
+from dpzo.models.quiet import silent_libraries
+from dpzo.models.saving import ADAPTER_CONFIG, ENCODER, canonical_adapter_config
 from dpzo.privacy import Release
-from dpzo.trained_model import MODEL
+from dpzo.run import checkpoint, modules
+from dpzo.run import folders as runs
+from dpzo.run import loop as trainer
+from dpzo.run.build import Assembled
+from dpzo.run.checkpoint import CHECKPOINT, stated
+from dpzo.run.environment import environment
+from dpzo.run.journal import Transcript
+from dpzo.run.trained_model import MODEL
 from dpzo.verify.base_files import require_readable
 from dpzo.verify.report import Check, failed, inapplicable, passed
 from dpzo.verify.tensors import files_differ

@@ -18,8 +18,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from dpzo.config.plain import require_regular
 from dpzo.errors import DpzoError
-from dpzo.plain import require_regular
 from dpzo.zo.directions import DirectionScheme, StepDirections, Structure
 from dpzo.zo.kernels import spec
 from dpzo.zo.kernels.choose import Backend, keep

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dpzo.config.solve import solve_plan
 from dpzo.errors import DpzoError
 from dpzo.privacy import FullBatch, PoissonSampling, PrivacyPlan, Tabled
 from dpzo.privacy.accounting import lattice_pld
@@ -17,7 +18,6 @@ from dpzo.privacy.noise.shape import Shape
 from dpzo.privacy.search import NO_GAIN, SearchResult, result, search
 from dpzo.privacy.search.parametric import Task, calibrated, cells_for, least, polished
 from dpzo.privacy.search.searching import tabulated, tempered
-from dpzo.solve import solve_plan
 
 
 @pytest.fixture(scope="module", autouse=True)

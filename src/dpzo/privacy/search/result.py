@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpzo.data.owned import make_folders
 from dpzo.errors import DpzoError
-from dpzo.owned import make_folders
 from dpzo.privacy.noise.table import LatticeNoise
 
 VERSION = 1

@@ -1,0 +1,28 @@
+"""The mean of the last iterates, for methods that move the weights themselves."""
+
+from __future__ import annotations
+
+from dpzo.run.loop import Job
+from dpzo.zo import TailMean
+
+
+class Tail:
+    """`zo.TailMean` over iterates that somebody else makes: `add` after every step, `finish` at the end.
+
+    `fraction` 0 keeps the last iterate and holds nothing. Post-processing of what was released.
+    """
+
+    def __init__(self, job: Job, fraction: float) -> None:
+        self._parameters = job.parameters
+        self._mean = TailMean(job.plan.steps, fraction) if fraction != 0 else None
+        self._state = {} if self._mean is None else self._mean.init(job.parameters)
+
+    def add(self, step: int) -> None:
+        """Count the weights as they are after `step`."""
+        if self._mean is not None:
+            self._mean.add(self._parameters, self._state, step)
+
+    def finish(self) -> None:
+        """Write the mean into the weights."""
+        if self._mean is not None:
+            self._mean.finish(self._parameters, self._state)

@@ -1,0 +1,248 @@
+"""What a run will take in memory and time, and what would make it faster; no private data is read."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpzo.config.schema import RunConfig, with_values
+from dpzo.forecast import (
+    MemoryForecast,
+    TimeForecast,
+    available_memory,
+    passes_of,
+)
+from dpzo.forecast.advice import Situation, Suggestion, suggest
+from dpzo.forecast.memory import frozen_layers
+from dpzo.forecast.sizing import Sized, look_up, memory_at, planned_update, require_memory, size_up
+from dpzo.forecast.timing import (
+    Clock,
+    DirectionCost,
+    ModelClock,
+    StandInClock,
+    direction_cost,
+    timed_evaluations,
+)
+from dpzo.models import RowShape, synthetic_objective
+from dpzo.models.shapes import HEAD_BLOCKS, keeps_features
+from dpzo.privacy import PrivacyPlan, PrivateChannel
+from dpzo.run.build import Assembled, assemble, build_plan, task_of
+from dpzo.run.journal import Journal
+from dpzo.run.loop import journal_header
+from dpzo.zo import evaluations
+
+MEASURED = "measured on the model"
+_STAND_IN_DELTA = 1e-5
+BY_LAYERS = "measured on a few layers of made-up weights, and extended to all of them"
+
+
+@dataclass(frozen=True)
+class RunForecast:
+    """What a run will take. Everything in it follows from declarations, shapes and synthetic tokens: it is public."""
+
+    sized: Sized
+    privacy: PrivacyPlan | None  # None where no ε and no noise was asked for
+    memory: MemoryForecast
+    available: int | None
+    time: TimeForecast
+    how: str  # the time was found
+    threads: int
+    suggestions: tuple[Suggestion, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`: bytes and seconds."""
+        config, skeleton = self.sized.config, self.sized.skeleton
+        return {
+            "plan": None if self.privacy is None else self.privacy.summary(),
+            "model": {
+                "name": config.model.name,
+                "parameters": skeleton.elements,
+                "trainable": config.model.trainable,
+                "trainable_parameters": skeleton.dimension,
+                "max_length": self.sized.shape.max_length,
+                "microbatch_size": self.sized.microbatch_size,
+            },
+            "run": {
+                "steps": self.time.steps,
+                "num_directions": config.privacy.num_directions,
+                "expected_batch_size": config.privacy.expected_batch_size,
+                "num_examples": self.sized.num_examples,
+            },
+            "memory": {
+                **asdict(self.memory),
+                **{f"while_{name}": size for name, size in self.memory.phases.items()},
+                "needed": self.memory.needed,
+                "peak_resident": self.memory.peak_resident,
+                "available": self.available,
+            },
+            "time": {**asdict(self.time), "per_step": self.time.per_step, "run": self.time.run},
+            "how": self.how,
+            "guessed": list(self.sized.guessed),
+            "threads": self.threads,
+            "suggestions": [asdict(one) for one in self.suggestions],
+        }
+
+
+def plan_run(
+    config: RunConfig, num_examples: int, *, tell: Callable[[str], None] = lambda text: None, advise: bool = True
+) -> RunForecast:
+    """Forecast the run of `config` on a declared number of units.
+
+    Memory comes from shapes, before anything is loaded. Time is measured on the model where its weights lie here, and
+    else on a stand-in of a few layers. Without `advise` no suggestions are looked for. Errors: `DpzoError` as for a
+    run, and for a model that does not fit in memory.
+    """
+    task = task_of(config)
+    checkpoint = look_up(config, task)
+    sized = size_up(config, task, checkpoint, num_examples)
+    available = available_memory()
+    require_memory(sized, available)
+    asked = (sized.config.privacy.epsilon is None) != (sized.config.privacy.noise_multiplier is None)
+    privacy = build_plan(sized.config, num_examples) if asked else None
+    plan = _stand_in_plan(sized) if privacy is None else privacy
+    update = planned_update(sized.config)
+    count = sized.config.privacy.num_directions
+    assert count is not None
+    dtype = sized.skeleton.trainable[0][1]
+
+    def cost_of(kind: str) -> DirectionCost:
+        return direction_cost(kind, count, update, sized.skeleton.dimension, dtype)
+
+    cost = cost_of(sized.config.training.directions)
+    if checkpoint.is_here:
+        tell("loading the base model, checking isolation and timing it on synthetic tokens")
+        parts = assemble(
+            sized.config, num_examples=num_examples, num_examples_source="declared", plan=plan, sized=sized
+        )
+        sized = replace(sized, microbatch_size=parts.subject.shapes.microbatch_size)
+        sized = replace(sized, memory=memory_at(sized))
+        clock: Clock = ModelClock(parts.subject.loaded.module)
+        shared, taken = parts.subject.shapes.prefix_layers, _measured(sized, parts, clock, cost)
+    else:
+        tell("timing a few layers of made-up weights on synthetic tokens")
+        clock = StandInClock(checkpoint, task.labels, sized.skeleton.model.storage)
+        shared = 0 if sized.config.training.prefix == "none" else frozen_layers(sized.skeleton)
+        taken = _extended(sized, clock, cost, shared)
+    how = MEASURED if checkpoint.is_here else BY_LAYERS
+    taken = replace(taken, release=_release_seconds(plan))
+    if not advise:
+        return RunForecast(sized, privacy, sized.memory, available, taken, how, torch.get_num_threads(), ())
+    tell("looking for what would make it faster")
+    now = Situation(
+        config=sized.config,
+        skeleton=sized.skeleton,
+        shape=sized.shape,
+        num_examples=num_examples,
+        microbatch_size=sized.microbatch_size,
+        shared_layers=shared,
+        time=taken,
+        memory=sized.memory,
+        clock=clock,
+        cost=cost,
+        cost_of=cost_of,
+        memory_of=lambda other, shape: _memory_of(sized, other, shape),
+    )
+    return RunForecast(sized, privacy, sized.memory, available, taken, how, torch.get_num_threads(), suggest(now))
+
+
+def _memory_of(sized: Sized, config: RunConfig, shape: RowShape) -> MemoryForecast:
+    other = size_up(config, sized.task, sized.skeleton.checkpoint, sized.num_examples)
+    return memory_at(other, replace(other.shape, max_length=shape.max_length))
+
+
+def _stand_in_plan(sized: Sized) -> PrivacyPlan:
+    """Some noise where no ε is asked for: how much of it there is takes no time."""
+    noise = {"epsilon": None, "noise_multiplier": 1.0, "delta": _STAND_IN_DELTA, "mechanism": "gaussian"}
+    return build_plan(with_values(sized.config, privacy=noise), sized.num_examples)
+
+
+def _release_seconds(plan: PrivacyPlan) -> float:
+    """One draw of a batch, one release of zeros and one line of a journal, all of them thrown away."""
+    channel = PrivateChannel(plan)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal.create(Path(folder), journal_header(plan, False, {}))
+        start = time.perf_counter()
+        units = channel.draw_batch(plan.num_examples)
+        journal.append(channel.release(np.zeros((len(units), plan.num_directions))))
+        taken = time.perf_counter() - start
+        journal.close(clean=True)
+    return taken
+
+
+def _measured(sized: Sized, parts: Assembled, clock: Clock, cost: DirectionCost) -> TimeForecast:
+    """Times of the very evaluations that training makes."""
+    subject, job, shapes = parts.subject, parts.job, parts.subject.shapes
+    synthetic = synthetic_objective(subject.loaded, sized.shape, shapes)
+    first, further = timed_evaluations(job.parameters, job.scheme.at(0), job.smoothing, synthetic)
+    forward = clock.seconds(sized.shape, shapes.microbatch_size)
+    records = math.ceil(sized.num_examples / shapes.microbatch_size)
+    return _time(
+        sized,
+        forward=forward if shapes.head_block is None else further,
+        first=first,
+        further=further,
+        cost=cost,
+        rows=synthetic.microbatch_size,
+        together=synthetic.variants,
+        once=records * forward if shapes.head_block is not None else records * first if shapes.keep == "run" else 0.0,
+    )
+
+
+def _extended(sized: Sized, clock: Clock, cost: DirectionCost, shared: int) -> TimeForecast:
+    """Times of a stand-in, extended to all layers, with the cost of directions on top."""
+    forward = clock.seconds(sized.shape, sized.microbatch_size)
+    shift = cost.shift * sized.skeleton.dimension
+    if sized.shifts_whole:
+        shift /= max(1.0, _passes(sized, sized.microbatch_size))
+    head = clock.head_seconds()
+    records = math.ceil(sized.num_examples / sized.microbatch_size)
+    if keeps_features(sized.skeleton.model) and head is not None:
+        return _time(sized, head, head, head, cost, HEAD_BLOCKS[0], 1, records * forward)
+    further = clock.seconds(sized.shape, sized.microbatch_size, shared) if shared else forward
+    for_run = sized.config.training.prefix == "run"
+    once = records * forward if for_run and shared else 0.0
+    first = (further if for_run else forward) + shift
+    return _time(sized, forward, first, further + shift, cost, sized.microbatch_size, 1, once)
+
+
+def _passes(sized: Sized, rows: int) -> float:
+    return passes_of(sized.config, sized.num_examples, rows)
+
+
+def _time(
+    sized: Sized,
+    forward: float,
+    first: float,
+    further: float,
+    cost: DirectionCost,
+    rows: int,
+    together: int,
+    once: float,
+) -> TimeForecast:
+    privacy = sized.config.privacy
+    assert privacy.num_directions is not None
+    assert privacy.steps is not None
+    passes = _passes(sized, rows)
+    times = 1.0 if sized.shifts_whole else max(1.0, passes)  # held a layer at a time, they are made for every pass
+    made = evaluations(sized.config.training.estimator, privacy.num_directions)
+    count = math.ceil(made / together)
+    shifts = made * cost.shift * sized.skeleton.dimension
+    return TimeForecast(
+        forward=forward,
+        first=first,
+        further=further,
+        evaluations=count,
+        passes=passes,
+        directions=shifts * times,
+        update=cost.update * sized.skeleton.dimension,
+        steps=privacy.steps,
+        once=once,
+    )

@@ -1,0 +1,275 @@
+"""A run as people see it: a folder. Train into one, resume it, replay it, evaluate it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpzo.config.plain import refusing
+from dpzo.config.schema import (
+    PRIVATE,
+    ConfigLike,
+    RunConfig,
+    as_config,
+    recorded_config,
+)
+from dpzo.config.solve import AUTO, auto_note
+from dpzo.data.tasks.tables import Tell, untold
+from dpzo.forecast.sizing import require_memory, size_up_if_possible
+from dpzo.models import Shapes, fingerprint_tensors, save
+from dpzo.models.quiet import silent_libraries
+from dpzo.privacy import PrivacyPlan
+from dpzo.report import write_card
+from dpzo.run import loop as trainer
+from dpzo.run.build import (
+    Assembled,
+    assemble,
+    objective,
+    resolve_num_examples,
+    task_of,
+)
+from dpzo.run.declared import without_ignored
+from dpzo.run.header import check_header
+from dpzo.run.journal import Transcript, read, write_durably
+from dpzo.run.local import DataSource as DataSource
+from dpzo.run.local import as_folder, base_name, found_base, located, naming_base, read_local, records_of, write_local
+from dpzo.run.loop import RandomnessAt, Stopped
+from dpzo.run.output import CONFIG, COUNT, claim_new, claimed, make_folder, no_run, require_begun, require_new
+from dpzo.run.private_count import PrivateCount, check_private_count, count_text, release_count
+from dpzo.run.progress import Progress as Progress
+from dpzo.run.progress import Watcher as Watcher
+from dpzo.run.progress import progress_of, unwatched
+from dpzo.run.published import chosen_config as chosen_config
+from dpzo.run.published import config_text
+from dpzo.run.published import derived_note as derived_note
+from dpzo.run.published import plan_facts as plan_facts
+from dpzo.run.trained_model import FINISHED, MODEL
+from dpzo.zo import Objective
+
+PLAN = "plan.json"
+_UNDECLARED = 10_000
+"""Units that a forecast of memory reckons with where N is not declared; only what is kept for a run hangs on it."""
+
+
+def train(
+    config: ConfigLike,
+    source: DataSource | str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    watch: Watcher = unwatched,
+    tell: Tell = untold,
+    nonprivate_randomness: RandomnessAt | None = None,
+) -> dict[str, Any]:
+    """Fine-tune on private records into the new folder `output`; returns the privacy card.
+
+    `config` may be a RunConfig, a mapping of its groups, or the path of a YAML file; `source` a file's path, several of
+    them, or a DataSource.
+
+    Raises DpzoError for whatever the user can mend, Stopped after Ctrl-C or SIGTERM (then `resume` goes on).
+    """
+    config, source, output = located(as_config(config)), DataSource.of(source), as_folder(output, "output")
+    require_new(output)
+    check_private_count(config.privacy)
+    if Path(config.model.name).is_absolute():
+        tell(f"the run's journal, card and model will name the base model by its path, {config.model.name}")
+    if config.training.basis is not None:
+        tell(f"the run's config and journal will name the public basis by its path, {config.training.basis}")
+    config = without_ignored(config, source, tell=tell)
+    task = task_of(config)
+    declared = config.privacy.num_examples
+    sized = size_up_if_possible(config, task, declared if isinstance(declared, int) else _UNDECLARED)
+    if sized is not None:
+        require_memory(sized)
+    tell("reading the records")
+    records = records_of(config, task, source, tell=tell)
+    with ExitStack() as held:
+        count = None
+        if config.privacy.num_examples == PRIVATE:
+            held.enter_context(claim_new(output))
+            count = _count(config, records.num_units, output, nonprivate_randomness)
+        num_examples, origin = (
+            resolve_num_examples(config, task, source.data_folder, lambda: records.num_units)
+            if count is None
+            else (count.num_examples, "private-count")
+        )
+        tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
+        parts = assemble(
+            config,
+            num_examples=num_examples,
+            num_examples_source=origin,
+            has_guarantee=nonprivate_randomness is None,
+            count=count,
+            sized=sized,
+        )
+        if config.privacy.mechanism == AUTO:
+            tell(auto_note(parts.job.plan))
+        if note := derived_note(parts.job.header):
+            tell(note)
+        for note in parts.notes:
+            tell(f"note: {note}")
+        tell("preparing the records for the model")
+        private = objective(records, parts.subject)
+        return carry_out(
+            parts, private, records.num_units, source, output, watch=watch, nonprivate_randomness=nonprivate_randomness
+        )
+
+
+def carry_out(
+    parts: Assembled,
+    private: Objective,
+    num_units: int,
+    source: DataSource,
+    output: Path,
+    *,
+    watch: Watcher = unwatched,
+    nonprivate_randomness: RandomnessAt | None = None,
+) -> dict[str, Any]:
+    """The part of `train` after everything is prepared: fill the new folder `output`; returns the card."""
+    counted = parts.job.header.get("count") is not None  # then the folder was claimed when the count was written there
+    with nullcontext() if counted else claim_new(output):
+        write_durably(output / CONFIG, config_text(parts.job.header).encode())
+        plan = plan_facts(parts.job.plan, parts.job.header)
+        write_durably(output / PLAN, (json.dumps(plan, indent=2) + "\n").encode())
+        write_local(output, source, parts.subject.config.model.name)
+        return _work(trainer.fit, parts, private, num_units, output, watch, nonprivate_randomness)
+
+
+def _work(
+    act: Callable[..., None],
+    parts: Assembled,
+    private: Objective,
+    num_units: int,
+    output: Path,
+    watch: Watcher,
+    nonprivate_randomness: RandomnessAt | None,
+) -> dict[str, Any]:
+    """Fit or resume, then save model and card; stopped on request, the card alone."""
+    observe = watch(progress_of(parts))
+    try:
+        with silent_libraries():
+            act(parts.job, private, num_units, output, observe=observe, nonprivate_randomness=nonprivate_randomness)
+    except Stopped:
+        write_card(output, read(output))
+        raise
+    return _finish(parts, output)
+
+
+def resume(
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    watch: Watcher = unwatched,
+    tell: Tell = untold,
+    nonprivate_randomness: RandomnessAt | None = None,
+) -> dict[str, Any]:
+    """Go on with the run in `output`, however it stopped; returns the card. Raises as `train` does.
+
+    `base`: where the base model lies now, if it moved.
+    """
+    output = as_folder(output, "run")
+    require_begun(output)
+    transcript = read(output)
+    with claimed(output):
+        source, noted = read_local(output)
+        tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
+        there = noted if noted is not None and Path(noted).is_dir() else None
+        parts = _reassemble(transcript, there if base is None else str(base))
+        trainer.require_same_run(parts.job.header, transcript)
+        records = records_of(parts.subject.config, parts.subject.task, source)
+        private = objective(records, parts.subject)
+        return _work(trainer.resume, parts, private, records.num_units, output, watch, nonprivate_randomness)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """`fingerprint` of the trained parameters rebuilt from the journal; `equals_run`: whether the run's are the same.
+
+    `equals_run` is None where the run folder holds no finished model to compare with.
+    """
+
+    fingerprint: str
+    equals_run: bool | None
+
+
+def replay(
+    run: str | Path, output: str | Path, *, base: str | Path | None = None, watch: Watcher = unwatched
+) -> Replayed:
+    """Rebuild a run's model from its base model and journal alone and save it to `output`. No data, no noise."""
+    run, output = as_folder(run, "run"), as_folder(output, "output")
+    transcript = read(run)
+    require_new(output)
+    parts = for_replay(transcript, found_base(run, base_name(transcript), None if base is None else str(base)))
+    trainer.replay(parts.job, transcript, observe=watch(progress_of(parts)))
+    make_folder(output)
+    save_model(parts, output)
+    rebuilt = _trained_fingerprint(output / MODEL)
+    finished = run / MODEL / FINISHED
+    return Replayed(rebuilt, _trained_fingerprint(run / MODEL) == rebuilt if finished.is_file() else None)
+
+
+def _finish(parts: Assembled, output: Path) -> dict[str, Any]:
+    save_model(parts, output)
+    return write_card(output, read(output))
+
+
+def for_replay(transcript: Transcript, base: str | None) -> Assembled:
+    """The parts of a run at θ_0, to rebuild it: nothing is evaluated. `base` replaces the header's base model."""
+    with refusing(no_run(transcript.path)):
+        evaluation = transcript.header["evaluation"]
+        shapes = Shapes(evaluation["microbatch_size"], evaluation["head_block"], torch.get_num_threads())
+    return _reassemble(transcript, base, shapes)
+
+
+def save_model(parts: Assembled, output: Path, *, flat: bool = False) -> None:
+    """model/ as plain save_pretrained, plus the fingerprint of the trained parameters for replay to compare.
+
+    `flat`: in the form of version 0.1.0 (`dpzo.models.save`), to be compared with a run of that version.
+    """
+    folder = output / MODEL
+    folder.mkdir(mode=0o700, exist_ok=True)
+    subject = parts.subject
+    assert subject.config.data.max_length is not None
+    save(subject.loaded, folder, labels=subject.task.labels, max_length=subject.config.data.max_length, flat=flat)
+    write_durably(
+        folder / FINISHED, json.dumps({"fingerprint": fingerprint_tensors(parts.job.parameters.tensors())}).encode()
+    )
+
+
+def _trained_fingerprint(folder: Path) -> str:
+    with refusing(f"{folder / FINISHED}: damaged; it names the trained weights: dpzo resume writes it anew"):
+        return str(json.loads((folder / FINISHED).read_text(encoding="utf-8"))["fingerprint"])
+
+
+def _reassemble(transcript: Transcript, base: str | None, shapes: Shapes | None = None) -> Assembled:
+    header = transcript.header
+    check_header(header)
+    with refusing(no_run(transcript.path)):
+        config, plan, count = (
+            recorded_config(header["config"]),
+            PrivacyPlan.from_dict(header["plan"]),
+            header.get("count"),
+        )
+        facts: dict[str, Any] = {
+            "num_examples": plan.num_examples,
+            "num_examples_source": header["num_examples_source"],
+            "has_guarantee": header["secret_randomness"],
+            "variants": header["evaluation"].get("variants", 1),
+            "count": None if count is None else PrivateCount.from_dict(count),
+        }
+    with naming_base(base):
+        return assemble(config, base=base, plan=plan, shapes=shapes, **facts)
+
+
+def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomness: RandomnessAt | None) -> PrivateCount:
+    """A private count, on disk before it is used: whatever goes wrong later, its ε is seen to be spent."""
+    assert config.privacy.epsilon is not None
+    share = config.privacy.count_share * config.privacy.epsilon
+    count = release_count(num_units, share, nonprivate_randomness=nonprivate_randomness)
+    write_durably(output / COUNT, count_text(count).encode())
+    return count

@@ -1,0 +1,214 @@
+"""The schema of a journal's header: every field, its type and its range, checked when it is written and when read.
+
+A header that someone else wrote is data of theirs. What it holds reaches the card and the verifier, so there is no
+field for free text but the declared ones (`tuning`, `unit_column`, names), and each of those has a greatest length.
+What a replay derives anew (directions, update, parameters, task) is compared with it there; here it has to be plain,
+short facts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from dpzo.config.bounds import LONGEST_NAME, LONGEST_TEXT, MOST_DIRECTIONS, MOST_STEPS
+from dpzo.config.plain import refusing
+from dpzo.config.schema import parse_config
+from dpzo.errors import DpzoError
+from dpzo.privacy import PrivacyPlan
+from dpzo.run.environment import PACKAGES
+from dpzo.run.private_count import PrivateCount
+
+_MOST_FACTS = 200_000
+_DEEPEST = 6
+
+
+def _fact(value: Any, depth: int = 0) -> Any:
+    """A tree of short plain values; ValueError for anything else."""
+    if depth > _DEEPEST:
+        raise ValueError("is nested too deeply")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _short(name)
+            _fact(inner, depth + 1)
+    elif isinstance(value, list):
+        if len(value) > _MOST_FACTS:
+            raise ValueError("has too many entries")
+        for inner in value:
+            _fact(inner, depth + 1)
+    elif isinstance(value, str):
+        _short(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) < 2**64:
+            raise ValueError("holds a number out of range")
+    elif value is not None and not isinstance(value, bool):
+        raise ValueError("is not a plain value")
+    return value
+
+
+def _short(value: Any) -> None:
+    if not isinstance(value, str) or len(value) > LONGEST_NAME or not value.isprintable():
+        raise ValueError("holds a text that is too long, or that is not printable")
+
+
+Facts = Annotated[dict[str, Any], AfterValidator(_fact)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Word = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
+ParameterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,512}$")]
+Version = Annotated[str, Field(pattern=r"^(absent|[0-9]{1,5}(\.[0-9a-z]{1,12}){0,4}([+-][0-9a-z.]{1,16})?)$")]
+Size = Annotated[int, Field(ge=1, le=2**40)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+def _known_packages(value: dict[str, str]) -> dict[str, str]:
+    if not value.keys() <= set(PACKAGES):
+        raise ValueError(f"names something other than {', '.join(PACKAGES)}")
+    return value
+
+
+class _Base(_Part):
+    name: Name
+    fingerprint: Hash
+    revision: Name | None = None
+    architecture: Word | None = None
+
+
+class _Prefix(_Part):
+    layers: Annotated[int, Field(ge=0, le=100_000)]
+    keep: Word
+
+
+class _Evaluation(_Part):
+    """How losses were evaluated: it does not enter the weights, so a replay does not derive it."""
+
+    microbatch_size: Annotated[int, Field(ge=1, le=2**20)]
+    isolation: Word
+    head_block: Annotated[int, Field(ge=1, le=2**24)] | None = None
+    prefix: _Prefix | None = None
+    variants: Annotated[int, Field(ge=1, le=2**16)] = 1
+    planned_passes: Size | None = None
+
+
+class _Plan(_Part):
+    """Types and ranges; the plan's own class decides whether it is one that dpzo makes."""
+
+    num_examples: Annotated[int, Field(ge=1, le=2**53)]
+    sampling: Word
+    sampling_prob: Annotated[float, Field(gt=0, le=1)]
+    mechanism: Word
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    noise: dict[str, Any] | None = None
+    clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
+    num_directions: Annotated[int, Field(ge=1, le=MOST_DIRECTIONS)]
+    delta: Annotated[float, Field(ge=0, lt=1)]
+    relation: Word
+
+
+class _Count(_Part):
+    plan: _Plan
+    values: Annotated[list[Annotated[int, Field(ge=-(2**62), le=2**62)]], Field(min_length=1, max_length=1)]
+
+
+class _Header(_Part):
+    """What headers of every run hold."""
+
+    base: _Base
+    num_examples_source: Literal["declared", "task", "from-file", "private-count"]
+    unit_column: Name | None
+    tuning: Text
+    directions: Facts
+    estimator: Word
+    update: Facts
+    parameters: list[tuple[ParameterName, list[Size], Word]]
+    evaluation: _Evaluation
+    nonprivate_uses: Annotated[list[Name], Field(max_length=100)]
+    environment: Annotated[dict[str, Version], AfterValidator(_known_packages)]
+    plan: _Plan
+    lattice_unit: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    lattice_bits: Annotated[int, Field(ge=0, le=64)]
+    lattice_bound: Annotated[int, Field(ge=1, le=2**62)]
+    secret_randomness: bool
+
+
+class _TextHeader(_Header):
+    """A run of `dpzo train`."""
+
+    config: dict[str, dict[str, Any]]
+    derived: list[Word | Annotated[str, Field(pattern=r"^[a-z]+\.[a-z_]+$")]]
+    task: Facts
+    count: _Count | None
+    initialisation: Facts
+
+
+class _ModuleHeader(_Header):
+    """A run of `dpzo.fit`."""
+
+    settings: Facts
+
+
+def check_header(header: Mapping[str, Any]) -> None:
+    """Refuse a header that no run writes: an unknown field, another type or range, or another spelling of a value.
+
+    Raises DpzoError naming the field, never its value.
+    """
+    fields = _from_0_1(header)
+    schema = _TextHeader if "config" in fields else _ModuleHeader
+    try:
+        # Through JSON text: strict types then are JSON's own, where a tuple is a list.
+        schema.model_validate_json(canonical(fields))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DpzoError(f"header: {place[:200]}: {first['msg']}; no run of dpzo writes that") from None
+    except (ValueError, RecursionError):
+        raise DpzoError("header: holds a number that JSON does not know; no run of dpzo writes that") from None
+    with refusing("header: its plan, count or config is none that dpzo makes"):
+        for name, spelled in _spelled_anew(fields):
+            if canonical(spelled) != canonical(fields[name]):
+                raise DpzoError(f"header: {name} is spelled in another way than dpzo writes it")
+
+
+def _spelled_anew(fields: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Parts of a header as they are written again after reading: `true` for 1, 2.0 for 2 or a further key show."""
+    found: list[tuple[str, Any]] = [("plan", PrivacyPlan.from_dict(fields["plan"]).to_dict())]
+    if fields.get("count") is not None:
+        found.append(("count", PrivateCount.from_dict(fields["count"]).to_dict()))
+    if "config" in fields:
+        found.append(("config", stated(parse_config(fields["config"]).model_dump(mode="json"), fields["config"])))
+    return found
+
+
+def stated(config: Mapping[str, Mapping[str, Any]], of: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The fields of `config` that the config `of` states: a later version has more of them."""
+    return {
+        group: {name: value for name, value in fields.items() if name in of[group]}
+        for group, fields in config.items()
+        if group in of
+    }
+
+
+def canonical(value: Any) -> str:
+    """The one spelling in which values of headers are compared. ValueError for NaN and infinities."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def is_of_0_1(header: Mapping[str, Any]) -> bool:
+    """Whether version 0.1.0 wrote the header.
+
+    It did not tell derived fields of a config from chosen ones, and said that a module's losses had passed.
+    """
+    return "derived" not in header if "config" in header else header["evaluation"]["isolation"] == "passed"
+
+
+def _from_0_1(header: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The header as the present version would have written it; the one place where older headers are taken up."""
+    return {**header, "derived": header.get("derived", [])} if "config" in header else header

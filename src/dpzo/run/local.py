@@ -1,0 +1,175 @@
+"""local.yaml of a run: where the private data and the base model lie on this machine. Owner-only, never published."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from dpzo.config.plain import parse_yaml, read_regular, refusing
+from dpzo.config.schema import RunConfig, with_values
+from dpzo.data import parse_hub, read_records
+from dpzo.data.tasks import Records, Task
+from dpzo.data.tasks.tables import Tell, untold
+from dpzo.errors import DpzoError
+from dpzo.run.journal import Transcript, write_durably
+from dpzo.run.output import no_run
+
+LOCAL = "local.yaml"
+_LARGEST = 1 << 20
+"""Bytes: more paths than anyone names."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the private records lie. Kept out of all that is public.
+
+    - `file`: a csv, tsv, jsonl or parquet file, a folder of datasets' `save_to_disk`, or `hub:organisation/name`;
+      `more`: further ones with the same columns, read after it.
+    - `split` and `revision`: of a saved data set or a hub name.
+    - `folder`: in place of all these, the folder that holds a built-in task's files.
+    """
+
+    file: str | Path | None = None
+    folder: str | Path | None = None
+    more: tuple[str | Path, ...] = ()
+    split: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, chosen in (("--split", self.split), ("--data-revision", self.revision)):
+            if self.folder is not None and chosen is not None:
+                raise DpzoError(f"{option}: is not used with --data-dir; leave it out")
+        for name, value in (("file", self.file), ("folder", self.folder)):
+            if not isinstance(value, str | Path | None):
+                raise DpzoError(f"data: {name} is a {type(value).__name__}; give a path (more files go into `more`)")
+
+    @classmethod
+    def of(cls, given: DataSource | str | Path | Sequence[str | Path]) -> DataSource:
+        """A source from any of its forms: itself, one file's path (or hub:NAME), several of them."""
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, str | Path):
+            return cls(file=given)
+        if isinstance(given, Sequence) and given and all(isinstance(place, str | Path) for place in given):
+            return cls(file=given[0], more=tuple(given[1:]))
+        raise DpzoError(f"data: is a {type(given).__name__}; give a path, a list of paths, or a dpzo.DataSource")
+
+    @property
+    def data_folder(self) -> Path | None:
+        """`folder` as a path."""
+        return None if self.folder is None else Path(self.folder).expanduser()
+
+    @property
+    def places(self) -> tuple[str | Path, ...]:
+        """`file` and `more`."""
+        return self.more if self.file is None else (self.file, *self.more)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Absolute paths, for the owner-only file that a resume reads; what is not given is left out."""
+        given = {
+            "file": None if self.file is None else _absolute(self.file),
+            "folder": None if self.folder is None else _absolute(self.folder),
+            "more": [_absolute(place) for place in self.more] if self.more else None,
+            "split": self.split,
+            "revision": self.revision,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, given: dict[str, Any]) -> DataSource:
+        """What `to_dict` gave. TypeError for another key."""
+        folder = given.get("folder")
+        return cls(
+            **{**given, "folder": None if folder is None else Path(folder), "more": tuple(given.get("more", ()))}
+        )
+
+
+def _absolute(place: str | Path) -> str:
+    return str(place) if parse_hub(str(place)) is not None else str(Path(place).resolve())
+
+
+def records_of(
+    config: RunConfig,
+    task: Task,
+    source: DataSource,
+    split: Literal["train", "dev", "test"] = "train",
+    tell: Tell = untold,
+) -> Records:
+    """The records of a source as a run's config declares them; private unless the caller knows better."""
+    if source.data_folder is not None:
+        return task.load(source.data_folder, split, config.data.layout)
+    if not source.places:
+        raise DpzoError("give --data FILE, or --task NAME with --data-dir FOLDER")
+    return read_records(
+        source.places, task, config.data, split=source.split, default_split=split, revision=source.revision, tell=tell
+    )
+
+
+def as_folder(given: str | Path, what: str) -> Path:
+    """A path from a text or a path. DpzoError naming `what` for anything else."""
+    if not isinstance(given, str | Path) or not str(given):
+        raise DpzoError(f"{what}: is a {type(given).__name__}; give a folder's path")
+    return Path(given).expanduser()
+
+
+def located(config: RunConfig) -> RunConfig:
+    """The config with its local files named by absolute paths, found from anywhere: base model and public basis.
+
+    What the run publishes names them so: its journal, its card and an adapter's own configuration.
+    """
+    folder, basis = Path(config.model.name).expanduser(), config.training.basis
+    if basis is not None:
+        config = with_values(config, training={"basis": os.path.abspath(Path(basis).expanduser())})
+    return with_values(config, model={"name": os.path.abspath(folder)}) if folder.is_dir() else config
+
+
+def base_name(transcript: Transcript) -> str:
+    """The base model as a journal names it."""
+    with refusing(no_run(transcript.path)):
+        return str(transcript.header["base"]["name"])
+
+
+def found_base(run: Path, name: str, base: str | None) -> str | None:
+    """`base`; without one the folder that local.yaml notes, where the header's `name` is a relative path of old."""
+    if base is not None:
+        return base
+    if Path(name).is_absolute() or Path(name).expanduser().is_dir() or not (run / LOCAL).is_file():
+        return None
+    noted = read_local(run)[1]
+    return noted if noted is not None and Path(noted).is_dir() else None
+
+
+@contextmanager
+def naming_base(base: str | None) -> Iterator[None]:
+    """Errors about the base model name the option that mends them: --base."""
+    try:
+        yield
+    except DpzoError as error:
+        said = str(error)
+        if not said.startswith("--model "):
+            raise
+        if base is not None:
+            raise DpzoError(f"--base {said.removeprefix('--model ')}") from None
+        raise DpzoError(f"{said}; if the base model lies elsewhere now, name it with --base") from None
+
+
+def write_local(folder: Path, source: DataSource, base: str) -> None:
+    """Note where the records lie, and the base model if it is a local folder."""
+    model = Path(base).expanduser()
+    local = {"data": source.to_dict(), "base": str(model.resolve()) if model.is_dir() else None}
+    write_durably(folder / LOCAL, yaml.safe_dump(local).encode())
+
+
+def read_local(folder: Path) -> tuple[DataSource, str | None]:
+    """What `write_local` noted. DpzoError where it is missing or damaged."""
+    try:
+        local = parse_yaml(read_regular(folder / LOCAL, _LARGEST).decode())
+        return DataSource.from_dict(local["data"]), local["base"]
+    except (DpzoError, OSError, ValueError, TypeError, AttributeError, KeyError):
+        raise DpzoError(f"{folder / LOCAL}: missing or damaged; it names where the private data lies") from None

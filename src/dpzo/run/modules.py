@@ -1,0 +1,338 @@
+"""Private fine-tuning of any `nn.Module` with a per-example loss: the same door, without a tokenizer.
+
+`fit` trains in place and leaves a run folder (journal, plan, card, trained weights); `replay` rebuilds the weights
+from the journal. Text models have a richer entry in `dpzo.run.folders`, which the command line uses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from dpzo.config.plain import refusing
+from dpzo.errors import DpzoError
+from dpzo.forecast import planned_passes
+from dpzo.models import fingerprint, fingerprint_tensors
+from dpzo.models.quiet import silent_libraries
+from dpzo.privacy import PrivacyPlan, Release
+from dpzo.report import write_card
+from dpzo.run import loop as trainer
+from dpzo.run.environment import environment
+from dpzo.run.examples import Examples, read_examples
+from dpzo.run.header import check_header
+from dpzo.run.journal import JOURNAL, read, write_durably
+from dpzo.run.loop import Job, RandomnessAt, journal_header
+from dpzo.run.output import make_folder, no_run, require_new
+from dpzo.run.row_objective import IsolationCheck, Loss, RowObjective, synthetic_examples
+from dpzo.zo import (
+    ESTIMATORS,
+    SCHEDULES,
+    DirectionScheme,
+    TrainableParameters,
+    Update,
+    build_update,
+    update_facts,
+)
+
+WEIGHTS = "trained.safetensors"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The public choices of a run; every one is in the journal's header.
+
+    `trainable`: names, or a regular expression searched in them, of parameters whose `requires_grad` is set.
+    `smoothing` φ in parameter units. `average`: the fraction of last steps whose weights are averaged (0: the last
+    weights). `estimator`: a key of `zo.ESTIMATORS`; `update`, `momentum`, `shrinkage`, `ema` (0: none) as for
+    `zo.build_update`: none of them changes the plan. `constant_time`: every evaluation takes the planned number of
+    micro-batches, filled with zero rows where a batch is smaller (docs/threat_model.md says what that hides).
+    """
+
+    learning_rate: float
+    smoothing: float = 1e-3
+    trainable: str | Collection[str] = "."
+    seed: int = 0
+    directions: str = "rademacher"
+    estimator: str = "central"
+    update: str = "sgd"
+    momentum: float = 0.9
+    shrinkage: str = "none"
+    ema: float = 0.0
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    average: float = 0.0
+    microbatch_size: int = 32
+    constant_time: bool = False
+    checkpoint_every: int = 500
+    tuning: str = "not declared"
+
+    def __post_init__(self) -> None:
+        size = self.microbatch_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise DpzoError("microbatch_size: must be a whole number of at least 1")
+        if not isinstance(self.constant_time, bool):
+            raise DpzoError("constant_time: must be True or False")
+        for name, value in (("learning_rate", self.learning_rate), ("smoothing", self.smoothing)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise DpzoError(f"{name}: must be a positive finite number")
+
+
+def fit(
+    model: nn.Module,
+    loss: Loss,
+    examples: object,
+    *,
+    plan: PrivacyPlan,
+    settings: Settings,
+    output: str | Path,
+    public_examples: object = None,
+    observe: Callable[[Release | None], None] = lambda release: None,
+    nonprivate_randomness: RandomnessAt | None = None,
+) -> dict[str, Any]:
+    """Train `model` privately, in place; returns the privacy card. A folder that holds this run is resumed.
+
+    - `examples`: name → tensor with one row a unit, (N, …), or any form that `examples.read_examples` reads: arrays,
+      a list of dicts, a pair (x, y), a Dataset, a DataLoader, a DataFrame.
+    - `loss(model, batch)` → (m,) losses of a batch of rows of a fixed size m = `settings.microbatch_size`, each a
+      function of the weights and of its own row alone. The last batch is filled with zero rows. A row for which it
+      raises an exception counts 0; nothing is said, since it would be said of a private row.
+    - Parameters with `requires_grad=False` are neither trained nor published. Afterwards no parameter has it set; a
+      further `fit` of the same model trains the same ones.
+    - `public_examples`: a few rows of the same form that may be seen, to check at start-up that a row's loss does not
+      depend on its neighbours. Without them synthetic rows are made (normal floats, 0/1 integers).
+    - Guarantee: (plan.epsilon, plan.delta) for what the run publishes, under the card's assumptions; that rows are
+      isolated is one of them, since the loss is not one of dpzo's.
+
+    Raises DpzoError for whatever the caller can mend, `train.Stopped` after Ctrl-C or SIGTERM.
+    """
+    _require_types(model, loss, plan, settings, output)
+    folder, floats = Path(output), _float_dtype(model)
+    model.eval()
+    private = read_examples(examples, floats)
+    public = (
+        synthetic_examples(private, 2 * settings.microbatch_size)
+        if public_examples is None
+        else _public(read_examples(public_examples, floats, "public_examples"), private)
+    )
+    begun = (folder / JOURNAL).exists()
+    names = _journal_names(folder) if begun else _trainable_names(model, settings.trainable)
+    with silent_libraries():
+        job = _job(model, loss, public, names, plan, settings, nonprivate_randomness is None)
+        objective = RowObjective(model, loss, private, settings.microbatch_size, _planned_passes(plan, settings))
+        arguments: dict[str, Any] = {"observe": observe, "nonprivate_randomness": nonprivate_randomness}
+        if begun:
+            trainer.resume(job, objective, len(objective), folder, **arguments)
+        else:
+            require_new(folder)
+            make_folder(folder)
+            write_durably(folder / "plan.json", (json.dumps(plan.summary(), indent=2) + "\n").encode())
+            trainer.fit(job, objective, len(objective), folder, **arguments)
+    write_durably(folder / WEIGHTS, stored(job.parameters.tensors()))
+    return write_card(folder, read(folder))
+
+
+def stored(trained: dict[str, torch.Tensor]) -> bytes:
+    """What trained.safetensors holds."""
+    return safetensors.torch.save(trained, {"fingerprint": fingerprint_tensors(trained)})
+
+
+def replay(model: nn.Module, run: str | Path) -> str:
+    """Rebuild θ_T in `model` (which must hold θ_0) from a run's journal alone; returns the trained weights' hash.
+
+    Raises DpzoError if the journal does not verify or was written for another model.
+    """
+    transcript = read(Path(run))
+    header = transcript.header
+    check_header(header)
+    settings = Settings(**header["settings"])  # a journal of an older version leaves the newer ones at their defaults
+    plan = PrivacyPlan.from_dict(header["plan"])
+    model.eval()
+    parameters, scheme, update = _parts(model, _journal_names(Path(run)), plan, settings)
+    public = {**header, "base": _base(model), **_facts(settings, parameters, scheme)}
+    has_guarantee = header["secret_randomness"]
+    job = Job(plan, parameters, scheme, settings.smoothing, update, journal_header(plan, has_guarantee, public))
+    trainer.replay(job, transcript)
+    return fingerprint_tensors(parameters.tensors())
+
+
+def _job(
+    model: nn.Module,
+    loss: Loss,
+    public: Examples,
+    names: Sequence[str],
+    plan: PrivacyPlan,
+    settings: Settings,
+    has_guarantee: bool,
+) -> Job:
+    parameters, scheme, update = _parts(model, names, plan, settings)
+    estimator = ESTIMATORS[settings.estimator]
+    check = IsolationCheck(model, loss, parameters, scheme, estimator, settings.smoothing, settings.microbatch_size)
+    check.require(public)
+    chosen = {**vars(settings), "trainable": _plain(settings.trainable)}
+    if not settings.constant_time:
+        del chosen["constant_time"]  # headers of version 0.1.0 do not have it, and such a run may be resumed
+    header = {
+        "settings": chosen,
+        "base": _base(model),
+        "num_examples_source": "declared",
+        "unit_column": None,
+        **_facts(settings, parameters, scheme),
+        "evaluation": {
+            "microbatch_size": settings.microbatch_size,
+            "isolation": "assumed",  # not a loss of ours
+            **({"planned_passes": planned} if (planned := _planned_passes(plan, settings)) else {}),
+        },
+        "nonprivate_uses": [],
+        "environment": environment(),
+    }
+    header = journal_header(plan, has_guarantee, header)
+    check_header(header)
+    return Job(
+        plan=plan,
+        parameters=parameters,
+        scheme=scheme,
+        smoothing=settings.smoothing,
+        update=update,
+        estimator=estimator,
+        header=header,
+        checkpoint_every=settings.checkpoint_every,
+    )
+
+
+def _facts(settings: Settings, parameters: TrainableParameters, scheme: DirectionScheme) -> dict[str, Any]:
+    """What the header says of the settings in words of its own; a replay derives it again and compares."""
+    return {
+        "tuning": settings.tuning,
+        "directions": scheme.description,
+        "estimator": settings.estimator,
+        "update": {
+            **update_facts(
+                settings.update,
+                momentum=settings.momentum,
+                shrinkage=settings.shrinkage,
+                ema=settings.ema if settings.ema > 0 else None,
+            ),
+            "average": settings.average,
+            "schedule": settings.schedule,
+        },
+        "parameters": _described(parameters),
+    }
+
+
+def _planned_passes(plan: PrivacyPlan, settings: Settings) -> int:
+    if not settings.constant_time:
+        return 0
+    return planned_passes(plan.expected_batch_size, plan.num_examples, plan.steps, settings.microbatch_size)
+
+
+def _parts(
+    model: nn.Module, names: Sequence[str], plan: PrivacyPlan, settings: Settings
+) -> tuple[TrainableParameters, DirectionScheme, Update]:
+    # Held whole: nothing is known of how this module reads its weights, and both ways give the same bits.
+    parameters = TrainableParameters(model, names, materialise="all")
+    scheme = DirectionScheme(settings.directions, settings.seed, plan.num_directions, parameters.sizes)
+    if settings.schedule not in SCHEDULES:
+        raise DpzoError(f"schedule: must be one of {', '.join(SCHEDULES)}")
+    schedule = SCHEDULES[settings.schedule](settings.learning_rate, plan.steps, settings.warmup_steps)
+    if settings.estimator not in ESTIMATORS:
+        raise DpzoError(f"estimator: must be one of {', '.join(ESTIMATORS)}")
+    update = build_update(
+        settings.update,
+        schedule=schedule,
+        expected_batch_size=plan.expected_batch_size,
+        steps=plan.steps,
+        noise_std=plan.noise_multiplier * plan.clip_norm,
+        momentum=settings.momentum,
+        shrinkage=settings.shrinkage,
+        ema=settings.ema if settings.ema > 0 else None,
+        average=settings.average,
+    )
+    return parameters, scheme, update
+
+
+def _require_types(model: object, loss: object, plan: object, settings: object, output: object) -> None:
+    wrong = {
+        "model: must be an nn.Module": isinstance(model, nn.Module),
+        "loss: must be a function loss(model, batch) of a module and a dict of tensors": callable(loss),
+        "plan: must be a PrivacyPlan, as dpzo.solve_plan gives it": isinstance(plan, PrivacyPlan),
+        "settings: must be dpzo.Settings, such as dpzo.Settings(learning_rate=0.05)": isinstance(settings, Settings),
+        "output: must be the path of a new folder": isinstance(output, str | os.PathLike),
+    }
+    for said, is_right in wrong.items():
+        if not is_right:
+            raise DpzoError(said)
+
+
+_TRAINED: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+"""Names that were trainable when a module was first given here: training clears `requires_grad` of all parameters."""
+
+
+def _trainable_names(model: nn.Module, trainable: str | Collection[str]) -> list[str]:
+    """The chosen parameters that `requires_grad` allows to be trained. DpzoError where there is none."""
+    learnable = [name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
+    learnable = learnable or list(_TRAINED.get(model, ()))
+    if isinstance(trainable, str):
+        try:
+            chosen = [name for name in learnable if re.search(trainable, name)]
+        except re.error:
+            raise DpzoError("trainable: is not a regular expression; give names or a pattern such as 'head'") from None
+    else:
+        chosen = list(trainable)
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    frozen = [name for name in chosen if name in known and name not in learnable]
+    if frozen:
+        raise DpzoError(
+            f"trainable: {frozen[0]!r} has requires_grad=False; call requires_grad_() on it, or leave it out"
+        )
+    if not chosen:
+        raise DpzoError(
+            "trainable: no parameter is left to train: none of those chosen has requires_grad=True; set it, or choose "
+            "other parameters"
+        )
+    _TRAINED[model] = tuple(learnable)
+    return chosen
+
+
+def _journal_names(run: Path) -> list[str]:
+    """The trained parameters of a run as its journal names them."""
+    with refusing(no_run(run / JOURNAL)):
+        return [str(name) for name, _, _ in read(run).header["parameters"]]
+
+
+def _float_dtype(model: nn.Module) -> torch.dtype:
+    """What the model computes in: examples that are no tensors yet become tensors of it."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+
+def _public(public: Examples, private: Examples) -> Examples:
+    """`public`, if its rows are of the form of the private ones."""
+    forms = [{name: (tensor.dtype, tensor.shape[1:]) for name, tensor in rows.items()} for rows in (public, private)]
+    if forms[0] != forms[1]:
+        raise DpzoError("public_examples: must have the names, row shapes and dtypes of the examples")
+    if len(next(iter(public.values()))) < 2:
+        raise DpzoError("public_examples: give at least two rows, or none for synthetic ones")
+    return public
+
+
+def _base(model: nn.Module) -> dict[str, str]:
+    return {"name": type(model).__name__, "fingerprint": fingerprint(model)}
+
+
+def _described(parameters: TrainableParameters) -> list[list[Any]]:
+    described = zip(parameters.names, parameters.shapes, parameters.dtypes, strict=True)
+    return [[name, list(shape), dtype] for name, shape, dtype in described]
+
+
+def _plain(trainable: str | Collection[str]) -> str | list[str]:
+    return trainable if isinstance(trainable, str) else list(trainable)
