@@ -24,7 +24,7 @@ from dpzo.run.journal_line import canonical, chain
 from dpzo.verify import verify
 from dpzo.verify.weights import missing_tensors
 
-HERE = Path(__file__).resolve().parent / "fixtures"
+HERE = Path(__file__).resolve().parents[1] / "fixtures"
 SECRET = "alice, 1970-01-01, diagnosis F32.1"
 
 

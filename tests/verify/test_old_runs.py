@@ -15,7 +15,7 @@ from dpzo.run import folders as runs
 from dpzo.run import modules, trained_model
 from dpzo.verify import Report, verify
 
-HERE = Path(__file__).resolve().parent / "fixtures"
+HERE = Path(__file__).resolve().parents[1] / "fixtures"
 OF_TEXT = ("head", "lora", "full", "private-count", "table")
 
 

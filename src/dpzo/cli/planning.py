@@ -12,6 +12,7 @@ from dpzo.cli.fields import FIELDS, field_values, with_fields
 from dpzo.errors import DpzoError
 
 if TYPE_CHECKING:  # a plan without a model needs no torch
+    from dpzo.forecast import TimeForecast
     from dpzo.forecast.planner import RunForecast
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
@@ -127,17 +128,17 @@ def _plan_run(stated: dict[str, Any], config: Path | None, assignments: list[str
 
 
 def _show(found: RunForecast) -> None:
-    from dpzo.cli.screen import duration, print_line
+    from dpzo.cli.screen import print_line
     from dpzo.forecast import in_words
 
-    memory, time, config = found.memory, found.time, found.sized.config
+    memory, config = found.memory, found.sized.config
     privacy, count = config.privacy, found.sized.skeleton
     print_line(
         f"model                {count.elements / 1e6:,.1f} million parameters, {count.dimension:,} of them trained "
         f"({config.model.trainable})"
     )
     print_line(
-        f"run                  {time.steps} steps, {privacy.num_directions} directions, batch "
+        f"run                  {privacy.steps} steps, {privacy.num_directions} directions, batch "
         f"{privacy.expected_batch_size:g} of {found.sized.num_examples}, {found.sized.shape.max_length} tokens, "
         f"{found.sized.microbatch_size} records a pass, {found.threads} thread{'s' if found.threads > 1 else ''}"
     )
@@ -159,7 +160,18 @@ def _show(found: RunForecast) -> None:
     print_line(f"  {'must be free':<22}{in_words(memory.needed):>10}  while {phase}, beside the program")
     free = "unknown" if found.available is None else in_words(found.available)
     print_line(f"  {'free here':<22}{free:>10}")
-    print_line(f"\ntime ({found.how})")
+    for guess in found.sized.guessed:
+        print_line(f"  guessed: {guess}")
+    if found.time is None:
+        print_line("\ntime                 not measured: the model's weights are not on this machine")
+    else:
+        _show_time(found.time)
+
+
+def _show_time(time: TimeForecast) -> None:
+    from dpzo.cli.screen import duration, print_line
+
+    print_line("\ntime (measured on the model)")
     print_line(f"  {'plain forward':<22}{_seconds(time.forward):>10}  of one pass")
     print_line(f"  {'at shifted weights':<22}{_seconds(time.further):>10}  of one pass")
     print_line(
@@ -170,27 +182,6 @@ def _show(found: RunForecast) -> None:
     if time.once:
         print_line(f"  {'before the steps':<22}{duration(time.once):>10}")
     print_line(f"  {'the run':<22}{duration(time.run):>10}")
-    for guess in found.sized.guessed:
-        print_line(f"  guessed: {guess}")
-    _show_suggestions(found)
-
-
-def _show_suggestions(found: RunForecast) -> None:
-    from dpzo.cli.screen import duration, print_line
-    from dpzo.forecast import in_words
-    from dpzo.forecast.advice import LEAST_FACTOR
-
-    faster = [one for one in found.suggestions if one.faster >= LEAST_FACTOR]
-    smaller = [one for one in found.suggestions if one.smaller >= LEAST_FACTOR]
-    width = max([len(one.change) for one in (*faster, *smaller)], default=0) + 2
-    if faster:
-        print_line("\nwhat would make it faster, each alone")
-    for one in faster:
-        print_line(f"  {one.change:<{width}}{one.faster:>5.1f} ×{duration(one.run_seconds):>9}  {one.price}")
-    if smaller:
-        print_line("\nwhat would need less memory")
-    for one in smaller:
-        print_line(f"  {one.change:<{width}}{one.smaller:>5.1f} ×{in_words(one.needed_bytes):>9}  {one.price}")
 
 
 def _seconds(value: float) -> str:

@@ -1,4 +1,4 @@
-"""What a run will take in memory and time, and what would make it faster; no private data is read."""
+"""What a run will take in memory and time; no private data is read."""
 
 from __future__ import annotations
 
@@ -20,28 +20,16 @@ from dpzo.forecast import (
     available_memory,
     passes_of,
 )
-from dpzo.forecast.advice import Situation, Suggestion, suggest
-from dpzo.forecast.memory import frozen_layers
 from dpzo.forecast.sizing import Sized, look_up, memory_at, planned_update, require_memory, size_up
-from dpzo.forecast.timing import (
-    Clock,
-    DirectionCost,
-    ModelClock,
-    StandInClock,
-    direction_cost,
-    timed_evaluations,
-)
-from dpzo.models import RowShape, synthetic_objective
-from dpzo.models.shapes import HEAD_BLOCKS, keeps_features
+from dpzo.forecast.timing import DirectionCost, direction_cost, forward_seconds, timed_evaluations
+from dpzo.models import synthetic_objective
 from dpzo.privacy import PrivacyPlan, PrivateChannel
 from dpzo.run.build import Assembled, assemble, build_plan, task_of
 from dpzo.run.journal import Journal
 from dpzo.run.loop import journal_header
 from dpzo.zo import evaluations
 
-MEASURED = "measured on the model"
 _STAND_IN_DELTA = 1e-5
-BY_LAYERS = "measured on a few layers of made-up weights, and extended to all of them"
 
 
 @dataclass(frozen=True)
@@ -52,10 +40,8 @@ class RunForecast:
     privacy: PrivacyPlan | None  # None where no ε and no noise was asked for
     memory: MemoryForecast
     available: int | None
-    time: TimeForecast
-    how: str  # the time was found
+    time: TimeForecast | None  # None where the weights are not local
     threads: int
-    suggestions: tuple[Suggestion, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`: bytes and seconds."""
@@ -71,7 +57,7 @@ class RunForecast:
                 "microbatch_size": self.sized.microbatch_size,
             },
             "run": {
-                "steps": self.time.steps,
+                "steps": config.privacy.steps,
                 "num_directions": config.privacy.num_directions,
                 "expected_batch_size": config.privacy.expected_batch_size,
                 "num_examples": self.sized.num_examples,
@@ -83,22 +69,21 @@ class RunForecast:
                 "peak_resident": self.memory.peak_resident,
                 "available": self.available,
             },
-            "time": {**asdict(self.time), "per_step": self.time.per_step, "run": self.time.run},
-            "how": self.how,
+            "time": None if self.time is None else _in_seconds(self.time),
             "guessed": list(self.sized.guessed),
             "threads": self.threads,
-            "suggestions": [asdict(one) for one in self.suggestions],
         }
 
 
-def plan_run(
-    config: RunConfig, num_examples: int, *, tell: Callable[[str], None] = lambda text: None, advise: bool = True
-) -> RunForecast:
+def _in_seconds(time: TimeForecast) -> dict[str, Any]:
+    return {**asdict(time), "per_step": time.per_step, "run": time.run}
+
+
+def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None] = lambda text: None) -> RunForecast:
     """Forecast the run of `config` on a declared number of units.
 
-    Memory comes from shapes, before anything is loaded. Time is measured on the model where its weights lie here, and
-    else on a stand-in of a few layers. Without `advise` no suggestions are looked for. Errors: `DpzoError` as for a
-    run, and for a model that does not fit in memory.
+    Memory comes from shapes, before anything is loaded. Time is measured on the model, where its weights are local.
+    Errors: `DpzoError` as for a run, and for a model that does not fit in memory.
     """
     task = task_of(config)
     checkpoint = look_up(config, task)
@@ -107,55 +92,15 @@ def plan_run(
     require_memory(sized, available)
     asked = (sized.config.privacy.epsilon is None) != (sized.config.privacy.noise_multiplier is None)
     privacy = build_plan(sized.config, num_examples) if asked else None
+    if not checkpoint.is_here:
+        return RunForecast(sized, privacy, sized.memory, available, None, torch.get_num_threads())
+    tell("loading the base model, checking isolation and timing it on synthetic tokens")
     plan = _stand_in_plan(sized) if privacy is None else privacy
-    update = planned_update(sized.config)
-    count = sized.config.privacy.num_directions
-    assert count is not None
-    dtype = sized.skeleton.trainable[0][1]
-
-    def cost_of(kind: str) -> DirectionCost:
-        return direction_cost(kind, count, update, sized.skeleton.dimension, dtype)
-
-    cost = cost_of(sized.config.training.directions)
-    if checkpoint.is_here:
-        tell("loading the base model, checking isolation and timing it on synthetic tokens")
-        parts = assemble(
-            sized.config, num_examples=num_examples, num_examples_source="declared", plan=plan, sized=sized
-        )
-        sized = replace(sized, microbatch_size=parts.subject.shapes.microbatch_size)
-        sized = replace(sized, memory=memory_at(sized))
-        clock: Clock = ModelClock(parts.subject.loaded.module)
-        shared, taken = parts.subject.shapes.prefix_layers, _measured(sized, parts, clock, cost)
-    else:
-        tell("timing a few layers of made-up weights on synthetic tokens")
-        clock = StandInClock(checkpoint, task.labels, sized.skeleton.model.storage)
-        shared = 0 if sized.config.training.prefix == "none" else frozen_layers(sized.skeleton)
-        taken = _extended(sized, clock, cost, shared)
-    how = MEASURED if checkpoint.is_here else BY_LAYERS
-    taken = replace(taken, release=_release_seconds(plan))
-    if not advise:
-        return RunForecast(sized, privacy, sized.memory, available, taken, how, torch.get_num_threads(), ())
-    tell("looking for what would make it faster")
-    now = Situation(
-        config=sized.config,
-        skeleton=sized.skeleton,
-        shape=sized.shape,
-        num_examples=num_examples,
-        microbatch_size=sized.microbatch_size,
-        shared_layers=shared,
-        time=taken,
-        memory=sized.memory,
-        clock=clock,
-        cost=cost,
-        cost_of=cost_of,
-        memory_of=lambda other, shape: _memory_of(sized, other, shape),
-    )
-    return RunForecast(sized, privacy, sized.memory, available, taken, how, torch.get_num_threads(), suggest(now))
-
-
-def _memory_of(sized: Sized, config: RunConfig, shape: RowShape) -> MemoryForecast:
-    other = size_up(config, sized.task, sized.skeleton.checkpoint, sized.num_examples)
-    return memory_at(other, replace(other.shape, max_length=shape.max_length))
+    parts = assemble(sized.config, num_examples=num_examples, num_examples_source="declared", plan=plan, sized=sized)
+    sized = replace(sized, microbatch_size=parts.subject.shapes.microbatch_size)
+    sized = replace(sized, memory=memory_at(sized))
+    time = replace(_measured(sized, parts), release=_release_seconds(plan))
+    return RunForecast(sized, privacy, sized.memory, available, time, torch.get_num_threads())
 
 
 def _stand_in_plan(sized: Sized) -> PrivacyPlan:
@@ -177,12 +122,14 @@ def _release_seconds(plan: PrivacyPlan) -> float:
     return taken
 
 
-def _measured(sized: Sized, parts: Assembled, clock: Clock, cost: DirectionCost) -> TimeForecast:
-    """Times of the very evaluations that training makes."""
-    subject, job, shapes = parts.subject, parts.job, parts.subject.shapes
+def _measured(sized: Sized, parts: Assembled) -> TimeForecast:
+    """Times of the evaluations that training makes."""
+    subject, job, shapes, training = parts.subject, parts.job, parts.subject.shapes, sized.config.training
+    count, dtype = job.plan.num_directions, sized.skeleton.trainable[0][1]
+    cost = direction_cost(training.directions, count, planned_update(sized.config), sized.skeleton.dimension, dtype)
     synthetic = synthetic_objective(subject.loaded, sized.shape, shapes)
     first, further = timed_evaluations(job.parameters, job.scheme.at(0), job.smoothing, synthetic)
-    forward = clock.seconds(sized.shape, shapes.microbatch_size)
+    forward = forward_seconds(subject.loaded.module, sized.shape, shapes.microbatch_size)
     records = math.ceil(sized.num_examples / shapes.microbatch_size)
     return _time(
         sized,
@@ -194,23 +141,6 @@ def _measured(sized: Sized, parts: Assembled, clock: Clock, cost: DirectionCost)
         together=synthetic.variants,
         once=records * forward if shapes.head_block is not None else records * first if shapes.keep == "run" else 0.0,
     )
-
-
-def _extended(sized: Sized, clock: Clock, cost: DirectionCost, shared: int) -> TimeForecast:
-    """Times of a stand-in, extended to all layers, with the cost of directions on top."""
-    forward = clock.seconds(sized.shape, sized.microbatch_size)
-    shift = cost.shift * sized.skeleton.dimension
-    if sized.shifts_whole:
-        shift /= max(1.0, _passes(sized, sized.microbatch_size))
-    head = clock.head_seconds()
-    records = math.ceil(sized.num_examples / sized.microbatch_size)
-    if keeps_features(sized.skeleton.model) and head is not None:
-        return _time(sized, head, head, head, cost, HEAD_BLOCKS[0], 1, records * forward)
-    further = clock.seconds(sized.shape, sized.microbatch_size, shared) if shared else forward
-    for_run = sized.config.training.prefix == "run"
-    once = records * forward if for_run and shared else 0.0
-    first = (further if for_run else forward) + shift
-    return _time(sized, forward, first, further + shift, cost, sized.microbatch_size, 1, once)
 
 
 def _passes(sized: Sized, rows: int) -> float:

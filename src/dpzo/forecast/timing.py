@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,18 +14,12 @@ from scipy import stats
 from torch import nn
 
 from dpzo.config.schema import DataConfig, RunConfig
-from dpzo.errors import DpzoError
-from dpzo.models import FeatureObjective, RowShape, Storage, TokenObjective
-from dpzo.models.encoder import EncoderClassifier
+from dpzo.models import FeatureObjective, RowShape, TokenObjective
 from dpzo.models.isolation import synthetic_rows
-from dpzo.models.shapes import HEAD_BLOCKS
-from dpzo.models.skeleton import Checkpoint, build_stand_in
 from dpzo.zo import DirectionScheme, StepDirections, TrainableParameters, Update, shifted, stacked
 
 _ENOUGH_SECONDS = 0.6
 _MOST_REPEATS = 7
-_STAND_IN_OPERATIONS = 3e10
-"""Multiply-adds of one timed evaluation of a stand-in, at most; beyond, fewer tokens are timed and scaled up."""
 _SAMPLE = 1 << 22
 """Trained elements that directions and an update are timed on, at most."""
 _SAMPLE_WORK = 1 << 27
@@ -124,91 +116,10 @@ def records_per_unit(data: DataConfig) -> int:
     return data.max_records_per_unit if declared else 1  # type: ignore[return-value]
 
 
-class Clock(Protocol):
-    """Seconds of evaluations of a model on synthetic tokens, at its weights as they are."""
-
-    def seconds(self, shape: RowShape, microbatch_size: int, shared_layers: int = 0) -> float:
-        """One evaluation of a micro-batch, with so many of the lowest layers passed by."""
-        ...
-
-    def head_seconds(self) -> float | None:
-        """One evaluation of `HEAD_BLOCKS[0]` records by the head on kept features; None for a model without one."""
-        ...
-
-
-@dataclass(frozen=True)
-class ModelClock:
-    """Times the loaded model itself."""
-
-    module: nn.Module
-
-    def seconds(self, shape: RowShape, microbatch_size: int, shared_layers: int = 0) -> float:
-        """See `Clock`."""
-        rows = synthetic_rows(shape, microbatch_size)
-        objective = TokenObjective(
-            self.module,
-            rows,
-            microbatch_size,
-            prefix_layers=shared_layers,
-            keep="batch" if shared_layers else "none",
-        )
-        units = np.arange(microbatch_size, dtype=np.int64)
-        return median_seconds(lambda: objective.losses(units))
-
-    def head_seconds(self) -> float | None:
-        """See `Clock`."""
-        return _head_seconds(self.module)
-
-
-class StandInClock:
-    """Times made-up modules of one and of a few of the model's layers, and goes on from there in a straight line."""
-
-    def __init__(self, checkpoint: Checkpoint, labels: Sequence[str] | None, storage: Storage) -> None:
-        self._layers = checkpoint.num_layers
-        if self._layers < 1:
-            raise DpzoError(
-                f"--model {checkpoint.name}: its configuration does not tell its layers, so nothing can be timed "
-                "without its weights"
-            )
-        self._few = min(3, self._layers)
-        self._one = build_stand_in(checkpoint, 1, labels, storage)
-        self._more = self._one if self._few == 1 else build_stand_in(checkpoint, self._few, labels, storage)
-
-    def seconds(self, shape: RowShape, microbatch_size: int, shared_layers: int = 0) -> float:
-        """See `Clock`."""
-        shape, size, scale = self._small_enough(shape, microbatch_size)
-        one = ModelClock(self._one).seconds(shape, size)
-        if self._few == 1:
-            return scale * one
-        layer = max(0.0, ModelClock(self._more).seconds(shape, size) - one) / (self._few - 1)
-        return scale * (max(0.0, one - layer) + (self._layers - shared_layers) * layer)
-
-    def head_seconds(self) -> float | None:
-        """See `Clock`."""
-        return _head_seconds(self._one)
-
-    def _small_enough(self, shape: RowShape, microbatch_size: int) -> tuple[RowShape, int, float]:
-        """A shape that takes seconds to time, and how many times as many tokens the asked one has."""
-        elements = sum(p.numel() for p in self._more.parameters())
-        options = shape.num_classes if shape.form == "options" else 1
-        size, length = microbatch_size, shape.max_length
-        while size > 1 and elements * size * options * length > _STAND_IN_OPERATIONS:
-            size = (size + 1) // 2
-        while length > max(32, 2 * shape.max_answer_tokens) and elements * size * options * length > (
-            _STAND_IN_OPERATIONS
-        ):
-            length //= 2
-        return replace(shape, max_length=length), size, microbatch_size * shape.max_length / (size * length)
-
-
-def _head_seconds(module: nn.Module) -> float | None:
-    if not isinstance(module, EncoderClassifier):
-        return None
-    block, head = HEAD_BLOCKS[0], module.head
-    rows = synthetic_rows(RowShape("classes", max_length=4, vocabulary=2, num_classes=head.out_features), block)
-    features = torch.full((block, head.in_features), 0.1)
-    objective = FeatureObjective(module, features, rows.targets, rows.empty, block)
-    units = np.arange(block, dtype=np.int64)
+def forward_seconds(module: nn.Module, shape: RowShape, microbatch_size: int) -> float:
+    """Seconds of one plain evaluation of a micro-batch of synthetic tokens, at the weights as they are."""
+    objective = TokenObjective(module, synthetic_rows(shape, microbatch_size), microbatch_size, keep="none")
+    units = np.arange(microbatch_size, dtype=np.int64)
     return median_seconds(lambda: objective.losses(units))
 
 
@@ -278,14 +189,3 @@ def timed_evaluations(
     timed()  # compiles the kernels
     synthetic.forget()
     return timed(), timed()
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Run a block on so many threads of torch's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -25,7 +25,7 @@ from dpzo.models.adapters import LoraSettings
 from dpzo.models.batching import microbatches
 from dpzo.models.encoder import EncoderClassifier
 from dpzo.models.isolation import RowShape, synthetic_rows
-from dpzo.models.models import LoadedModel, base_of, choose_part, unwrap
+from dpzo.models.models import LoadedModel, base_of, choose_part
 from dpzo.models.objectives import TokenObjective
 from dpzo.models.quiet import global_generators_kept, silent_libraries
 from dpzo.models.sources import (
@@ -275,34 +275,6 @@ def _shifted_bytes(parameter: nn.Parameter, sliced: bool) -> int:
     """What is held of it while the layer that owns it runs."""
     elements = slice_height(parameter) * parameter.shape[1] if sliced else parameter.numel()
     return elements * parameter.element_size()
-
-
-def build_stand_in(checkpoint: Checkpoint, layers: int, labels: Sequence[str] | None, storage: Storage) -> nn.Module:
-    """A module of the checkpoint's shapes with that many layers and made-up weights, to be timed and thrown away.
-
-    Errors: `DpzoError` where the library cannot build one with fewer layers.
-    """
-    config = copy.deepcopy(checkpoint.config)
-    inner = config.get_text_config()
-    try:
-        inner.num_hidden_layers = layers
-        kinds = getattr(inner, "layer_types", None)
-        if kinds is not None:
-            inner.layer_types = list(kinds)[:layers]
-        with silent_libraries(), global_generators_kept():
-            with torch.device("meta"):
-                module = _module(replace(checkpoint, config=config), labels, storage)
-            module = module.to_empty(device="cpu").eval().requires_grad_(False)
-            owner: Any = unwrap(module)
-            owner.tie_weights()  # new memory has parted what was one
-    except (AttributeError, ValueError, TypeError, IndexError, RuntimeError) as error:
-        raise DpzoError(
-            f"--model {checkpoint.name}: no stand-in of fewer layers can be built ({type(error).__name__}); give a "
-            "folder with its weights"
-        ) from None
-    for tensor in (*module.parameters(), *module.buffers()):
-        tensor.data.fill_(_MADE_UP if tensor.is_floating_point() else 1)
-    return module
 
 
 def _module(checkpoint: Checkpoint, labels: Sequence[str] | None, storage: Storage) -> nn.Module:
