@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from benchmarks.results_file import write_results
-from dpzo.privacy.search import search
+from dpzo.noise.search import search
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "noise.svg"
 FULL, SAMPLED = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 100), (1, 10, 30, 100, 300, 1000, 3000, 10_000, 75_000)

@@ -94,7 +94,7 @@ def test_a_whole_run_with_searched_noise(
     assert "floored" not in card
     assert "standard deviation" in card
     # What was searched stands in the journal: neither the cache nor a search is asked again.
-    monkeypatch.setattr("dpzo.privacy.search.search", lambda *a, **k: pytest.fail("searched again"))
+    monkeypatch.setattr("dpzo.noise.search.search", lambda *a, **k: pytest.fail("searched again"))
     assert json.loads(dpzo("replay", run, "--output", tmp_path / "again", "--json").out)["equals_run"] is True
     before = (run / "journal.jsonl").read_bytes()
     assert dpzo("resume", run).code == 0

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dpzo.privacy.noise.published import published
+from dpzo.noise.published import published
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "noise.md"

@@ -11,10 +11,10 @@ from fractions import Fraction
 
 import pytest
 
+from dpzo.noise import families
+from dpzo.noise.search.parametric import Task, calibrated
 from dpzo.privacy import accounting
 from dpzo.privacy.events import ComposedEvent, GaussianEvent, NeighboringRelation, PoissonSampledEvent
-from dpzo.privacy.noise import families
-from dpzo.privacy.search.parametric import Task, calibrated
 
 FEW = Fraction(2048, 67350)
 

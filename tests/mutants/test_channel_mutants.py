@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from dpzo.noise.families import laplace
+from dpzo.noise.tabulate import table
 from dpzo.privacy import (
     FullBatch,
     Gaussian,
@@ -24,8 +26,6 @@ from dpzo.privacy import (
     channel,
     mechanisms,
 )
-from dpzo.privacy.noise.families import laplace
-from dpzo.privacy.noise.tabulate import table
 
 Plant = Callable[..., ModuleType]
 CLIP = "clip_rows(rows, self._lattice).sum(axis=0, dtype=object)"

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dpzo.noise.families import Huber, Staircase
+from dpzo.noise.tabulate import table
 from dpzo.privacy import (
     FullBatch,
     Gaussian,
@@ -21,8 +23,6 @@ from dpzo.privacy import (
     lattice,
 )
 from dpzo.privacy.mechanisms import Mechanism
-from dpzo.privacy.noise.families import Huber, Staircase
-from dpzo.privacy.noise.tabulate import table
 from dpzo.run.journal import Journal, Transcript, read
 from dpzo.run.loop import journal_header
 from dpzo.verify.accountants import Bracket, renyi_bound, second_bracket

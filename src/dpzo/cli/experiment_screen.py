@@ -10,7 +10,7 @@ from dpzo.cli.screen import print_json, print_line, rounded_up
 from dpzo.config.schema import dump_config
 from dpzo.experiments.recipes.base import Experiment, Published, Recipe
 from dpzo.experiments.recipes.registry import RECIPES
-from dpzo.privacy.accounting.mixture_plan import MixturePlan
+from dpzo.noise.mixture_plan import MixturePlan
 
 if TYPE_CHECKING:  # a list of recipes needs no torch
     from dpzo.experiments.compare.comparing import Comparison

@@ -25,7 +25,7 @@ def noise(
     Reads no data: the search costs no privacy. Results are kept in the user's cache, by what was asked.
     """
     from dpzo.cli.screen import print_json, print_line, rounded_up
-    from dpzo.privacy.search import search
+    from dpzo.noise.search import search
 
     found = search(epsilon, delta, sampling_prob, steps, objective)
     if as_json:

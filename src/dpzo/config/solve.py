@@ -39,7 +39,7 @@ def solve_plan(
 
     The solved noise is the smallest, to 0.1 % in ε, whose ε does not exceed the one asked for. An expected batch of all
     units means every unit in every step, without a claim of sampling. `mechanism`: gaussian, laplace, or auto, the
-    noise of least variance that `privacy.search` certifies where a table is proved (one direction, not replace_one),
+    noise of least variance that `noise.search` certifies where a table is proved (one direction, not replace_one),
     and Gaussian elsewhere. Raises DpzoError on anything out of range, unsupported, or out of reach.
 
     >>> plan = solve_plan(num_examples=50, expected_batch_size=50, steps=4, delta=0, epsilon=2, mechanism="laplace")
@@ -72,7 +72,7 @@ def solve_plan(
     assert epsilon is not None
     plan_at(1.0)  # refuses what is out of range or unsupported before any search
     if searched and not _not_searched(num_directions, relation):
-        from dpzo.privacy.search import search
+        from dpzo.noise.search import search
 
         for keep in (True, False):  # a kept result that is not within ε was changed on disk
             found = search(epsilon, delta, sampler.sampling_prob, steps, keep=keep)

@@ -1,5 +1,7 @@
 """The audit core: secret randomness, clipping, exact noise, the one channel, and the plan that accounts for it."""
 
+from dpzo.noise.table import LatticeNoise
+from dpzo.noise.tabled import Tabled
 from dpzo.privacy.channel import BudgetExhausted, PrivateChannel, Release
 from dpzo.privacy.events import (
     ComposedEvent,
@@ -11,8 +13,6 @@ from dpzo.privacy.events import (
     PoissonSampledEvent,
 )
 from dpzo.privacy.mechanisms import MECHANISMS, Gaussian, Laplace, Lattice, Mechanism, clip_rows, lattice
-from dpzo.privacy.noise.table import LatticeNoise
-from dpzo.privacy.noise.tabled import Tabled
 from dpzo.privacy.plan import PrivacyPlan
 from dpzo.privacy.randomness import Randomness, SecretRandom
 from dpzo.privacy.sampling import SAMPLERS, FullBatch, PoissonSampling, Sampler

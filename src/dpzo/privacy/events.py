@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dpzo.privacy.noise.table import LatticeNoise
+from dpzo.noise.table import LatticeNoise
 
 
 class NeighboringRelation(StrEnum):

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dpzo.errors import DpzoError
+from dpzo.noise.table import LARGEST_BOUND
+from dpzo.noise.tabled import Tabled
 from dpzo.privacy.events import GaussianEvent, LaplaceEvent
-from dpzo.privacy.noise.table import LARGEST_BOUND
-from dpzo.privacy.noise.tabled import Tabled
 from dpzo.privacy.randomness import Words, gaussian_floor, laplace_floor
 
 # The bound on a row is at least this many lattice units per √K (L2) or per K (L1): rounding costs under 0.1 % of C.

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from dpzo.errors import DpzoError
+from dpzo.noise.table import LatticeNoise
+from dpzo.noise.tabled import Tabled
 from dpzo.privacy import accounting
 from dpzo.privacy.events import ComposedEvent, NeighboringRelation
 from dpzo.privacy.mechanisms import MECHANISMS, Mechanism, lattice
-from dpzo.privacy.noise.table import LatticeNoise
-from dpzo.privacy.noise.tabled import Tabled
 from dpzo.privacy.sampling import SAMPLERS, FullBatch, PoissonSampling, Sampler
 
 

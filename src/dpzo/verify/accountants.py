@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from dpzo.noise.shape import Shape
 from dpzo.privacy import PrivacyPlan
 from dpzo.privacy.accounting import closed_form
 from dpzo.privacy.accounting.query import Query, flatten, shift
 from dpzo.privacy.events import NeighboringRelation
-from dpzo.privacy.noise.shape import Shape
 
 WIDTH = 0.01
 """Half the width of a bracket ÷ ε, where the accountant lets one choose."""

@@ -17,11 +17,11 @@ from scipy import stats
 from dpzo.errors import DpzoError
 from dpzo.experiments.baselines import DpGradient, LmoGradient
 from dpzo.experiments.baselines.lmo import add_mixture, float_mixture
+from dpzo.noise.mixture import LaplaceMixture
+from dpzo.noise.mixture_plan import mixture_noise
+from dpzo.noise.mixture_vectors import vector_epsilon
+from dpzo.noise.published import published
 from dpzo.privacy import NeighboringRelation, PoissonSampling, SecretRandom
-from dpzo.privacy.accounting.mixture_plan import mixture_noise
-from dpzo.privacy.accounting.mixture_vectors import vector_epsilon
-from dpzo.privacy.noise.mixture import LaplaceMixture
-from dpzo.privacy.noise.published import published
 from dpzo.report.card import render_markdown
 
 DRAWS = 1_000_000

@@ -16,7 +16,7 @@ from dpzo.experiments.recipes.base import Experiment, Recipe
 from dpzo.experiments.recipes.lmo import RECIPES as LMO_RECIPES
 from dpzo.experiments.recipes.methods import find_method, require_served, with_method
 from dpzo.experiments.recipes.registry import RECIPES, find_recipe
-from dpzo.privacy.accounting.mixture_plan import MixturePlan, mixture_noise
+from dpzo.noise.mixture_plan import MixturePlan, mixture_noise
 
 Dpzo = Callable[..., Any]
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from dpzo.errors import DpzoError
+from dpzo.noise import families
+from dpzo.noise.tabulate import table
 from dpzo.privacy import accounting
 from dpzo.privacy.accounting import closed_form, matrix, pld
 from dpzo.privacy.accounting.query import Query
@@ -20,8 +22,6 @@ from dpzo.privacy.events import (
     NeighboringRelation,
     PoissonSampledEvent,
 )
-from dpzo.privacy.noise import families
-from dpzo.privacy.noise.tabulate import table
 
 ZERO, ADD, REPLACE = NeighboringRelation
 

@@ -21,8 +21,8 @@ from dpzo.experiments.baselines.method import Outcome, require_float32
 from dpzo.experiments.baselines.noise import add_noise
 from dpzo.experiments.baselines.tail import Tail
 from dpzo.models.quiet import silent_libraries
+from dpzo.noise.mixture_plan import MixturePlan
 from dpzo.privacy import Gaussian, PrivacyPlan, Randomness, SecretRandom
-from dpzo.privacy.accounting.mixture_plan import MixturePlan
 from dpzo.run.loop import Job
 from dpzo.zo import SCHEDULES, Objective, TrainableParameters
 

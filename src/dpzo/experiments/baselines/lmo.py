@@ -14,9 +14,9 @@ from torch import Tensor
 from dpzo.experiments.baselines.cards import FLOAT_NOISE_LACKS, GRADIENTS_IN_MEMORY, baseline_card
 from dpzo.experiments.baselines.first_order import DpGradient, descend, settings_of
 from dpzo.experiments.baselines.method import Outcome
+from dpzo.noise.mixture import LaplaceMixture
+from dpzo.noise.mixture_plan import MixturePlan, mixture_noise
 from dpzo.privacy import PrivacyPlan, Randomness
-from dpzo.privacy.accounting.mixture_plan import MixturePlan, mixture_noise
-from dpzo.privacy.noise.mixture import LaplaceMixture
 from dpzo.run.loop import Job
 from dpzo.zo import Objective
 
@@ -81,7 +81,7 @@ class LmoGradient:
     - q, N, T, δ, relation are the plan's; everything else is `descent`'s, C included.
 
     Guarantee: none on a computer (floating-point noise); (ε, δ) of `account` in real arithmetic. Raises DpzoError as
-    `DpGradient` and `MixturePlan` do. Sources: Yang et al. 2024 (LMO-DP); `accounting.mixture_vectors`.
+    `DpGradient` and `MixturePlan` do. Sources: Yang et al. 2024 (LMO-DP); `noise.mixture_vectors`.
     """
 
     descent: DpGradient

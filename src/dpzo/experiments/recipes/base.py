@@ -23,8 +23,8 @@ from dpzo.experiments.recipes.methods import (
     require_served,
     with_rates,
 )
+from dpzo.noise.mixture_plan import MixturePlan, solve_mixture_plan
 from dpzo.privacy import PrivacyPlan
-from dpzo.privacy.accounting.mixture_plan import MixturePlan, solve_mixture_plan
 from dpzo.privacy.plan import relation_named
 
 Scale = Literal["paper", "small"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpzo.experiments.recipes.base import ROBERTA_LARGE, YANG, Published, Recipe, full_config
-from dpzo.privacy.accounting.mixture_plan import AS_CODED, PREFIX, mixture_noise
+from dpzo.noise.mixture_plan import AS_CODED, PREFIX, mixture_noise
 
 BATCH, EPOCHS, DELTA = 2048, 6, 1e-10
 

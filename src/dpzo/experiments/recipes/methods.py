@@ -17,8 +17,8 @@ from dpzo.config.defaults import DEFAULTS, Part
 from dpzo.config.schema import RunConfig, with_values
 from dpzo.errors import DpzoError
 from dpzo.experiments.recipes.packaged import packaged_encoder
+from dpzo.noise.mixture_plan import mixture_names, mixture_noise
 from dpzo.privacy import PrivacyPlan
-from dpzo.privacy.accounting.mixture_plan import mixture_names, mixture_noise
 
 LmoName = Literal["lmo-sgd", "lmo-adam", "lmo-sgd-l2", "lmo-adam-l2"]
 BaselineName = Literal["dpgd-0th", "dp-sgd", "dp-adam", "mezo", "adamw", "zero-shot"] | LmoName

@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from dpzo.noise.shape import Array
 from dpzo.privacy.accounting.direct import Losses, convolved
 from dpzo.privacy.accounting.tilted import LEAST_CELLS, UNIT, Atoms, Composed, Rough
-from dpzo.privacy.noise.shape import Array
 
 SMALLEST_DELTA = 1e-100
 """No δ below is answered: untilting would meet the end of the range of floats."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dpzo.privacy.noise.shape import Array
+from dpzo.noise.shape import Array
 
 WINDOW = 4096
 UNIT = 2.0**-53

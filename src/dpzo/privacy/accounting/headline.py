@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.accounting import closed_form, lattice_pld, matrix, pld
+from dpzo.noise import lattice_pld
+from dpzo.noise.table import LatticeNoise
+from dpzo.privacy.accounting import closed_form, matrix, pld
 from dpzo.privacy.accounting.query import Query, check_delta, flatten
 from dpzo.privacy.events import Event, NeighboringRelation
-from dpzo.privacy.noise.table import LatticeNoise
 
 PLD_NAME = "PLD (own: atoms that dominate the worst pair, tilted Fourier transform, every error added)"
 DISAGREEMENT = 0.01

@@ -23,11 +23,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from dpzo.noise.shape import Array
 from dpzo.privacy.accounting.composition import delta_curve, least_delta, least_epsilon
 from dpzo.privacy.accounting.query import Query, shift
 from dpzo.privacy.accounting.tilted import UNIT, Atoms
 from dpzo.privacy.events import NeighboringRelation
-from dpzo.privacy.noise.shape import Array
 
 SMALLEST_DELTA = 1e-250
 """No δ below is answered: masses would meet the end of the range of floats."""

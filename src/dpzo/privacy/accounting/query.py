@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dpzo.errors import DpzoError
+from dpzo.noise.table import LatticeNoise
 from dpzo.privacy.events import (
     ComposedEvent,
     Event,
@@ -16,7 +17,6 @@ from dpzo.privacy.events import (
     NeighboringRelation,
     PoissonSampledEvent,
 )
-from dpzo.privacy.noise.table import LatticeNoise
 
 MechanismName = Literal["gaussian", "laplace", "lattice"]
 SamplingName = Literal["poisson", "full_batch"]

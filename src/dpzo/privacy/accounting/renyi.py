@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
+from dpzo.noise.lattice_pld import atoms
+from dpzo.noise.table import LatticeNoise
 from dpzo.privacy.accounting import pld
-from dpzo.privacy.accounting.lattice_pld import atoms
 from dpzo.privacy.accounting.query import Query, shift
 from dpzo.privacy.accounting.tilted import Atoms
 from dpzo.privacy.events import NeighboringRelation
-from dpzo.privacy.noise.table import LatticeNoise
 
 Array = npt.NDArray[np.float64]
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import scipy.fft
 from scipy.optimize import brentq
 
-from dpzo.privacy.noise.shape import Array
+from dpzo.noise.shape import Array
 
 Spectrum = npt.NDArray[np.complex128]
 

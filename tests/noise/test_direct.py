@@ -9,10 +9,10 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution as theirs
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.accounting import closed_form, lattice_pld
-from dpzo.privacy.noise import families
-from dpzo.privacy.noise.shape import Shape
-from dpzo.privacy.search import certified_epsilon
+from dpzo.noise import families, lattice_pld
+from dpzo.noise.search import certified_epsilon
+from dpzo.noise.shape import Shape
+from dpzo.privacy.accounting import closed_form
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])

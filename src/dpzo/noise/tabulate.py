@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.noise.shape import Array, Shape
-from dpzo.privacy.noise.table import RATIO_BITS, SIDE_BITS, LatticeNoise
+from dpzo.noise.shape import Array, Shape
+from dpzo.noise.table import RATIO_BITS, SIDE_BITS, LatticeNoise
 
 DIGITS = 60
 RESOLUTION = 1000

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.accounting import lattice_pld
-from dpzo.privacy.noise import families
-from dpzo.privacy.noise.mixture import LaplaceMixture
-from dpzo.privacy.noise.published import DELTA, PUBLISHED, SAMPLING_PROB, STEPS, published
+from dpzo.noise import families, lattice_pld
+from dpzo.noise.mixture import LaplaceMixture
+from dpzo.noise.published import DELTA, PUBLISHED, SAMPLING_PROB, STEPS, published
 
 MIXED = LaplaceMixture(0.3, 2.5, 0.7, 0.2, 3.0, 0.4, 0.5, 2.0)
 GAMMA = LaplaceMixture(1.0, 3.5, 0.5, 0.0, 1.0, 0.0, 0.0, 1.0)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.accounting import lattice_pld
-from dpzo.privacy.noise import families
-from dpzo.privacy.noise.tabulate import MOST_CELLS, Family, table
+from dpzo.noise import families, lattice_pld
+from dpzo.noise.tabulate import MOST_CELLS, Family, table
 
 FAMILIES: list[Family] = [
     families.laplace(0.7),

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dpzo.errors import DpzoError
+from dpzo.noise.shape import Shape
 from dpzo.privacy.accounting.composition import (
     SMALLEST_DELTA,
     TOLERANCE,
@@ -36,7 +37,6 @@ from dpzo.privacy.accounting.composition import (
 from dpzo.privacy.accounting.query import check_delta
 from dpzo.privacy.accounting.tilted import Atoms
 from dpzo.privacy.events import NeighboringRelation
-from dpzo.privacy.noise.shape import Shape
 
 
 def atoms(shape: Shape, sampling_prob: float = 1.0) -> Iterator[Atoms]:

@@ -2,8 +2,8 @@
 
 Labels are ε at δ = 1e-10 for one release, by a formula used beyond its radius. `truth` is what holds: pure ε and ε at
 δ = 1e-10 of one release (closed forms), and of T = 192 Poisson releases at q = 2048/67350 (the paper's SST-2) by
-`accounting.lattice_pld`, the rows being scalars clipped to 1. `truth_as_sampled` is the same for what the published
-sampler draws, where the exponential's rate was taken for a scale. For vectors see `accounting.mixture_vectors`.
+`noise.lattice_pld`, the rows being scalars clipped to 1. `truth_as_sampled` is the same for what the published
+sampler draws, where the exponential's rate was taken for a scale. For vectors see `noise.mixture_vectors`.
 Source of the parameters: Yang et al. 2024 (LMO-DP), figures, table 3 and code; every figure of `truth` is our own.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.noise.mixture import LaplaceMixture
+from dpzo.noise.mixture import LaplaceMixture
 
 DELTA = 1e-10
 SAMPLING_PROB = 2048 / 67350

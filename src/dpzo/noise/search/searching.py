@@ -11,17 +11,16 @@ from typing import Any, cast
 import numpy as np
 
 from dpzo.errors import DpzoError
+from dpzo.noise import families, lattice_pld
+from dpzo.noise.search import free
+from dpzo.noise.search.direct import certified_epsilon
+from dpzo.noise.search.parametric import Candidate, Task, calibrated, candidates, polished
+from dpzo.noise.search.result import NO_GAIN, Found, SearchResult, cached
+from dpzo.noise.shape import Array, Shape
+from dpzo.noise.table import LatticeNoise
+from dpzo.noise.tabulate import DIGITS, RESOLUTION, Side, tabulate
 from dpzo.privacy import accounting
-from dpzo.privacy.accounting import lattice_pld
 from dpzo.privacy.events import ComposedEvent, GaussianEvent, NeighboringRelation, PoissonSampledEvent
-from dpzo.privacy.noise import families
-from dpzo.privacy.noise.shape import Array, Shape
-from dpzo.privacy.noise.table import LatticeNoise
-from dpzo.privacy.noise.tabulate import DIGITS, RESOLUTION, Side, tabulate
-from dpzo.privacy.search import free
-from dpzo.privacy.search.direct import certified_epsilon
-from dpzo.privacy.search.parametric import Candidate, Task, calibrated, candidates, polished
-from dpzo.privacy.search.result import NO_GAIN, Found, SearchResult, cached
 
 RELATION = NeighboringRelation.ZERO_OUT
 MARGIN = 2e-5

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dpzo.errors import DpzoError
+from dpzo.noise import families, mixture, published
+from dpzo.noise.table import RATIO_BITS, SIDE_BITS, LatticeNoise
+from dpzo.noise.tabulate import Family, Side, table, tabulate
 from dpzo.privacy import SecretRandom
-from dpzo.privacy.noise import families, mixture, published
-from dpzo.privacy.noise.table import RATIO_BITS, SIDE_BITS, LatticeNoise
-from dpzo.privacy.noise.tabulate import Family, Side, table, tabulate
 
 DRAWS = 1_000_000
 FALSE_ALARM = 1e-7

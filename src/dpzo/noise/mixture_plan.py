@@ -12,11 +12,11 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from dpzo.errors import DpzoError
+from dpzo.noise.mixture import LaplaceMixture
+from dpzo.noise.mixture_vectors import VectorBound, vector_epsilon
+from dpzo.noise.published import DELTA, PUBLISHED, published
 from dpzo.privacy.accounting.headline import epsilon as event_epsilon
-from dpzo.privacy.accounting.mixture_vectors import VectorBound, vector_epsilon
 from dpzo.privacy.events import ComposedEvent, GaussianEvent, NeighboringRelation
-from dpzo.privacy.noise.mixture import LaplaceMixture
-from dpzo.privacy.noise.published import DELTA, PUBLISHED, published
 from dpzo.privacy.sampling import FullBatch, PoissonSampling, Sampler
 
 PREFIX, AS_CODED = "lmo-", "-as-coded"

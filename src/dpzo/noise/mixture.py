@@ -22,8 +22,8 @@ import numpy as np
 from scipy.optimize import brentq
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.noise.shape import Shape
-from dpzo.privacy.noise.tabulate import CELLS, MOST_CELLS, TAIL_NATS, Side
+from dpzo.noise.shape import Shape
+from dpzo.noise.tabulate import CELLS, MOST_CELLS, TAIL_NATS, Side
 
 
 @dataclass(frozen=True)

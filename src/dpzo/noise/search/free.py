@@ -25,7 +25,7 @@ import numpy as np
 import scipy.fft
 from scipy.optimize import minimize
 
-from dpzo.privacy.noise.shape import Array, Shape
+from dpzo.noise.shape import Array, Shape
 
 GRID = 2**13
 ROUNDS = 10

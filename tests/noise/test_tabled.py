@@ -10,6 +10,9 @@ import pytest
 from scipy import stats
 
 from dpzo.errors import DpzoError
+from dpzo.noise import families, lattice_pld
+from dpzo.noise.table import LARGEST_BOUND, LatticeNoise
+from dpzo.noise.tabulate import table
 from dpzo.privacy import (
     ComposedEvent,
     FullBatch,
@@ -28,10 +31,7 @@ from dpzo.privacy import (
     clip_rows,
     lattice,
 )
-from dpzo.privacy.accounting import closed_form, lattice_pld
-from dpzo.privacy.noise import families
-from dpzo.privacy.noise.table import LARGEST_BOUND, LatticeNoise
-from dpzo.privacy.noise.tabulate import table
+from dpzo.privacy.accounting import closed_form
 
 ZERO_OUT, REPLACE = NeighboringRelation.ZERO_OUT, NeighboringRelation.REPLACE_ONE
 HUBER = table(families.Huber(0.8, 1.0))

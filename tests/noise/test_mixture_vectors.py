@@ -9,11 +9,11 @@ import pytest
 from scipy.integrate import quad
 
 from dpzo.errors import DpzoError
+from dpzo.noise.mixture import LaplaceMixture
+from dpzo.noise.mixture_vectors import vector_epsilon
+from dpzo.noise.published import published
 from dpzo.privacy.accounting.closed_form import gaussian_delta, laplace_pure_epsilon, rdp_epsilon
-from dpzo.privacy.accounting.mixture_vectors import vector_epsilon
 from dpzo.privacy.events import ComposedEvent, LaplaceEvent, NeighboringRelation, PoissonSampledEvent
-from dpzo.privacy.noise.mixture import LaplaceMixture
-from dpzo.privacy.noise.published import published
 
 
 def plain(scale: float) -> LaplaceMixture:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dpzo.data.owned import make_folders
 from dpzo.errors import DpzoError
-from dpzo.privacy.noise.table import LatticeNoise
+from dpzo.noise.table import LatticeNoise
 
 VERSION = 1
 """Of the search: another one asks anew."""

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpzo.errors import DpzoError
+from dpzo.noise.mixture import LaplaceMixture
 from dpzo.privacy.accounting.query import check_delta
 from dpzo.privacy.accounting.renyi import amplified
-from dpzo.privacy.noise.mixture import LaplaceMixture
 
 ORDERS = (*range(2, 65), *range(72, 257, 8), 512, 1024)
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from scipy.special import erfc
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.accounting import lattice_pld
-from dpzo.privacy.noise import families
-from dpzo.privacy.noise.mixture import LaplaceMixture
-from dpzo.privacy.noise.shape import Shape
-from dpzo.privacy.noise.tabulate import Family
+from dpzo.noise import families, lattice_pld
+from dpzo.noise.mixture import LaplaceMixture
+from dpzo.noise.shape import Shape
+from dpzo.noise.tabulate import Family
 
 COARSE = 1e-3
 """Tolerance of the accountant while searching, and of a scale in ln."""

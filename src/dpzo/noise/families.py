@@ -15,8 +15,8 @@ import numpy as np
 from scipy.special import gammaincc, gammaln, log_ndtr, ndtr
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.noise.shape import Array, Shape
-from dpzo.privacy.noise.tabulate import CELLS, TAIL_NATS, Side, cell_count, point_shape, point_side, positive
+from dpzo.noise.shape import Array, Shape
+from dpzo.noise.tabulate import CELLS, TAIL_NATS, Side, cell_count, point_shape, point_side, positive
 
 
 @dataclass(frozen=True)

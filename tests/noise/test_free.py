@@ -7,9 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from dpzo.privacy.accounting import lattice_pld
-from dpzo.privacy.noise import families
-from dpzo.privacy.search import free
+from dpzo.noise import families, lattice_pld
+from dpzo.noise.search import free
 
 LAWS = [
     (families.GeneralisedNormal(0.6, 1.4), 8, 0.016, 100, 1.0),

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.noise.shape import NOT_UNIMODAL, Shape
+from dpzo.noise.shape import NOT_UNIMODAL, Shape
 from dpzo.privacy.randomness import WORD_BITS, Words
 
 SIDE_BITS = 127

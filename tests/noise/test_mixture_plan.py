@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from dpzo.errors import DpzoError
+from dpzo.noise.mixture_plan import MixtureNoise, MixturePlan, mixture_noise, solve_mixture_plan
+from dpzo.noise.mixture_vectors import vector_epsilon
+from dpzo.noise.published import PUBLISHED, published
 from dpzo.privacy import NeighboringRelation
-from dpzo.privacy.accounting.mixture_plan import MixtureNoise, MixturePlan, mixture_noise, solve_mixture_plan
-from dpzo.privacy.accounting.mixture_vectors import vector_epsilon
-from dpzo.privacy.noise.published import PUBLISHED, published
 
 SST2 = {"num_examples": 67350, "expected_batch_size": 2048, "steps": 192, "delta": 1e-10, "route": "l2"}
 SMALL: dict[str, Any] = {"num_examples": 1024, "expected_batch_size": 256, "steps": 200, "delta": 1e-5}

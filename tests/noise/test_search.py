@@ -11,13 +11,12 @@ import pytest
 
 from dpzo.config.solve import solve_plan
 from dpzo.errors import DpzoError
+from dpzo.noise import families, lattice_pld
+from dpzo.noise.search import NO_GAIN, SearchResult, result, search
+from dpzo.noise.search.parametric import Task, calibrated, cells_for, least, polished
+from dpzo.noise.search.searching import tabulated, tempered
+from dpzo.noise.shape import Shape
 from dpzo.privacy import FullBatch, PoissonSampling, PrivacyPlan, Tabled
-from dpzo.privacy.accounting import lattice_pld
-from dpzo.privacy.noise import families
-from dpzo.privacy.noise.shape import Shape
-from dpzo.privacy.search import NO_GAIN, SearchResult, result, search
-from dpzo.privacy.search.parametric import Task, calibrated, cells_for, least, polished
-from dpzo.privacy.search.searching import tabulated, tempered
 
 
 @pytest.fixture(scope="module", autouse=True)

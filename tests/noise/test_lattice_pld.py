@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from dpzo.errors import DpzoError
-from dpzo.privacy.accounting import lattice_pld, tilted
+from dpzo.noise import families, lattice_pld, published
+from dpzo.noise.search import certified_epsilon
+from dpzo.noise.shape import Array, Shape
+from dpzo.noise.tabulate import Family
+from dpzo.privacy.accounting import tilted
 from dpzo.privacy.accounting.closed_form import gaussian_delta, laplace_pure_epsilon
 from dpzo.privacy.events import NeighboringRelation
-from dpzo.privacy.noise import families, published
-from dpzo.privacy.noise.shape import Array, Shape
-from dpzo.privacy.noise.tabulate import Family
-from dpzo.privacy.search import certified_epsilon
 
 REPLACE = NeighboringRelation.REPLACE_ONE
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from dpzo.noise.table import LatticeNoise
 from dpzo.privacy.events import LatticeEvent
-from dpzo.privacy.noise.table import LatticeNoise
 from dpzo.privacy.randomness import Words
 
 

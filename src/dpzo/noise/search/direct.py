@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from dpzo.errors import DpzoError
+from dpzo.noise.shape import Array, Shape
 from dpzo.privacy.accounting.direct import convolved
-from dpzo.privacy.noise.shape import Array, Shape
 
 UNIT = 2.0**-53
 
