@@ -57,12 +57,3 @@ def test_the_files_of_the_law_table_are_there() -> None:
         for file in files:
             assert any((home / file).is_file() for home in homes), file
         assert "tests/" in tests, law
-
-
-def test_the_glossary_names_what_the_code_has() -> None:
-    """Names in the second column of the glossary occur in the source."""
-    rows = [row.split(" | ") for row in (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8").splitlines()]
-    names = {name for row in rows if len(row) >= 3 for name in re.findall(r"`([A-Za-z_]+)`", row[1])}
-    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
-    assert len(names) > 20
-    assert {name for name in names if not re.search(rf"\b{name}\b", source)} == set()

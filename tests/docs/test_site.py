@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
+from dpzo.config.schema import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "docs").glob("*.md"))
@@ -63,17 +67,41 @@ def built(site: Path) -> Iterator[tuple[str, str]]:
         yield str(path.relative_to(site)), path.read_text(encoding="utf-8")
 
 
-def test_a_broken_link_would_end_the_build(broken: subprocess.CompletedProcess[str]) -> None:
+def test_a_broken_link_ends_the_build(broken: subprocess.CompletedProcess[str]) -> None:
     assert broken.returncode != 0
-    assert "two.md" in broken.stderr
-    assert "three.svg" in broken.stderr
+    for target in ("two.md", "three", "four.svg"):
+        assert target in broken.stderr
 
 
 def test_every_page_is_built_and_in_the_navigation(site: Path) -> None:
     shown = (site / "index.html").read_text(encoding="utf-8")
+    navigation = shown[shown.index('class="sidebar-tree"') :]
     for source in SOURCES:
         assert (site / f"{source.stem}.html").is_file()
-        assert re.search(rf'href="(\./)?{source.stem}\.html"', shown), f"{source.name} is not in mkdocs.yml's nav"
+        target = "#" if source.stem == "index" else f"{source.stem}.html"
+        assert f'href="{target}"' in navigation, f"{source.name} is in no toctree of index.md"
+
+
+def test_the_configuration_reference_lists_every_field(site: Path) -> None:
+    page = (site / "configuration.html").read_text(encoding="utf-8")
+    tables = re.findall(r"<table.*?</table>", page, re.DOTALL)
+    assert len(tables) == len(RunConfig.model_fields)
+    for table, (group, info) in zip(tables, RunConfig.model_fields.items(), strict=True):
+        listed = [re.sub(r"<.*?>", "", row) for row in re.findall(r"<tr.*?<td>(.*?)</td>", table, re.DOTALL)]
+        assert [name.strip() for name in listed] == list(info.annotation.model_fields), group  # type: ignore[union-attr]
+    assert "--num-examples" in page
+
+
+@pytest.mark.parametrize("module", ["dpzo", "dpzo.privacy", "dpzo.privacy.accounting", "dpzo.zo", "dpzo.verify"])
+def test_the_api_reference_lists_every_public_name(site: Path, module: str) -> None:
+    page = (site / "api.html").read_text(encoding="utf-8")
+    home = importlib.import_module(module)
+    listed = [
+        name for name in home.__all__ if inspect.isclass(getattr(home, name)) or inspect.isfunction(getattr(home, name))
+    ]
+    assert listed
+    missing = {name for name in listed if not re.search(rf'id="dpzo\.(\w+\.)*{name}"', page)}
+    assert missing == set()
 
 
 def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
@@ -109,10 +137,8 @@ def test_no_list_table_or_block_fell_into_a_paragraph(site: Path) -> None:
 
 
 def test_links_between_pages_lead_to_pages(site: Path) -> None:
-    """mkdocs checks links of the sources; this one sees what was written as code or HTML."""
+    """Sphinx checks links of the sources; this test sees what was written as code or HTML."""
     for name, text in built(site):
-        if name == "404.html":  # shown at any address, so its own are from the root
-            continue
         for target in re.findall(r'<a [^>]*href="([^"#:]+\.html)(?:#[^"]*)?"', text):
             assert (site / name).parent.joinpath(target).is_file(), f"{name} → {target}"
 
@@ -121,7 +147,7 @@ def test_figures_are_whole_and_named(site: Path) -> None:
     for source in SOURCES:
         for words, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", source.read_text(encoding="utf-8")):
             assert words, f"{source.name}: {target} has no description"
-            figure = site / target
+            figure = site / "_images" / Path(target).name
             assert figure.stat().st_size > 1000
             if figure.suffix == ".svg":
                 assert ElementTree.parse(figure).getroot().tag.endswith("svg")

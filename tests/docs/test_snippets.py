@@ -95,6 +95,8 @@ def fences(page: Path) -> list[Fence]:
             body.append(lines[number].removeprefix(indent))
             number += 1
         number += 1
+        if opened[2].startswith("{"):  # a directive of the site
+            continue
         language, _, rest = opened[2].partition(" ")
         title = re.fullmatch(r'title="([^"]*)"', rest)
         assert title or not rest, f"{page.name}:{start}: the site shows no block with {rest!r} after its language"
