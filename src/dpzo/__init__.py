@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dpzo.run.modules import Settings, fit, replay
     from dpzo.run.trained_model import evaluate, generate
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "DataSource": "dpzo.run.local",

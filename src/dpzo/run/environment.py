@@ -7,14 +7,16 @@ import platform
 
 import torch
 
-_INSTALLED = ("dpzo", "torch", "transformers", "peft", "safetensors", "numpy", "scipy", "numba", "dp-accounting")
-PACKAGES = ("python", *_INSTALLED, "threads")
+import dpzo
+
+_INSTALLED = ("torch", "transformers", "peft", "safetensors", "numpy", "scipy", "numba", "dp-accounting")
+PACKAGES = ("python", "dpzo", *_INSTALLED, "threads")
 """All that an environment may name."""
 
 
 def environment() -> dict[str, str]:
     """Versions of what computes, and the thread count: for bug reports and the card."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "dpzo": dpzo.__version__}
     for name in _INSTALLED:
         try:
             found[name] = importlib.metadata.version(name)

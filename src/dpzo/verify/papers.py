@@ -364,8 +364,11 @@ def _written_by(transcript: Transcript) -> str:
     """A word on the versions, where another dpzo or another accountant wrote the file."""
     import importlib.metadata
 
+    from dpzo import __version__
+
+    present = {"dpzo": __version__, "dp-accounting": importlib.metadata.version("dp-accounting")}
     versions = transcript.header.get("environment", {})
-    names = [name for name in ("dpzo", "dp-accounting") if versions.get(name) != importlib.metadata.version(name)]
+    names = [name for name, version in present.items() if versions.get(name) != version]
     stated = ", ".join(f"{name} {versions.get(name)}" for name in names)
     return f" (written by {stated}; verify with these versions)" if names else ""
 
