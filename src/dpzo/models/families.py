@@ -1,6 +1,6 @@
 """Which model families pass: tiny random models of each, loaded, checked, moved, saved, and read back by the library.
 
-`python -m dpzo.models.families docs/models.md` writes the table of the documentation; the tests hold it to what
+`python -m dpzo.models.families docs/models.md` updates the table in the documentation; the tests compare it with what
 they find.
 """
 
@@ -210,7 +210,7 @@ def _step(loaded: LoadedModel) -> int:
 
 
 def _reason(refusal: DpzoError) -> str:
-    """The refusal without the figures in brackets, which hang on the machine."""
+    """The refusal without the figures in brackets, which depend on the machine."""
     return re.sub(r" \(the loss[^)]*\)", "", str(refusal))
 
 
@@ -218,7 +218,7 @@ def row(outcome: Outcome) -> str:
     """One line of the table."""
     if outcome.reason:
         return f"| {outcome.family} | {outcome.form} | refused: {outcome.reason.partition(': ')[2]} | – | – |"
-    shared = "yes" if outcome.microbatch == MICROBATCH else f"{outcome.microbatch} record a pass"
+    shared = "yes" if outcome.microbatch == MICROBATCH else f"{outcome.microbatch} record per pass"
 
     def marks(what: str) -> str:
         return "yes" if {f"{what} step", f"{what} reload"} <= set(outcome.passed) else "no"
@@ -226,124 +226,15 @@ def row(outcome: Outcome) -> str:
     return f"| {outcome.family} | {outcome.form} | {shared} | {marks('full')} | {marks('lora')} |"
 
 
-HEADER = """# Model families
-
-Each was made tiny from a random configuration and run through loading, the isolation check, a zeroth-order step, and
-saving. Every run checks the same at its start. *Conformance*: per-example losses and predictions, padded and in a
-batch, are those of plain transformers or PEFT on one unpadded record (within 1e-4 nats in float32; 2e-6 seen).
-*Reload*: what is saved, read back by plain transformers or PEFT, gives the same logits, an adapter also once merged.
-*Isolation*: several records may share a pass without a bit of one showing in another; a mixture of experts runs one
-record a pass, because the shape of an expert's matrix product hangs on how many tokens its neighbours send there.
-The table is written by `python -m dpzo.models.families docs/models.md`, and a test compares each row with what it
-finds.
-
-| family | form | isolation | full-parameter step and reload | LoRA step and reload |
-|---|---|---|---|---|
-"""
-
-
-FOOTER = """
-## What may learn
-
-`--trainable` is `head`, `full`, `lora`, `prefix`, `prompt`, `ia3`, or a regular expression over parameter names
-(`'.*bias$'` trains biases alone). New parameters come from the public seed. LoRA takes `model.lora_rank`,
-`model.lora_alpha`, `model.lora_targets=[q_proj,v_proj]`, `model.lora_layers=top:2` (the two topmost layers alone) and
-`model.lora_scaling=root-rank` (rsLoRA). By default LoRA adapts the layers of PEFT's own table for the family, or
-query and value by their usual names; for any other family (Phi-3, ModernBERT, MPNet, Mamba) every linear layer of the
-base, which `model.lora_targets=[all-linear]` asks for anywhere. LoRA on a tied weight (`lm_head` under
-`tie_word_embeddings`) is refused, because merging would change the embedding as well. A prefix and a soft prompt take
-`model.virtual_tokens`, and are for causal models. What is saved loads by plain PEFT.
-
-Where the lowest layers and all before them are frozen, their output is the same in all 2K evaluations of a step, so it
-is computed once (`training.prefix=batch`, the default) or, for records that come up again, once a run (`run`: kept in
-memory, or in a nameless file on disk that only the process can reach and that ends with it). The model's own
-forward runs each time with those layers standing aside, and at start-up the losses are compared bit for bit on
-synthetic tokens; where a bit differs, or the layers are not called once each in their order, nothing is shared. The
-card names what is kept. `none` turns it off. A head on a bare encoder keeps its features in any case.
-
-The evaluations of a step differ in what learns alone, so several of them can go through the frozen base together:
-`training.variants=8` takes eight at a time, `auto` (the default) times 1, 2, 4, 8 … on synthetic tokens at start-up and
-takes the fastest, if it gains 5 %. It pays where the base is read for few rows (a micro-batch under about 128 tokens, a
-head on kept features) and not where the processor is busy as it is. Losses may differ in their last bits from those
-taken one by one; the isolation of records is checked on the very shape, the number stands in the journal's header, and
-a resume takes it from there. A mixture of experts, a quantised base and a full-parameter run take one at a time, and so
-does a run too short to repay the look.
-
-## Masked language models
-
-A template with `{mask}` asks a masked model by its own head:
-`--template '{text} It was {mask}.' --label-words bad,great`. Each label word must be one token where it
-stands, leading space included. Over-long texts are cut, longest first; the
-template and its mask stay. Without such a template the checkpoint loads as a sequence classifier.
-
-## Which model a checkpoint is
-
-The class in `architectures` of config.json decides. Where it is missing, the family does (`model_type`): a family that
-transformers knows as causal alone is a causal model, and one that fills masks is a masked model. Label words and a
-template are for causal and masked models; given for an encoder or a sequence classifier they are refused.
-
-A folder that holds a PEFT adapter (`adapter_config.json`) is refused as `--model`, with the name of its base: merge the
-adapter first (`merge_and_unload`, then `save_pretrained`). The same holds for a merged model beside which the adapter's
-files were left, because transformers would attach the adapter once more.
-
-A sequence classifier over a decoder reads its answer at the last token that is not `config.pad_token_id`. Rows are
-padded with that token, and the saved tokenizer names it, whatever the base's tokenizer said. A tokenizer may have more
-entries than the model has embeddings: a template or a special token that uses one is refused; in a private record such
-a token becomes the unknown token.
-
-## What is saved
-
-A run's `model/` loads with plain transformers (`from_pretrained`, `pipeline`) or, for an adapter, PEFT. A head on a
-bare encoder is the exception: mean pooling, unit length and a linear head are no class of the library, which would
-load the encoder with a head at random. There the encoder lies in `model/encoder`, the head in
-`model/head.safetensors`, and transformers refuses `model/` itself; `model/README.md` has the lines that load both.
-
-## How the base is held
-
-`model.dtype` is `float32`, `bfloat16` or `float16`; adapters and new heads stay float32, and so does every loss.
-`model.quantization=int8` or `int4` quantises the base's linear layers while it loads (extra `dpzo[quant]`, torchao,
-weights only); int4 layers compute in bf16, and a layer whose shape int4 does not fit is int8. `bnb-int8` and `bnb-nf4`
-hand that to bitsandbytes where it is installed. The base's fingerprint is that of the checkpoint, with the quantiser's
-name and version mixed in. A quantised weight is never trained.
-
-Weights of 16 bits that are trained take their steps by stochastic rounding, whose bits are public and addressed by
-seed, step, parameter and element, so that a replay rounds alike; `training.master=float32` keeps float32 copies
-instead, at the memory of one more float32 model. Probes are rounded to nearest: at a smoothing far below a
-weight's gap to its
-neighbours (2⁻⁸ of its size in bf16) most weights do not move, so choose a larger one than for float32.
-
-## Scores without a gradient
-
-`--objective accuracy` improves 1 − accuracy: of the class, or of a completion's tokens. `--objective f1` improves
-1 − F1 of a completion's tokens as a bag. Both look at the most likely token after the *true* beginning of the answer;
-no text is generated. Each is bounded by 0 and 1 and a step function of the weights, so a larger smoothing finds more of
-its steps, and slopes are multiples of 1/(2·smoothing): set `--clip-norm` near √K times that.
-
-A score of your own is any function from a model and a batch of rows to one number a row, through `dpzo.fit`:
-
-```python
-import torch, dpzo
-
-def wrong(model, batch):
-    return (torch.sign(model(batch["x"])[:, 0]) != batch["y"]).float()
-
-model, x = torch.nn.Linear(3, 1), torch.randn(200, 3)
-examples = {"x": x, "y": torch.sign(x[:, 0])}
-plan = dpzo.solve_plan(num_examples=200, expected_batch_size=50, steps=40, delta=1e-4, epsilon=4, num_directions=8)
-dpzo.fit(model, wrong, examples, plan=plan, settings=dpzo.Settings(0.05, smoothing=0.3), output="run")
-```
-
-Number i may depend on the weights and row i alone; `dpzo.models.objectives.Objective` states the contract.
-"""
-
-
 def main(target: Path) -> None:
-    """Write the table."""
-    lines = []
+    """Write the rows of the page's first table anew."""
+    rows = []
     for family in FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
-            lines.append(row(check_family(family, Path(folder))))
-    target.write_text(HEADER + "\n".join(lines) + "\n" + FOOTER, encoding="utf-8")
+            rows.append(row(check_family(family, Path(folder))))
+    before, rule, rest = target.read_text(encoding="utf-8").partition("|---|---|---|---|---|\n")
+    after = "".join(line for line in rest.splitlines(keepends=True) if not line.startswith("|"))
+    target.write_text(before + rule + "\n".join(rows) + "\n" + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
