@@ -41,11 +41,11 @@ def parquet_rows(path: Path, columns: Wanted) -> Iterator[Row]:
     def read() -> Iterator[Any]:
         source = parquet.ParquetFile(path, memory_map=True)
         classes.update(_class_names(source.schema_arrow.metadata))
-        wanted = _projection(path, source.schema_arrow, columns)
+        wanted = projection(path, source.schema_arrow, columns)
         yield from source.iter_batches(batch_size=BATCH, columns=wanted, use_threads=False)
 
     classes: dict[str, tuple[str, ...]] = {}
-    return _rows(path, "a whole parquet file", classes, read)
+    return rows_of_batches(path, "a whole parquet file", classes, read)
 
 
 def saved_rows(
@@ -80,13 +80,13 @@ def saved_rows(
         readers = [arrow.ipc.open_stream(arrow.memory_map(str(file))) for file in files]
         opened()
         for reader in readers:
-            wanted = _projection(name, reader.schema, columns)
+            wanted = projection(name, reader.schema, columns)
             for batch in reader:
                 part = batch if wanted is None else batch.select(wanted)
                 for start in range(0, part.num_rows, BATCH):
                     yield part.slice(start, BATCH)
 
-    return _rows(name, "a whole data set", names, read)
+    return rows_of_batches(name, "a whole data set", names, read)
 
 
 def _split_folder(path: Path, split: str | None, default_split: str) -> Path:
@@ -114,7 +114,7 @@ def chosen_split(place: str, splits: Sequence[str], split: str | None, default_s
     raise DpzoError(f"{place}: has no split {wanted!r}; {hint} (--split names another)")
 
 
-def _projection(path: Path, schema: Any, columns: Wanted) -> list[str] | None:
+def projection(path: Path, schema: Any, columns: Wanted) -> list[str] | None:
     """The columns to read; all of them when none is needed or one is missing: whoever checks can tell what there is."""
     if len(set(schema.names)) != len(schema.names):
         fail(path, None, "has two columns of one name; rename one of them")
@@ -138,7 +138,7 @@ def _class_names(metadata: Any) -> dict[str, tuple[str, ...]]:
         return {}
 
 
-def _rows(
+def rows_of_batches(
     path: Path, what: str, classes: Mapping[str, tuple[str, ...]], read: Callable[[], Iterator[Any]]
 ) -> Iterator[Row]:
     number = 0

@@ -10,6 +10,7 @@ from typing import Literal
 from dpzo.config.schema import DataConfig
 from dpzo.data.chats import BESIDE, CONVERSATIONS, MESSAGES, chat_rows
 from dpzo.data.hub import parse_hub
+from dpzo.data.in_memory import InMemory
 from dpzo.data.prompts import ALPACA, INSTRUCTION, OUTPUT, prompt_rows
 from dpzo.data.sources import open_table
 from dpzo.data.tasks import Records, Task
@@ -22,7 +23,7 @@ REFERENCES = "references"
 
 
 def read_records(
-    places: Sequence[str | Path],
+    places: Sequence[str | Path | InMemory],
     task: Task,
     data: DataConfig,
     *,
@@ -63,7 +64,7 @@ def read_records(
 
 
 def kind_by_columns(
-    place: str | Path, data: DataConfig, *, split: str | None = None, tell: Tell = untold
+    place: str | Path | InMemory, data: DataConfig, *, split: str | None = None, tell: Tell = untold
 ) -> Literal["completion", "chat"] | None:
     """What the columns of a file say that its records are, where they say it without doubt; else None.
 

@@ -1,4 +1,4 @@
-"""One way in for every kind of table: a text file, parquet, a saved data set, a hub name."""
+"""One way in for every kind of table: a text file, parquet, a saved data set, a hub name, a table in memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dpzo.data.arrow import parquet_rows, saved_rows
 from dpzo.data.hub import hub_rows, parse_hub
+from dpzo.data.in_memory import NAME, InMemory
 from dpzo.data.tasks.tables import Row, Tell, read_table, untold
 from dpzo.errors import DpzoError
 
@@ -14,7 +15,7 @@ PARQUET = (".parquet", ".pq")
 
 
 def open_table(
-    place: str | Path,
+    place: str | Path | InMemory,
     columns: Sequence[str],
     *,
     beside: Sequence[str] = (),
@@ -27,6 +28,7 @@ def open_table(
 
     - `hub:organisation/name[:configuration]`: a data set of the Hugging Face hub, at `revision`.
     - a folder: one that datasets' `save_to_disk` wrote.
+    - an `InMemory`: what the caller holds.
     - `.parquet`, `.pq`; everything else as `read_table`: csv, tsv, jsonl, json, also compressed.
 
     `columns` are those that will be asked of each row, `beside` those that are looked at where they are; a reader may
@@ -34,6 +36,8 @@ def open_table(
 
     Errors: DpzoError naming the place, at once or at the first row.
     """
+    if isinstance(place, InMemory):
+        return NAME, place.rows((columns, beside))
     text = str(place)
     hub = parse_hub(text)
     path = Path(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
+from dpzo.data.in_memory import column_names, is_datasets, is_stream
 from dpzo.errors import DpzoError
 
 Examples = Mapping[str, Tensor]
@@ -55,12 +56,12 @@ def _columns(given: object) -> Mapping[Any, Any]:
         return _of_loader(given)
     if isinstance(given, data.TensorDataset):
         return _named(given.tensors)
-    if isinstance(given, data.IterableDataset) or _is_stream(given):
+    if isinstance(given, data.IterableDataset) or is_stream(given):
         raise _Unreadable("a stream cannot be drawn from unit by unit; give a list or a Dataset with a length")
     if _is_table(given):
         return _of_table(given)
     if isinstance(given, Mapping):
-        if any(_is_datasets(value) for value in given.values()):
+        if any(is_datasets(value) for value in given.values()):
             raise _Unreadable("this holds several splits; give one of them, such as examples['train']")
         return given
     if isinstance(given, Tensor | np.ndarray):
@@ -69,20 +70,11 @@ def _columns(given: object) -> Mapping[Any, Any]:
         return _named(given)
     if isinstance(given, list | tuple):
         return _of_rows(given)
-    if _is_datasets(given):
+    if is_datasets(given):
         return dict(given[:])  # type: ignore[index]
     if hasattr(given, "__len__") and hasattr(given, "__getitem__") and not isinstance(given, str | bytes):
         return _of_rows([given[index] for index in range(len(given))])
     raise _Unreadable(f"a {type(given).__name__} cannot be read; give {_FORMS}")
-
-
-def _is_stream(given: object) -> bool:
-    return isinstance(given, Iterator) or type(given).__name__ == "IterableDataset"
-
-
-def _is_datasets(given: object) -> bool:
-    """A `datasets.Dataset`, told without importing the library."""
-    return type(given).__module__.partition(".")[0] == "datasets" and hasattr(given, "column_names")
 
 
 def _is_table(given: object) -> bool:
@@ -91,8 +83,8 @@ def _is_table(given: object) -> bool:
 
 
 def _of_table(table: Any) -> dict[str, Any]:
-    names = [str(column) for column in table.columns]
-    if len(set(names)) != len(names):
+    names = column_names(table.columns)
+    if names is None:
         raise _Unreadable("two columns have the same name; rename one")
     return {name: table[column].to_numpy() for name, column in zip(names, table.columns, strict=True)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,19 @@ from dpzo.run.build import (
 from dpzo.run.declared import without_ignored
 from dpzo.run.header import check_header
 from dpzo.run.journal import Transcript, read, write_durably
+from dpzo.run.local import (
+    Data,
+    as_folder,
+    base_name,
+    found_base,
+    located,
+    naming_base,
+    read_local,
+    records_of,
+    source_again,
+    write_local,
+)
 from dpzo.run.local import DataSource as DataSource
-from dpzo.run.local import as_folder, base_name, found_base, located, naming_base, read_local, records_of, write_local
 from dpzo.run.loop import RandomnessAt, Stopped
 from dpzo.run.output import CONFIG, COUNT, claim_new, claimed, make_folder, no_run, require_begun, require_new
 from dpzo.run.private_count import PrivateCount, check_private_count, count_text, release_count
@@ -59,7 +70,7 @@ _UNDECLARED = 10_000
 
 def train(
     config: ConfigLike,
-    source: DataSource | str | Path | Sequence[str | Path],
+    source: Data,
     output: str | Path,
     *,
     watch: Watcher = unwatched,
@@ -68,8 +79,8 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune on private records into the new folder `output`; returns the privacy card.
 
-    `config` may be a RunConfig, a mapping of its groups, or the path of a YAML file; `source` a file's path, several of
-    them, or a DataSource.
+    `config` may be a RunConfig, a mapping of its groups, or the path of a YAML file; `source` the records in
+    any form of `Data`.
 
     Raises DpzoError for whatever the user can mend, Stopped after Ctrl-C or SIGTERM (then `resume` goes on).
     """
@@ -163,6 +174,7 @@ def _work(
 def resume(
     output: str | Path,
     *,
+    source: Data | None = None,
     base: str | Path | None = None,
     watch: Watcher = unwatched,
     tell: Tell = untold,
@@ -170,13 +182,14 @@ def resume(
 ) -> dict[str, Any]:
     """Go on with the run in `output`, however it stopped; returns the card. Raises as `train` does.
 
-    `base`: where the base model lies now, if it moved.
+    `source`: the records, where they moved or were held in memory; `base`: where the base model lies now, if it moved.
     """
     output = as_folder(output, "run")
     require_begun(output)
     transcript = read(output)
     with claimed(output):
-        source, noted = read_local(output)
+        recorded, noted = read_local(output)
+        source = source_again(output, recorded, source)
         tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
         there = noted if noted is not None and Path(noted).is_dir() else None
         parts = _reassemble(transcript, there if base is None else str(base))

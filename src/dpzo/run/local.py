@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ import yaml
 
 from dpzo.config.plain import parse_yaml, read_regular, refusing
 from dpzo.config.schema import RunConfig, with_values
-from dpzo.data import parse_hub, read_records
+from dpzo.data import InMemory, parse_hub, read_records
+from dpzo.data.in_memory import Table
 from dpzo.data.tasks import Records, Task
 from dpzo.data.tasks.tables import Tell, untold
 from dpzo.errors import DpzoError
@@ -21,6 +22,8 @@ from dpzo.run.journal import Transcript, write_durably
 from dpzo.run.output import no_run
 
 LOCAL = "local.yaml"
+NOT_KEPT: Literal["not kept"] = "not kept"
+"""What local.yaml says of records that were held in memory."""
 _LARGEST = 1 << 20
 """Bytes: more paths than anyone names."""
 
@@ -33,6 +36,8 @@ class DataSource:
       `more`: further ones with the same columns, read after it.
     - `split` and `revision`: of a saved data set or a hub name.
     - `folder`: in place of all these, the folder that holds a built-in task's files.
+    - `memory`: in place of all these, records that the caller holds. No copy of them is kept: where a run's local.yaml
+      is read they are `NOT_KEPT`.
     """
 
     file: str | Path | None = None
@@ -40,6 +45,7 @@ class DataSource:
     more: tuple[str | Path, ...] = ()
     split: str | None = None
     revision: str | None = None
+    memory: InMemory | Literal["not kept"] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for option, chosen in (("--split", self.split), ("--data-revision", self.revision)):
@@ -50,15 +56,18 @@ class DataSource:
                 raise DpzoError(f"data: {name} is a {type(value).__name__}; give a path (more files go into `more`)")
 
     @classmethod
-    def of(cls, given: DataSource | str | Path | Sequence[str | Path]) -> DataSource:
-        """A source from any of its forms: itself, one file's path (or hub:NAME), several of them."""
+    def of(cls, given: Data) -> DataSource:
+        """A source from any of its forms: itself, one file's path (or hub:NAME), several of them, a table in memory."""
         if isinstance(given, cls):
             return given
         if isinstance(given, str | Path):
             return cls(file=given)
-        if isinstance(given, Sequence) and given and all(isinstance(place, str | Path) for place in given):
-            return cls(file=given[0], more=tuple(given[1:]))
-        raise DpzoError(f"data: is a {type(given).__name__}; give a path, a list of paths, or a dpzo.DataSource")
+        if isinstance(given, list | tuple):
+            if given and all(isinstance(place, str | Path) for place in given):
+                return cls(file=given[0], more=tuple(given[1:]))
+            if not any(isinstance(row, Mapping) for row in given):
+                raise DpzoError("data: is a list of neither paths nor dicts; give a path, several, or a list of dicts")
+        return cls(memory=InMemory(given))  # type: ignore[arg-type]  # which refuses anything else
 
     @property
     def data_folder(self) -> Path | None:
@@ -66,8 +75,10 @@ class DataSource:
         return None if self.folder is None else Path(self.folder).expanduser()
 
     @property
-    def places(self) -> tuple[str | Path, ...]:
-        """`file` and `more`."""
+    def places(self) -> tuple[str | Path | InMemory, ...]:
+        """`file` and `more`, or `memory`."""
+        if isinstance(self.memory, InMemory):
+            return (self.memory,)
         return self.more if self.file is None else (self.file, *self.more)
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +89,7 @@ class DataSource:
             "more": [_absolute(place) for place in self.more] if self.more else None,
             "split": self.split,
             "revision": self.revision,
+            "memory": None if self.memory is None else NOT_KEPT,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -88,6 +100,10 @@ class DataSource:
         return cls(
             **{**given, "folder": None if folder is None else Path(folder), "more": tuple(given.get("more", ()))}
         )
+
+
+Data = DataSource | str | Path | Sequence[str | Path] | Table
+"""Private records in any form: a path, several, a `DataSource`, a data frame, a `datasets.Dataset`, a list of dicts."""
 
 
 def _absolute(place: str | Path) -> str:
@@ -164,6 +180,18 @@ def write_local(folder: Path, source: DataSource, base: str) -> None:
     model = Path(base).expanduser()
     local = {"data": source.to_dict(), "base": str(model.resolve()) if model.is_dir() else None}
     write_durably(folder / LOCAL, yaml.safe_dump(local).encode())
+
+
+def source_again(run: Path, noted: DataSource, given: Data | None) -> DataSource:
+    """Where a run's records are now: as `given`, or as its local.yaml notes. DpzoError where no copy was kept."""
+    if given is not None:
+        return DataSource.of(given)
+    if noted.memory == NOT_KEPT:
+        raise DpzoError(
+            f"{run}: the run reads data from memory, of which no copy is kept; give the same data again from Python: "
+            f"dpzo.resume({str(run)!r}, data)"
+        )
+    return noted
 
 
 def read_local(folder: Path) -> tuple[DataSource, str | None]:
