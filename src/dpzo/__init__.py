@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from dpzo.config.solve import solve_plan
     from dpzo.errors import DpzoError
     from dpzo.privacy import NeighboringRelation, PrivacyPlan, PrivateChannel, Release
-    from dpzo.run.folders import resume
-    from dpzo.run.folders import train as finetune
+    from dpzo.run.finetune import finetune
     from dpzo.run.local import DataSource
-    from dpzo.run.modules import Settings, fit, replay
+    from dpzo.run.loop import Stopped
+    from dpzo.run.modules import Settings, fit
+    from dpzo.run.run import Run, load, replay, resume
     from dpzo.run.trained_model import evaluate, generate
 
 __version__ = "0.2.0"
@@ -29,16 +30,19 @@ _HOME = {
     "PrivacyPlan": "dpzo.privacy",
     "PrivateChannel": "dpzo.privacy",
     "Release": "dpzo.privacy",
+    "Run": "dpzo.run.run",
     "RunConfig": "dpzo.config.schema",
     "Settings": "dpzo.run.modules",
+    "Stopped": "dpzo.run.loop",
     "evaluate": "dpzo.run.trained_model",
-    "finetune": "dpzo.run.folders",
+    "finetune": "dpzo.run.finetune",
     "fit": "dpzo.run.modules",
     "generate": "dpzo.run.trained_model",
+    "load": "dpzo.run.run",
     "load_config": "dpzo.config.schema",
     "parse_config": "dpzo.config.schema",
-    "replay": "dpzo.run.modules",
-    "resume": "dpzo.run.folders",
+    "replay": "dpzo.run.run",
+    "resume": "dpzo.run.run",
     "solve_plan": "dpzo.config.solve",
 }
 
@@ -49,12 +53,15 @@ __all__ = [
     "PrivacyPlan",
     "PrivateChannel",
     "Release",
+    "Run",
     "RunConfig",
     "Settings",
+    "Stopped",
     "evaluate",
     "finetune",
     "fit",
     "generate",
+    "load",
     "load_config",
     "parse_config",
     "replay",
@@ -64,10 +71,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "train":
+        raise AttributeError("module 'dpzo' has no attribute 'train': use dpzo.finetune, or dpzo.fit for an nn.Module")
     if name not in _HOME:
         raise AttributeError(f"module 'dpzo' has no attribute {name!r}")
-    # `dpzo.run.loop` is the module of the loop, so its text-model entry goes by another name here.
-    return getattr(import_module(_HOME[name]), {"finetune": "train"}.get(name, name))
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

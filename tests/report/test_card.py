@@ -17,7 +17,7 @@ from dpzo.privacy import PrivacyPlan, Release
 from dpzo.privacy.accounting import support
 from dpzo.privacy.plan import relation_named
 from dpzo.report import build_card, render_markdown, write_card
-from dpzo.report.card import _round_up
+from dpzo.report.card import round_up
 from dpzo.run.journal import Journal, read
 from dpzo.run.loop import journal_header
 from dpzo.run.private_count import release_count
@@ -79,14 +79,14 @@ def test_the_claim_is_one_sentence_with_every_term(tmp_path: Path) -> None:
     assert (card["epsilon"], card["delta"]) == (plan.epsilon, 1e-5)
     claim = card["claim"]
     assert claim.count(". ") == 0
-    for part in (_round_up(plan.epsilon), "δ = 1e-05", "single record", "zero_out", "replaced by nothing"):
+    for part in (round_up(plan.epsilon), "δ = 1e-05", "single record", "zero_out", "replaced by nothing"):
         assert part in claim
     assert {a["verdict"] for a in card["assumptions"]} == {"pass", "assumed"}
 
 
 @given(epsilon=st.floats(min_value=1e-12, max_value=1e6))
 def test_a_shown_epsilon_is_never_below_the_true_one(epsilon: float) -> None:
-    shown = float(_round_up(epsilon))
+    shown = float(round_up(epsilon))
     assert epsilon <= shown <= epsilon + 1.01e-4
 
 

@@ -46,7 +46,7 @@ def root(
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
-Run = Annotated[Path, typer.Argument(help="A folder that dpzo train wrote.")]
+RunFolder = Annotated[Path, typer.Argument(help="A folder that dpzo train wrote.")]
 Base = Annotated[str | None, typer.Option(help="Where the base model lies now, if it moved.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Set a run in --output aside under a new name; its ε stays spent.")
@@ -89,11 +89,12 @@ def train(
 
         check_run(chosen, Path(data[0]) if data else None, data_dir, output, overwrite=overwrite)
         from dpzo.cli.screen import finished, teller, watching
-        from dpzo.run import folders as runs
+        from dpzo.run.finetune import finetune
+        from dpzo.run.local import DataSource
 
         if overwrite:
             set_aside(output, teller(quiet=as_json))
-        source = runs.DataSource(
+        source = DataSource(
             file=data[0] if data else None,
             folder=data_dir,
             more=tuple(data[1:]) if data else (),
@@ -101,32 +102,31 @@ def train(
             revision=data_revision,
         )
         with watching(quiet=as_json) as watch:
-            card = runs.train(chosen, source, output, watch=watch, tell=teller(quiet=as_json))
+            made = finetune(data=source, output=output, config=chosen, watch=watch, tell=teller(quiet=as_json))
+        card = made.card
     finished(card, output, as_json)
 
 
 @app.command(short_help="Resume an interrupted run.")
-def resume(run: Run, base: Base = None, as_json: Json = False) -> None:
+def resume(run: RunFolder, base: Base = None, as_json: Json = False) -> None:
     """Resume an interrupted run. A step in flight at a crash is redone with the same draw."""
     with ending_well(run, resumable=True):
         from dpzo.cli.screen import finished, nothing_left, teller, watching
-        from dpzo.run.finished import finished_card
+        from dpzo.run.run import Run
 
-        card = finished_card(run)
-        if card is not None:
-            nothing_left(card, run, as_json)
+        resumed = Run(run)
+        if resumed.is_finished:
+            nothing_left(resumed.card, run, as_json)
             return
         _check_base(base)
-        from dpzo.run import folders as runs
-
         with watching(quiet=as_json) as watch:
-            card = runs.resume(run, base=base, watch=watch, tell=teller(quiet=as_json))
+            card = resumed.resume(base=base, watch=watch, tell=teller(quiet=as_json)).card
     finished(card, run, as_json)
 
 
 @app.command(short_help="Rebuild a model from its journal, bit for bit.")
 def replay(
-    run: Run,
+    run: RunFolder,
     output: Annotated[Path, typer.Option(help="New folder for the rebuilt model.")],
     base: Base = None,
     as_json: Json = False,
@@ -138,16 +138,16 @@ def replay(
         check_output(output)
         _check_base(base)
         from dpzo.cli.screen import show_replay, watching
-        from dpzo.run import folders as runs
+        from dpzo.run.run import Run
 
         with watching(quiet=as_json) as watch:
-            rebuilt = runs.replay(run, output, base=base, watch=watch)
+            rebuilt = Run(run).replay(output, base=base, watch=watch)
     show_replay(rebuilt, as_json)
 
 
 @app.command(short_help="Score a finished run on other records.", cls=panelled({}))
 def evaluate(
-    run: Run,
+    run: RunFolder,
     data_is: Annotated[str, typer.Option(help="public, or private (then no ε covers the result).")],
     data: Annotated[str | None, typer.Option(help="File, folder or hub:NAME with the run's columns.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a saved data set or hub name; test by default.")] = None,
@@ -164,16 +164,16 @@ def evaluate(
         _check_base(base)
         from dpzo.cli.screen import show_score
         from dpzo.run.local import DataSource
-        from dpzo.run.trained_model import evaluate as evaluated
+        from dpzo.run.run import Run
 
         source = DataSource(file=data, folder=data_dir, split=split)
-        result = evaluated(run, source, data_is="private" if data_is == "private" else "public", base=base)
+        result = Run(run).evaluate(source, data_is="private" if data_is == "private" else "public", base=base)
     show_score(result, data_is == "private", as_json)
 
 
 @app.command(short_help="Generate text with a trained model.")
 def generate(
-    run: Run,
+    run: RunFolder,
     prompt: Annotated[list[str], typer.Option(help="What the model goes on from; repeatable.")],
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to say at most.")] = 50,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above, tokens are drawn.")] = 0.0,
@@ -189,10 +189,10 @@ def generate(
     with ending_well(None, resumable=False):
         _check_base(base)
         from dpzo.cli.screen import show_texts
-        from dpzo.run.trained_model import generate as generated
+        from dpzo.run.run import Run
 
-        said = generated(
-            run, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop, base=base
+        said = Run(run).generate(
+            prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop, base=base
         )
     show_texts(prompt, said, as_json)
 

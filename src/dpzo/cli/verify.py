@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 NOT_VERIFIED = 1
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
-Run = Annotated[Path, typer.Argument(help="A folder that dpzo train wrote.")]
+RunFolder = Annotated[Path, typer.Argument(help="A folder that dpzo train wrote.")]
 
 
 def verify(
-    run: Run,
+    run: RunFolder,
     base: Annotated[str | None, typer.Option(help="The base model's folder or hub name, if not the run's.")] = None,
     key: Annotated[Path | None, typer.Option(help="The signer's OpenSSH public key: a .pub file.")] = None,
     as_json: Json = False,
@@ -33,9 +33,9 @@ def verify(
 
         if base is not None:
             check_base(base)
-        from dpzo.verify import verify as checked
+        from dpzo.run.run import Run
 
-        report = checked(run, base=base, key=key, tell=teller(quiet=as_json))
+        report = Run(run).verify(base=base, key=key, tell=teller(quiet=as_json))
     if as_json:
         print_json(report.to_dict())
     else:
@@ -45,7 +45,7 @@ def verify(
 
 
 def sign(
-    run: Run,
+    run: RunFolder,
     key: Annotated[Path, typer.Option(help="An OpenSSH private key; ssh-keygen -t ed25519 makes one.")],
 ) -> None:
     """Sign journal, card and weights of a run by ssh-keygen: journal.sums and journal.sig beside the journal."""

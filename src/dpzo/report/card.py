@@ -178,14 +178,14 @@ def held_records(evaluation: Mapping[str, Any]) -> str:
 
 
 def _claim(plan: PrivacyPlan, epsilon: float, unit: str) -> str:
-    level = f"ε = {_round_up(epsilon)}" + (f", δ = {plan.delta!r}" if plan.delta > 0 else " (pure)")
+    level = f"ε = {round_up(epsilon)}" + (f", δ = {plan.delta!r}" if plan.delta > 0 else " (pure)")
     return (
         f"Whatever the run published (weights, journal and logs) is differentially private at {level} for every "
         f"{unit}, under the relation {plan.relation.value} ({RELATIONS[plan.relation]})."
     )
 
 
-def _round_up(epsilon: float) -> str:
+def round_up(epsilon: float) -> str:
     """Four decimals, never below the true value."""
     shown = f"{epsilon:.4f}"
     return shown if float(shown) >= epsilon else f"{epsilon + 0.5e-4:.4f}"
@@ -313,7 +313,7 @@ def render_markdown(card: Mapping[str, Any]) -> str:
 
 def _source(sampling: Mapping[str, Any]) -> str:
     cost = sampling["count_epsilon"]
-    return str(sampling["num_examples_source"]) + ("" if cost is None else f", for ε = {_round_up(cost)} of the above")
+    return str(sampling["num_examples_source"]) + ("" if cost is None else f", for ε = {round_up(cost)} of the above")
 
 
 def _in_losses(mechanism: Mapping[str, Any]) -> str:

@@ -147,6 +147,17 @@ def stored(trained: dict[str, torch.Tensor]) -> bytes:
     return safetensors.torch.save(trained, {"fingerprint": fingerprint_tensors(trained)})
 
 
+def stored_fingerprint(run: Path) -> str | None:
+    """The hash of the trained weights that the folder holds; None where it holds none. DpzoError for a broken file."""
+    path = run / WEIGHTS
+    if not path.is_file():
+        return None
+    try:
+        return fingerprint_tensors(safetensors.torch.load_file(path))
+    except (OSError, safetensors.SafetensorError):
+        raise DpzoError(f"{path}: damaged; dpzo.fit writes it anew") from None
+
+
 def replay(model: nn.Module, run: str | Path) -> str:
     """Rebuild θ_T in `model` (which must hold θ_0) from a run's journal alone; returns the trained weights' hash.
 

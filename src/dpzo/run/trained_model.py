@@ -1,8 +1,9 @@
-"""The model of a finished run: score it on other records, or let it say what follows a prompt."""
+"""The model of a finished run: score it on other records, or generate text with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,40 +14,97 @@ from dpzo.forecast.parts import storage_of
 from dpzo.models import LoadedModel, isolated_shapes, load_saved
 from dpzo.models.generation import chat_prompts
 from dpzo.models.generation import generate as continue_prompts
+from dpzo.models.sources import find_source, has_tokenizer, load_tokenizer
 from dpzo.report import record_private_use, write_card
 from dpzo.report.private_uses import EVALUATION
 from dpzo.run.build import Subject, row_shape, task_of
 from dpzo.run.header import check_header
 from dpzo.run.journal import read
-from dpzo.run.local import DataSource, as_folder, found_base, naming_base, records_of
+from dpzo.run.local import Data, DataSource, as_folder, found_base, naming_base, records_of
 from dpzo.run.output import claimed
 from dpzo.run.scoring import score
 
 MODEL, FINISHED = "model", "trained.json"
+DataIs = Literal["public", "private"]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The model of a finished run, loaded for use, with what the run's config declares."""
+
+    run: Path
+    config: RunConfig
+    task: Task
+    loaded: LoadedModel
+
+    def evaluate(
+        self, data: Data, split: Literal["dev", "test"] = "test", *, data_is: DataIs = "private"
+    ) -> dict[str, Any]:
+        """As `evaluate`, without loading the model again."""
+        _require_data_is(data_is)
+        source = DataSource.of(data)
+        if data_is == "private":
+            note_private_use(self.run, EVALUATION)
+        shape = row_shape(self.config, self.task, self.loaded)
+        shapes = isolated_shapes(self.loaded, shape, self.config.training.microbatch_size)
+        records = records_of(self.config, self.task, source, split)
+        return score(Subject(self.config, self.task, self.loaded, shapes), records)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_new_tokens: int = 50,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: str | None = None,
+    ) -> tuple[str, ...]:
+        """As `generate`, without loading the model again."""
+        given = [prompts] if isinstance(prompts, str) else list(prompts)
+        return continue_prompts(
+            self.loaded,
+            chat_prompts(self.loaded.tokenizer, given) if self.config.data.kind == "chat" else given,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            stop=self.task.stop if stop is None else stop,
+        )
 
 
 def evaluate(
     run: str | Path,
-    source: DataSource | str | Path | Sequence[str | Path],
+    data: Data,
     split: Literal["dev", "test"] = "test",
     *,
-    data_is: Literal["public", "private"] = "private",
+    data_is: DataIs = "private",
     base: str | Path | None = None,
 ) -> dict[str, Any]:
-    """The task's metric of a finished run's model on other records, as `dpzo.run.scoring.score` gives it.
+    """Score a finished run's model on other records.
 
     On private records no ε covers the result; that such an evaluation was made, and nothing of it, is recorded in the
-    run's folder first, and the card states it. Records are private unless `data_is` says otherwise. A completion task
-    with a metric of texts generates them.
+    run's folder first, and the card states it. A completion task with a metric of texts generates them.
+
+    Args:
+        run: The run's folder.
+        data: Records with the run's columns, in any form that `dpzo.finetune` takes.
+        split: The split of a built-in task's folder or of a saved data set, where `data` names none.
+        data_is: "public" or "private"; records are private unless this says otherwise.
+        base: Where the base model lies now, if it moved.
+
+    Returns:
+        `metric`, its `value`, the 95 % `interval` of resampled test sets, and `others`: further metrics.
+
+    Raises:
+        DpzoError: for an unfinished run, and for records that cannot be read.
+
+    Example:
+        ```python
+        accuracy = dpzo.evaluate("run", "public_test.csv", data_is="public")["value"]
+        ```
     """
-    if data_is not in ("public", "private"):
-        raise DpzoError("data_is: must be public or private")
-    source, run = DataSource.of(source), as_folder(run, "run")
-    config, task, loaded = _finished_model(run, base)
-    if data_is == "private":
-        note_private_use(run, EVALUATION)
-    shapes = isolated_shapes(loaded, row_shape(config, task, loaded), config.training.microbatch_size)
-    return score(Subject(config, task, loaded, shapes), records_of(config, task, source, split))
+    _require_data_is(data_is)
+    source = DataSource.of(data)
+    return load_trained(run, base).evaluate(source, split, data_is=data_is)
 
 
 def note_private_use(run: Path, kind: str) -> None:
@@ -66,22 +124,59 @@ def generate(
     stop: str | None = None,
     base: str | Path | None = None,
 ) -> tuple[str, ...]:
-    """What a finished run's causal model says after each prompt.
+    """Generate text with a finished run's causal model.
 
-    A run of `--kind chat` reads a prompt as the user's turn, in the tokenizer's chat template; in any other run a
-    prompt stands as it is. `stop` defaults to the task's. Errors: as `dpzo.models.generation.generate`, and
-    DpzoError for an unfinished run.
+    A run of chats reads a prompt as the user's turn, in the tokenizer's chat template; in any other run a prompt stands
+    as it is.
+
+    Args:
+        run: The run's folder.
+        prompts: One prompt, or several.
+        max_new_tokens: Most tokens that are generated for a prompt.
+        temperature: 0 takes the most probable token; above 0, tokens are drawn.
+        seed: Public seed of the draws.
+        stop: Text before which the answer ends; by default the task's.
+        base: Where the base model lies now, if it moved.
+
+    Returns:
+        The generated texts, one a prompt, without the prompts.
+
+    Raises:
+        DpzoError: for an unfinished run, a model that is not causal, and as `dpzo.models.generation.generate`.
+
+    Example:
+        ```python
+        (answer,) = dpzo.generate("run", "Dear customer,", max_new_tokens=20)
+        ```
     """
-    config, task, loaded = _finished_model(as_folder(run, "run"), base)
-    given = [prompts] if isinstance(prompts, str) else list(prompts)
-    return continue_prompts(
-        loaded,
-        chat_prompts(loaded.tokenizer, given) if config.data.kind == "chat" else given,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        stop=task.stop if stop is None else stop,
+    return load_trained(run, base).generate(
+        prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop
     )
+
+
+def load_trained(run: str | Path, base: str | Path | None = None) -> TrainedModel:
+    """Load the model of a finished run; `base`: where the base model lies now. DpzoError for an unfinished run."""
+    run = as_folder(run, "run")
+    return TrainedModel(run, *_finished_model(run, base))
+
+
+def load_trained_tokenizer(run: Path, base: str | Path | None = None) -> Any:
+    """The tokenizer of a finished run's model, without its weights. DpzoError for an unfinished run."""
+    _require_finished(run)
+    folder = run / MODEL
+    if not has_tokenizer(folder):
+        return load_trained(run, base).loaded.tokenizer
+    return load_tokenizer(str(folder), find_source(str(folder), None, with_model=False))
+
+
+def _require_finished(run: Path) -> None:
+    if not (run / MODEL / FINISHED).is_file():
+        raise DpzoError(f"{run}: the run is not finished; dpzo resume it first")
+
+
+def _require_data_is(data_is: str) -> None:
+    if data_is not in ("public", "private"):
+        raise DpzoError("data_is: must be public or private")
 
 
 def _finished_model(run: Path, base: str | Path | None) -> tuple[RunConfig, Task, LoadedModel]:
@@ -89,8 +184,7 @@ def _finished_model(run: Path, base: str | Path | None) -> tuple[RunConfig, Task
     check_header(transcript.header)
     config = parse_config(transcript.header["config"])
     task = task_of(config)
-    if not (run / MODEL / FINISHED).is_file():
-        raise DpzoError(f"{run}: the run is not finished; dpzo resume it first")
+    _require_finished(run)
     num_labels = None if task.labels is None else len(task.labels)
     elsewhere = found_base(run, config.model.name, None if base is None else str(base))
     with naming_base(elsewhere):
