@@ -602,9 +602,9 @@ def test_every_entry_of_python_takes_texts_for_paths(
     tree, data, run = full.config.model_dump(mode="json"), str(full.data), str(tmp_path / "run")
     monkeypatch.chdir(Path(full.config.model.name).parent)
     tree["model"]["name"] = f"./{Path(full.config.model.name).name}"
-    card = dpzo.finetune(tree, data, run, nonprivate_randomness=linear.Noise)
+    card = dpzo.finetune(data=data, config=tree, output=run, nonprivate_randomness=linear.Noise).card
     monkeypatch.chdir(tmp_path)  # a relative name is found from anywhere
-    assert dpzo.resume(run, nonprivate_randomness=linear.Noise) == card
+    assert dpzo.resume(run, nonprivate_randomness=linear.Noise).card == card
     assert dpzo.evaluate(run, data)["metric"] == "loss"
     assert len(dpzo.generate(run, "once", max_new_tokens=2)) == 1
     assert runs.replay(run, str(tmp_path / "rebuilt")).equals_run is True

@@ -55,7 +55,7 @@ def test_it_learns_and_a_replay_has_the_same_bits(tmp_path: Path) -> None:
     assert card["epsilon"] == plan().epsilon
     assert card["mechanism"]["loss_difference_clip"] == pytest.approx(2 * SETTINGS.smoothing * 8.0)
     rebuilt = model()
-    dpzo.replay(rebuilt, tmp_path / "run")
+    dpzo.replay(tmp_path / "run", rebuilt)
     assert torch.equal(rebuilt.weight, trained.weight)
     assert torch.equal(rebuilt.bias, trained.bias)
 
@@ -78,7 +78,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     card = dpzo.fit(trained, loss, {"x": X, "y": Y}, plan=plan(), settings=SETTINGS, output=run)
     assert card["steps"] == {**card["steps"], "spent": 60, "burnt": 0}
     rebuilt = model()
-    dpzo.replay(rebuilt, run)
+    dpzo.replay(run, rebuilt)
     assert torch.equal(rebuilt.weight, trained.weight)
 
 
@@ -88,7 +88,7 @@ def test_another_start_is_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         other.bias.fill_(1.0)
     with pytest.raises(DpzoError, match="base"):
-        dpzo.replay(other, tmp_path / "run")
+        dpzo.replay(tmp_path / "run", other)
 
 
 def test_rows_that_feel_their_neighbours_are_refused(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_free_options_replay_and_keep_the_plan(tmp_path: Path, options: dict[str
     card = dpzo.fit(trained, loss, {"x": X, "y": Y}, plan=plan(20), settings=settings, output=tmp_path / "run")
     assert card["epsilon"] == plan(20).epsilon
     rebuilt = model()
-    dpzo.replay(rebuilt, tmp_path / "run")
+    dpzo.replay(tmp_path / "run", rebuilt)
     assert torch.equal(rebuilt.weight, trained.weight)
     plain = model()
     dpzo.fit(plain, loss, {"x": X, "y": Y}, plan=plan(20), settings=SETTINGS, output=tmp_path / "plain")
@@ -355,7 +355,7 @@ def test_frozen_parameters_are_neither_trained_nor_published(tmp_path: Path) -> 
     assert all(torch.equal(now[name], before) for name, before in frozen.items())
     assert load_file(run / "trained.safetensors").keys() == {"head.weight", "head.bias"}
     rebuilt = Two()
-    dpzo.replay(rebuilt, run)
+    dpzo.replay(run, rebuilt)
     assert torch.equal(rebuilt.head.weight, module.head.weight)
     dpzo.fit(module, loss, SMALL, plan=small(), settings=FEW, output=tmp_path / "more")  # the same ones again
     assert load_file(tmp_path / "more" / "trained.safetensors").keys() == {"head.weight", "head.bias"}
