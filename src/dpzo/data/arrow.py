@@ -141,6 +141,10 @@ def _class_names(metadata: Any) -> dict[str, tuple[str, ...]]:
 def rows_of_batches(
     path: Path, what: str, classes: Mapping[str, tuple[str, ...]], read: Callable[[], Iterator[Any]]
 ) -> Iterator[Row]:
+    """Yield (record number from 1, {column: value}) of the Arrow batches that `read` gives.
+
+    `what` the source should be is named in errors; `classes`: column → the names for which its numbers stand.
+    """
     number = 0
     try:
         for batch in read():
