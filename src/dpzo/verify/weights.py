@@ -114,7 +114,7 @@ def check_module(run: Path, transcript: Transcript, module: nn.Module | None) ->
     """The same for a run of `dpzo.fit`: `module` holds θ_0 and, afterwards, θ_T."""
     yield from ()
     if module is None:
-        how = "the model was given in Python: verify(run, module=…) rebuilds it"
+        how = "the model was given in Python: dpzo.load(run).verify(module=…) rebuilds it"
         yield from (inapplicable(name, how) for name in NAMES)
         return
     try:
