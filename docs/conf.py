@@ -59,11 +59,18 @@ def plain(text: str) -> str:
 
 
 def docstring_as_rst(app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]) -> None:
-    """Translate a docstring in place: code spans, and an empty line around lists and examples."""
+    """Translate a docstring in place: code spans, fences, and an empty line around lists and examples."""
     found: list[str] = []
-    example = False
+    example = fenced = False
     for line in lines:
         begins = line.lstrip()
+        if fenced or begins.startswith("```"):
+            indent = line[: len(line) - len(begins)]
+            ends = begins.startswith("```")
+            found += ["", f"{indent}.. code-block:: {begins[3:]}", ""] if ends and not fenced else []
+            found.append("" if ends else f"   {line}")
+            fenced = fenced != ends
+            continue
         was, example = example, begins.startswith(">>>") or (example and begins != "")
         if example:
             if not was and found and found[-1].strip():

@@ -44,8 +44,9 @@ def finetune(
 ) -> Run:
     """Fine-tune a language model on private data, as `dpzo train` does.
 
-    For any other `nn.Module` use `dpzo.fit`. Data that is held in memory is read in place: no copy of it is left on
-    disk, and to resume the run it has to be given again.
+    What the run publishes (weights, journal, card) is (ε, δ)-differentially private for every privacy unit, under the
+    assumptions that its card lists. Data that is held in memory is read in place: no copy of it is left on disk, and to
+    resume the run it has to be given again. For any other `nn.Module` use `dpzo.fit`.
 
     Args:
         model: A Hugging Face name, or the folder of a model.

@@ -1,4 +1,4 @@
-"""Private fine-tuning of any `nn.Module` with a per-example loss: the same door, without a tokenizer.
+"""Private fine-tuning of any `nn.Module` with a per-example loss: the same channel, without a tokenizer.
 
 `fit` trains in place and leaves a run folder (journal, plan, card, trained weights); `replay` rebuilds the weights
 from the journal. Text models have a richer entry in `dpzo.run.folders`, which the command line uses.
@@ -100,21 +100,39 @@ def fit(
     observe: Callable[[Release | None], None] = lambda release: None,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
-    """Train `model` privately, in place; returns the privacy card. A folder that holds this run is resumed.
+    """Train any `nn.Module` privately, in place, with a per-example loss.
 
-    - `examples`: name → tensor with one row a unit, (N, …), or any form that `examples.read_examples` reads: arrays,
-      a list of dicts, a pair (x, y), a Dataset, a DataLoader, a DataFrame.
-    - `loss(model, batch)` → (m,) losses of a batch of rows of a fixed size m = `settings.microbatch_size`, each a
-      function of the weights and of its own row alone. The last batch is filled with zero rows. A row for which it
-      raises an exception counts 0; nothing is said, since it would be said of a private row.
-    - Parameters with `requires_grad=False` are neither trained nor published. Afterwards no parameter has it set; a
-      further `fit` of the same model trains the same ones.
-    - `public_examples`: a few rows of the same form that may be seen, to check at start-up that a row's loss does not
-      depend on its neighbours. Without them synthetic rows are made (normal floats, 0/1 integers).
-    - Guarantee: (plan.epsilon, plan.delta) for what the run publishes, under the card's assumptions; that rows are
-      isolated is one of them, since the loss is not one of dpzo's.
+    What the run publishes is (plan.epsilon, plan.delta)-differentially private for every unit, under the assumptions
+    that its card lists. That rows are isolated is one of them, since the loss is not one of dpzo's.
 
-    Raises DpzoError for whatever the caller can mend, `train.Stopped` after Ctrl-C or SIGTERM.
+    Args:
+        model: The module at its start. Parameters with `requires_grad=False` are neither trained nor published.
+            Afterwards no parameter has it set; a further `fit` of the same model trains the same ones.
+        loss: `loss(model, batch)` gives (m,) losses of a batch of m = `settings.microbatch_size` rows, each a function
+            of the weights and of its own row alone. The last batch is filled with zero rows. A row for which it raises
+            an exception counts 0; nothing is said, since it would be said of a private row.
+        examples: The private examples, one row a unit: a dict of tensors, arrays or lists; a list of dicts or of pairs;
+            a pair (x, y); a `Dataset` with a length; a `DataLoader`; a `datasets.Dataset`; or a pandas DataFrame.
+        plan: The privacy plan, as `dpzo.solve_plan` gives it.
+        settings: The public choices of the run.
+        output: A new folder, or the folder of this run, which is then resumed.
+        public_examples: Rows of the same form that may be seen, to check at the start that a row's loss does not depend
+            on its neighbours. Without them synthetic rows are made (normal floats, 0/1 integers).
+        observe: Called with each release; with None for a burnt step.
+        nonprivate_randomness: For tests; such a run claims no guarantee.
+
+    Returns:
+        The privacy card. `dpzo.load(output)` opens the run.
+
+    Raises:
+        DpzoError: for whatever the caller can mend, a loss whose rows are not isolated among it.
+        dpzo.Stopped: after Ctrl-C or SIGTERM; the same call resumes the run.
+
+    Example:
+        ```python
+        plan = dpzo.solve_plan(num_examples=400, expected_batch_size=100, steps=50, delta=1e-5, epsilon=4)
+        card = dpzo.fit(model, loss, {"x": x, "y": y}, plan=plan, settings=dpzo.Settings(0.05), output="run")
+        ```
     """
     _require_types(model, loss, plan, settings, output)
     folder, floats = Path(output), _float_dtype(model)
