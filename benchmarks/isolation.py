@@ -370,9 +370,10 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += [
         "",
-        "Unsound cases by shape (a head's: records × classes), the largest difference between two losses of one",
+        "The next table lists unsound cases by shape (for a head: records × classes), the largest difference between "
+        "two losses of one\nrecord, and the number of records per pass that the start-up check chose instead:",
+        "",
     ]
-    lines += ["record, and what start-up chose instead:", ""]
     lines += ["| part | shape | threads | cases | unsound | largest, nats | instead |", "|---|---|---|---|---|---|---|"]
     for part, size, width, threads in dict.fromkeys(
         (row["part"], row["records"], row["width"], row["threads"]) for row in rows if row["changed"]
