@@ -16,8 +16,8 @@ fuzz: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/at_length.py
 
 lint: install
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs/conf.py docs/_extensions
+	$(BIN)/ruff check src tests benchmarks docs examples
+	$(BIN)/ruff format --check src tests benchmarks docs/conf.py docs/_extensions examples/*.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
