@@ -11,9 +11,7 @@ import dpzo
 DATA = Path(__file__).parent / "data"
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument(
-    "--model", required=True, help="a causal chat model: a folder or a Hugging Face name"
-)
+parser.add_argument("--model", required=True, help="a causal chat model: a folder or a Hugging Face name")
 parser.add_argument("--data", default=DATA / "chats.jsonl", help="chats: one JSON object with messages per line")
 parser.add_argument("--epsilon", type=float, default=8.0)
 parser.add_argument("--steps", type=int, help="default: 200")
