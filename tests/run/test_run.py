@@ -622,3 +622,13 @@ def test_the_journal_of_a_loaded_run_is_verified(made: Made, tmp_path: Path) -> 
     with pytest.raises(DpzoError, match="line 2"):
         dpzo.load(folder)
     assert read(made.run.path).num_steps == STEPS
+
+
+@pytest.mark.parametrize("name", ["full", "head", "lora", "module", "private-count", "table"])
+def test_a_run_of_an_older_version_is_loaded(name: str) -> None:
+    run = dpzo.load(Path(__file__).resolve().parents[1] / "fixtures" / name)
+    assert run.card["claim"] == json.loads((run.path / "privacy_card.json").read_text())["claim"]
+    assert len(run.releases()) == run.plan.steps == run.card["steps"]["spent"]
+    assert run.card["claim"].split(" (")[0] in run._repr_html_()
+    if name != "module":
+        assert run.config.privacy.delta == run.plan.delta

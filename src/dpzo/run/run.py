@@ -84,7 +84,7 @@ class Run:
         """Whether all steps are made and the model and the card are saved: nothing is left to resume."""
         transcript = read(self.path) if (self.path / modules.WEIGHTS).is_file() else None
         if transcript is not None and "settings" in transcript.header:
-            return transcript.num_steps >= transcript.header["plan"]["steps"]
+            return transcript.num_steps >= int(transcript.header["plan"]["steps"])
         return finished_card(self.path) is not None
 
     def releases(self) -> list[dict[str, Any]]:
