@@ -448,7 +448,7 @@ def test_options_and_configs_of_every_form_say_the_same(tmp_path: Path) -> None:
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a misspelt keyword": ({"epsilom": 2}, "^epsilom: no such option of dpzo.finetune; did you mean epsilon"),
     "a name of no field": ({"name": "m"}, "^name: no such option"),
-    "something else": ({"zqj": 2}, "zqj: no such option of dpzo.finetune; docs/defaults.md"),
+    "something else": ({"zqj": 2}, "zqj: no such option of dpzo.finetune; docs/configuration.md"),
     "a bad value": ({"steps": -1, "delta": 1e-5}, "steps.*greater than or equal to 1"),
     "a config that is none": ({"config": 3}, "config: is a int; give a RunConfig, a mapping"),
     "a group that is none": ({"config": {"privacy": 3}}, "config: privacy is a int; give a mapping of its fields"),

@@ -154,7 +154,7 @@ def _field(keyword: str) -> str:
     if fields:
         raise DpzoError(f"{keyword}: names {' and '.join(fields)}; give it as config={{{fields[0]!r}: …}}")
     near = get_close_matches(keyword, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "docs/defaults.md and dpzo train --help list the options"
+    hint = f"did you mean {near[0]}?" if near else "docs/configuration.md lists the options"
     raise DpzoError(f"{keyword}: no such option of dpzo.finetune; {hint}")
 
 
