@@ -36,7 +36,7 @@ def secrets() -> ModuleType:
     """tests/run/test_secrets.py: its scanner, its scratch home for processes, its words."""
     name = "dpzo_tests_secrets"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, TESTS / "test_secrets.py")
+        spec = importlib.util.spec_from_file_location(name, TESTS / "run" / "test_secrets.py")
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
