@@ -52,6 +52,12 @@ def linear() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def secrets() -> ModuleType:
+    """tests/run/test_secrets.py: its scanner, its scratch home for processes, its words."""
+    return _module("dpzo_tests_secrets", HERE / "run" / "test_secrets.py")
+
+
+@pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT of two layers with a byte-level tokenizer, saved to a folder."""
     return _module("dpzo_tests_tiny", HERE / "doubles" / "tiny.py").save_bert(tmp_path_factory.mktemp("tiny-bert"))
