@@ -15,17 +15,17 @@ from dpzo.audit import attacks
 from dpzo.audit.attacks import log_density
 from dpzo.audit.draws import channel_scores, mechanism_scores, processes, shipped, through_channels, whole_run
 from dpzo.audit.known_seed import generators_put_back, seed_public_generators
+from dpzo.noise.table import LatticeNoise
+from dpzo.noise.tabled import Tabled
 from dpzo.privacy import (
     FullBatch,
     Gaussian,
     Laplace,
-    LatticeNoise,
     Mechanism,
     NeighboringRelation,
     PoissonSampling,
     PrivacyPlan,
     PrivateChannel,
-    Tabled,
 )
 
 MakePlan = Callable[..., PrivacyPlan]

@@ -22,8 +22,8 @@ from dpzo.privacy import (
     NeighboringRelation,
     PoissonSampling,
     PrivacyPlan,
-    accounting,
 )
+from dpzo.privacy.accounting import curves
 from dpzo.privacy.accounting.closed_form import gaussian_epsilon
 
 MakePlan = Callable[..., PrivacyPlan]
@@ -118,4 +118,4 @@ def test_a_row_spread_over_coordinates_shows_less_than_one_in_one(scale: float, 
     spread, one = ComposedEvent(LaplaceEvent(scale * width), width), ComposedEvent(LaplaceEvent(scale), 1)
     relation = NeighboringRelation.ZERO_OUT
     for epsilon in np.linspace(0.0, 0.98 / scale, 12):
-        assert accounting.delta(spread, float(epsilon), relation) < accounting.delta(one, float(epsilon), relation)
+        assert curves.delta(spread, float(epsilon), relation) < curves.delta(one, float(epsilon), relation)

@@ -22,16 +22,16 @@ from dpzo.audit.noise_checks import check_entropy, check_independence, check_law
 from dpzo.audit.noise_law import NoiseLaw, sum_beyond
 from dpzo.audit.observed import Observed
 from dpzo.audit.tally import Tally
+from dpzo.noise.table import LatticeNoise
+from dpzo.noise.tabled import Tabled
 from dpzo.privacy import (
     Gaussian,
     Laplace,
-    LatticeNoise,
     NeighboringRelation,
     PoissonSampling,
     PrivacyPlan,
     PrivateChannel,
     SecretRandom,
-    Tabled,
     clip_rows,
     lattice,
 )

@@ -14,7 +14,9 @@ import pytest
 from dpzo.audit import AuditReport, audit_mechanism, joint, mechanism
 from dpzo.config.solve import solve_plan
 from dpzo.errors import DpzoError
-from dpzo.privacy import Gaussian, Laplace, LatticeNoise, NeighboringRelation, PrivacyPlan, Tabled
+from dpzo.noise.table import LatticeNoise
+from dpzo.noise.tabled import Tabled
+from dpzo.privacy import Gaussian, Laplace, NeighboringRelation, PrivacyPlan
 
 MakePlan = Callable[..., PrivacyPlan]
 CERTAIN, EVEN = 1 - 1e-9, 0.5

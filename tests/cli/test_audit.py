@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dpzo.audit.plans import plan_of
+from dpzo.config.solve import plan_summary
 from dpzo.errors import DpzoError
 from dpzo.privacy import FullBatch, Gaussian, PrivacyPlan
 from dpzo.run.journal import Journal
@@ -30,7 +31,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def plan_file(tmp_path: Path) -> Path:
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps(PLAN.summary()))
+    path.write_text(json.dumps(plan_summary(PLAN)))
     return path
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import dpzo
+from dpzo.audit.code_size import CLOSURE_LIMIT, CORE, CORE_LIMIT, WHOLE_LIMIT, closure
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(dpzo.__file__).resolve().parent
@@ -17,26 +16,13 @@ PAGE = (ROOT / "docs" / "auditing_the_code.md").read_text(encoding="utf-8")
 NAMING = ("auditing_the_code.md", "guarantees.md", "threat_model.md", "pitfalls.md", "extending.md", "index.md")
 
 
-@pytest.fixture(scope="module")
-def core_size() -> ModuleType:
-    """The counter of tests/architecture: one definition of a line of code."""
-    path = ROOT / "tests" / "architecture" / "test_core_size.py"
-    spec = importlib.util.spec_from_file_location("dpzo_tests_core_size", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_counts_are_those_of_the_files(core_size: ModuleType) -> None:
+def test_the_counts_are_those_of_the_files() -> None:
     told = {name: int(lines) for name, lines in re.findall(r"^\| \d \| `(\w+)\.py` \| (\d+) \|", PAGE, re.MULTILINE)}
-    counted = {
-        name: core_size.code_lines((SOURCE / "privacy" / f"{name}.py").read_text(encoding="utf-8"))
-        for name in core_size.CORE
-    }
-    assert told == counted
-    assert f"the limit is {core_size.LIMIT} together" in PAGE
+    counted = closure(accounting=True)
+    assert told == {name.rpartition(".")[2]: counted[name] for name in CORE}
+    assert f"the limit is {CORE_LIMIT} together" in PAGE
+    assert f"at\nmost {CLOSURE_LIMIT} lines" in PAGE
+    assert f"at most {WHOLE_LIMIT:,} with the accounting" in PAGE
 
 
 @pytest.mark.parametrize("name", NAMING)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from dpzo.audit.plans import plan_of
 from dpzo.config.schema import DataConfig, dump_config, load_config, parse_config
+from dpzo.config.solve import plan_summary
 from dpzo.data import own_chat, read_records
 from dpzo.data.tasks import own_classification, own_completion, read_task_file
 from dpzo.data.tasks.readers import READERS
@@ -404,7 +405,7 @@ def _stranger(folder: Path) -> Path:
     header |= {"update": {"rule": "sgd"}, "parameters": [["weight", [2, 1], "float32"]]}
     header |= {"lattice_unit": grid.unit, "lattice_bits": grid.bits, "lattice_bound": grid.bound}
     run_folder(folder, header, 2**grid.bits)
-    (folder / "plan.json").write_text(json.dumps(plan.summary(), indent=2) + "\n")
+    (folder / "plan.json").write_text(json.dumps(plan_summary(plan), indent=2) + "\n")
     write_card(folder, read(folder))
     sums = "".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in shipped(folder))
     (folder / "journal.sums").write_text(sums)

@@ -13,7 +13,7 @@ import pytest
 
 from dpzo.noise import families
 from dpzo.noise.search.parametric import Task, calibrated
-from dpzo.privacy import accounting
+from dpzo.privacy.accounting import calibrate
 from dpzo.privacy.events import ComposedEvent, GaussianEvent, NeighboringRelation, PoissonSampledEvent
 
 FEW = Fraction(2048, 67350)
@@ -26,7 +26,7 @@ def sigma(task: Task) -> float:
             one if task.sampling_prob == 1.0 else PoissonSampledEvent(task.sampling_prob, one), task.steps
         )
 
-    return accounting.calibrate.noise(event, task.epsilon, task.delta, NeighboringRelation.ZERO_OUT)
+    return calibrate.noise(event, task.epsilon, task.delta, NeighboringRelation.ZERO_OUT)
 
 
 @pytest.mark.parametrize(

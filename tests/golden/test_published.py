@@ -16,7 +16,7 @@ from scipy import stats
 from dpzo.config.solve import solve_plan
 from dpzo.experiments.recipes import conversions, theory
 from dpzo.privacy import FullBatch, Gaussian, NeighboringRelation, PoissonSampling, PrivacyPlan, accounting
-from dpzo.privacy.accounting import closed_form
+from dpzo.privacy.accounting import closed_form, second_opinion
 from dpzo.privacy.accounting.query import flatten
 from dpzo.privacy.accounting.renyi import curve
 from dpzo.privacy.events import ComposedEvent, GaussianEvent, PoissonSampledEvent
@@ -140,8 +140,8 @@ SETTINGS = {
 def test_dpzero_multipliers_by_rdp_and_by_pld(name: str, epsilon: float) -> None:
     q, steps, rows = SETTINGS[name]
     by_rdp, by_pld = rows[epsilon]
-    assert closed_form.rdp_epsilon(event(q, steps, by_rdp * 1.003), DELTA, ZERO_OUT) <= epsilon
-    assert closed_form.rdp_epsilon(event(q, steps, by_rdp * 0.997), DELTA, ZERO_OUT) > epsilon
+    assert second_opinion.rdp_epsilon(event(q, steps, by_rdp * 1.003), DELTA, ZERO_OUT) <= epsilon
+    assert second_opinion.rdp_epsilon(event(q, steps, by_rdp * 0.997), DELTA, ZERO_OUT) > epsilon
     assert accounting.epsilon(event(q, steps, by_pld * 1.002), DELTA, ZERO_OUT) <= epsilon
     assert accounting.epsilon(event(q, steps, by_pld * 0.998), DELTA, ZERO_OUT) > epsilon
 
@@ -160,7 +160,7 @@ def test_dpzero_on_trec_as_it_ran() -> None:
     short = steps // 42
     assert 22 / 64 == 0.34375
     for multiplier, nominal, true_q, ragged in ((4.5511, 2.0, 2.36, 2.37), (1.8467, 6.0, 7.143, 7.87)):
-        alone = closed_form.rdp_epsilon(event(q, steps, multiplier), DELTA, ZERO_OUT)
+        alone = second_opinion.rdp_epsilon(event(q, steps, multiplier), DELTA, ZERO_OUT)
         assert alone == pytest.approx(true_q, rel=0.005)
         orders, whole = curve(flatten(event(q, 1, multiplier)), ZERO_OUT)
         same_orders, torn = curve(flatten(event(22 / 2646, 1, 0.34375 * multiplier)), ZERO_OUT)
@@ -206,8 +206,8 @@ AGGZO = [
 def test_dp_aggzo_multipliers_by_rdp_and_by_pld(steps: int, epsilon: float, by_rdp: float, by_pld: float) -> None:
     """5 % of ε pays for a private N in its runs: the rows at 0.95·ε."""
     q = 64 / 1536
-    assert closed_form.rdp_epsilon(event(q, steps, by_rdp * 1.003), DELTA, ZERO_OUT) <= epsilon
-    assert closed_form.rdp_epsilon(event(q, steps, by_rdp * 0.997), DELTA, ZERO_OUT) > epsilon
+    assert second_opinion.rdp_epsilon(event(q, steps, by_rdp * 1.003), DELTA, ZERO_OUT) <= epsilon
+    assert second_opinion.rdp_epsilon(event(q, steps, by_rdp * 0.997), DELTA, ZERO_OUT) > epsilon
     assert accounting.epsilon(event(q, steps, by_pld * 1.002), DELTA, ZERO_OUT) <= epsilon
     assert accounting.epsilon(event(q, steps, by_pld * 0.998), DELTA, ZERO_OUT) > epsilon
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dpzo.noise.families import laplace
+from dpzo.noise.tabled import Tabled
 from dpzo.noise.tabulate import table
 from dpzo.privacy import (
     FullBatch,
@@ -22,7 +23,6 @@ from dpzo.privacy import (
     PrivacyPlan,
     PrivateChannel,
     Sampler,
-    Tabled,
     channel,
     mechanisms,
 )

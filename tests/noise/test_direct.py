@@ -80,5 +80,5 @@ def test_pure_noise_stays_within_its_pure_epsilon() -> None:
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, 1e-120, math.nan])
 def test_a_delta_out_of_range_is_refused(delta: float) -> None:
-    with pytest.raises(DpzoError, match="--delta"):
+    with pytest.raises(DpzoError, match="`delta`"):
         certified_epsilon(families.laplace(1.0).shape(4), delta)

@@ -118,7 +118,7 @@ def test_truncated_laplace_keeps_its_promise() -> None:
 
 def test_a_family_too_wide_for_a_table_is_sent_to_gaussian() -> None:
     for family in (families.laplace(1e4), families.Huber(1e4, 1.0), families.TruncatedLaplace(1.0, 1e6)):
-        with pytest.raises(DpzoError, match="--mechanism gaussian"):
+        with pytest.raises(DpzoError, match="`mechanism` gaussian"):
             family.shape()
     with pytest.raises(DpzoError, match="at least 1 cell"):
         families.laplace(1.0).shape(0)

@@ -262,8 +262,8 @@ def test_a_mixture_composes_to_its_scalar_truth() -> None:
     ("arguments", "words"),
     [
         ({"delta": 1e-120}, "least that the arithmetic certifies"),
-        ({"delta": 1.0}, "--delta"),
-        ({"delta": math.nan}, "--delta"),
+        ({"delta": 1.0}, "`delta`"),
+        ({"delta": math.nan}, "`delta`"),
         ({"delta": 1e-5, "sampling_prob": 0.0}, "sampling probability"),
         ({"delta": 1e-5, "sampling_prob": 1.5}, "sampling probability"),
     ],
@@ -278,7 +278,7 @@ def test_an_epsilon_whose_delta_is_lost_is_refused() -> None:
     shape = families.gaussian(100.0).shape(4)
     with pytest.raises(DpzoError, match="least that is certified"):
         lattice_pld.delta(shape, 60.0, 1.0, 1000)
-    with pytest.raises(DpzoError, match="--epsilon"):
+    with pytest.raises(DpzoError, match="`epsilon`"):
         lattice_pld.delta(shape, -1.0)
 
 

@@ -12,7 +12,8 @@ from dpzo.errors import DpzoError
 from dpzo.noise.mixture import LaplaceMixture
 from dpzo.noise.mixture_vectors import vector_epsilon
 from dpzo.noise.published import published
-from dpzo.privacy.accounting.closed_form import gaussian_delta, laplace_pure_epsilon, rdp_epsilon
+from dpzo.privacy.accounting.closed_form import gaussian_delta, laplace_pure_epsilon
+from dpzo.privacy.accounting.second_opinion import rdp_epsilon
 from dpzo.privacy.events import ComposedEvent, LaplaceEvent, NeighboringRelation, PoissonSampledEvent
 
 
@@ -117,5 +118,5 @@ def test_other_refusals() -> None:
         vector_epsilon(plain(1.0), "l2", 0.0)
     with pytest.raises(DpzoError, match="sampling probability"):
         vector_epsilon(plain(1.0), "l1", 1e-5, 0.0)
-    with pytest.raises(DpzoError, match="--delta"):
+    with pytest.raises(DpzoError, match="`delta`"):
         vector_epsilon(plain(1.0), "l1", 2.0)

@@ -16,7 +16,8 @@ from dpzo.noise.search import NO_GAIN, SearchResult, result, search
 from dpzo.noise.search.parametric import Task, calibrated, cells_for, least, polished
 from dpzo.noise.search.searching import tabulated, tempered
 from dpzo.noise.shape import Shape
-from dpzo.privacy import FullBatch, PoissonSampling, PrivacyPlan, Tabled
+from dpzo.noise.tabled import Tabled
+from dpzo.privacy import FullBatch, PoissonSampling, PrivacyPlan
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -197,20 +198,20 @@ def test_auto_is_resolved_in_the_plan_whatever_the_cache_says(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("changes", "fragment"),
     [
-        ({"epsilon": 0.0}, "--epsilon"),
-        ({"epsilon": math.nan}, "--epsilon"),
-        ({"delta": 0.0}, "--mechanism laplace"),
-        ({"delta": 1.0}, "--delta"),
-        ({"sampling_prob": 0.0}, "--sampling-prob"),
-        ({"sampling_prob": 1.5}, "--sampling-prob"),
-        ({"steps": 0}, "--steps"),
-        ({"steps": True}, "--steps"),
-        ({"objective": "mean"}, "--objective must be variance"),
-        ({"objective": "variance:2"}, "--objective must be variance"),
+        ({"epsilon": 0.0}, "`epsilon`"),
+        ({"epsilon": math.nan}, "`epsilon`"),
+        ({"delta": 0.0}, "`mechanism` laplace"),
+        ({"delta": 1.0}, "`delta`"),
+        ({"sampling_prob": 0.0}, "`sampling_prob`"),
+        ({"sampling_prob": 1.5}, "`sampling_prob`"),
+        ({"steps": 0}, "`steps`"),
+        ({"steps": True}, "`steps`"),
+        ({"objective": "mean"}, "`objective` must be variance"),
+        ({"objective": "variance:2"}, "`objective` must be variance"),
         ({"objective": "usefulness"}, "usefulness:0.9"),
         ({"objective": "usefulness:-1"}, "usefulness:0.9"),
         ({"objective": "usefulness:two"}, "usefulness:0.9"),
-        ({"sampling_prob": 1e-9}, "--delta"),
+        ({"sampling_prob": 1e-9}, "`delta`"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(changes: dict[str, object], fragment: str) -> None:
@@ -223,7 +224,7 @@ def test_bad_input_is_refused_in_one_line(changes: dict[str, object], fragment: 
 def test_an_epsilon_that_a_family_cannot_reach_is_said() -> None:
     """Truncated noise of a fixed reach loses q·T·tail whatever its scale."""
     task = Task(0.5, 1e-10, 1.0, 1)
-    with pytest.raises(DpzoError, match=r"no scale reaches --epsilon 0\.5"):
+    with pytest.raises(DpzoError, match=r"no scale reaches `epsilon` 0\.5"):
         calibrated(task, "truncated", lambda scale: families.TruncatedLaplace(scale, 2.0), 1.0)
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dpzo.config.solve import plan_summary
 from dpzo.errors import DpzoError
 from dpzo.noise import families, lattice_pld
 from dpzo.noise.table import LARGEST_BOUND, LatticeNoise
+from dpzo.noise.tabled import Tabled
 from dpzo.noise.tabulate import table
 from dpzo.privacy import (
     ComposedEvent,
@@ -26,12 +28,11 @@ from dpzo.privacy import (
     PrivateChannel,
     Sampler,
     SecretRandom,
-    Tabled,
     accounting,
     clip_rows,
     lattice,
 )
-from dpzo.privacy.accounting import closed_form
+from dpzo.privacy.accounting import calibrate, curves, second_opinion
 
 ZERO_OUT, REPLACE = NeighboringRelation.ZERO_OUT, NeighboringRelation.REPLACE_ONE
 HUBER = table(families.Huber(0.8, 1.0))
@@ -57,7 +58,7 @@ def test_the_plan_accounts_for_the_table_that_the_channel_draws() -> None:
     assert HUBER.fingerprint[:12] in made.accountant
     assert made.noise_multiplier == HUBER.noise_multiplier
     assert made.noise_scale == pytest.approx(20.0 * HUBER.noise_multiplier)
-    assert accounting.delta(made.event, made.epsilon, ZERO_OUT) == pytest.approx(1e-5, rel=1e-3)
+    assert curves.delta(made.event, made.epsilon, ZERO_OUT) == pytest.approx(1e-5, rel=1e-3)
 
 
 def test_the_plan_survives_json() -> None:
@@ -65,7 +66,7 @@ def test_the_plan_survives_json() -> None:
     again = PrivacyPlan.from_dict(json.loads(json.dumps(made.to_dict())))
     assert again == made
     assert again.epsilon == made.epsilon
-    assert made.summary()["epsilon"] == made.epsilon
+    assert plan_summary(made)["epsilon"] == made.epsilon
     broken = made.to_dict()
     broken["noise"]["ratio"] = "nonsense"
     with pytest.raises(DpzoError, match="unreadable"):
@@ -108,7 +109,7 @@ def test_an_empty_batch_releases_noise_alone() -> None:
 @pytest.mark.parametrize(("sampling_prob", "count"), [(1.0, 1), (1.0, 30), (0.05, 100), (0.01, 2000)])
 def test_the_renyi_bound_stands_above(sampling_prob: float, count: int) -> None:
     event = ComposedEvent(PoissonSampledEvent(sampling_prob, LatticeEvent(HUBER)), count)
-    bound = closed_form.rdp_epsilon(event, 1e-6, ZERO_OUT)
+    bound = second_opinion.rdp_epsilon(event, 1e-6, ZERO_OUT)
     found = accounting.epsilon(event, 1e-6, ZERO_OUT)
     assert found <= bound <= 1.6 * found + 0.05
 
@@ -128,7 +129,7 @@ def test_pure_epsilon_of_a_plan() -> None:
     made = plan(Tabled(table(families.Staircase.best(0.5))), FullBatch(), 4, delta=0.0)
     assert made.epsilon == pytest.approx(2.0, rel=1e-12)
     cut = plan(Tabled(table(families.TruncatedLaplace(1.0, 4.0))), FullBatch(), 4, delta=0.0)
-    with pytest.raises(DpzoError, match="raise --delta"):
+    with pytest.raises(DpzoError, match="raise `delta`"):
         _ = cut.epsilon
 
 
@@ -136,7 +137,7 @@ def test_calibration_finds_the_scale_of_a_family() -> None:
     def event(scale: float) -> ComposedEvent:
         return ComposedEvent(LatticeEvent(table(families.laplace(scale), cells=16)), 3)
 
-    scale = accounting.calibrate.noise(event, 1.5, 1e-10, ZERO_OUT)
+    scale = calibrate.noise(event, 1.5, 1e-10, ZERO_OUT)
     assert scale == pytest.approx(2.0, rel=2e-3)
     assert 1.5 * (1 - 1e-3) <= accounting.epsilon(event(scale), 1e-10, ZERO_OUT) <= 1.5
 
@@ -144,7 +145,7 @@ def test_calibration_finds_the_scale_of_a_family() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"num_directions": 2}, "--num-directions 1"),
+        ({"num_directions": 2}, "`num_directions` 1"),
         ({"relation": REPLACE}, "replace_one"),
     ],
 )

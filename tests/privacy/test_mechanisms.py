@@ -96,14 +96,14 @@ def test_no_rows_at_all() -> None:
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", [Gaussian, Laplace])
 def test_impossible_scales_are_refused(kind: type[Gaussian] | type[Laplace], scale: float) -> None:
-    with pytest.raises(DpzoError, match="--noise-multiplier"):
+    with pytest.raises(DpzoError, match="`noise_multiplier`"):
         lattice(kind(scale), 1.0, 1)
 
 
 def test_noise_beyond_the_lattice_is_refused() -> None:
-    with pytest.raises(DpzoError, match="--noise-multiplier"):
+    with pytest.raises(DpzoError, match="`noise_multiplier`"):
         lattice(Gaussian(1e30), 1.0, 1)
-    with pytest.raises(DpzoError, match="--noise-multiplier"):
+    with pytest.raises(DpzoError, match="`noise_multiplier`"):
         lattice(Gaussian(1e-30), 1.0, 1)
 
 

@@ -53,22 +53,22 @@ def test_replace_one_needs_twice_the_noise_without_sampling() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"epsilon": 0.0}, "--epsilon"),
-        ({"epsilon": float("nan")}, "--epsilon"),
-        ({"delta": 1.0}, "--delta"),
-        ({"delta": -1e-9}, "--delta"),
-        ({"expected_batch_size": 1001}, "--expected-batch-size"),
-        ({"expected_batch_size": 0}, "--expected-batch-size"),
-        ({"clip_norm": 0.0}, "--clip-norm"),
-        ({"clip_norm": float("inf")}, "--clip-norm"),
-        ({"steps": 0}, "--steps"),
-        ({"steps": True}, "--steps"),
-        ({"num_examples": 0}, "--num-examples"),
-        ({"num_directions": 0}, "--num-directions"),
-        ({"mechanism": "cauchy"}, "--mechanism"),
-        ({"noise_multiplier": 1.0}, "--noise-multiplier"),
-        ({"epsilon": None}, "--noise-multiplier"),
-        ({"epsilon": None, "noise_multiplier": -1.0}, "--noise-multiplier"),
+        ({"epsilon": 0.0}, "`epsilon`"),
+        ({"epsilon": float("nan")}, "`epsilon`"),
+        ({"delta": 1.0}, "`delta`"),
+        ({"delta": -1e-9}, "`delta`"),
+        ({"expected_batch_size": 1001}, "`expected_batch_size`"),
+        ({"expected_batch_size": 0}, "`expected_batch_size`"),
+        ({"clip_norm": 0.0}, "`clip_norm`"),
+        ({"clip_norm": float("inf")}, "`clip_norm`"),
+        ({"steps": 0}, "`steps`"),
+        ({"steps": True}, "`steps`"),
+        ({"num_examples": 0}, "`num_examples`"),
+        ({"num_directions": 0}, "`num_directions`"),
+        ({"mechanism": "cauchy"}, "`mechanism`"),
+        ({"noise_multiplier": 1.0}, "`noise_multiplier`"),
+        ({"epsilon": None}, "`noise_multiplier`"),
+        ({"epsilon": None, "noise_multiplier": -1.0}, "`noise_multiplier`"),
     ],
 )
 def test_bad_input_names_the_option(changes: dict[str, Any], named: str) -> None:
@@ -101,7 +101,7 @@ def test_a_plan_survives_json_bit_for_bit(mechanism: Any, sampler: Any, directio
 
 
 def test_an_unknown_relation_is_refused() -> None:
-    with pytest.raises(DpzoError, match="--relation"):
+    with pytest.raises(DpzoError, match="`relation`"):
         relation_named("edit")
 
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from dpzo.config.solve import solve_plan
 from dpzo.privacy import PrivacyPlan, Release
-from dpzo.privacy.accounting import support
 from dpzo.privacy.plan import relation_named
 from dpzo.report import build_card, render_markdown, write_card
 from dpzo.report.card import round_up
@@ -171,21 +170,6 @@ def test_an_ordinary_claim_has_no_finding(tmp_path: Path, options: dict[str, Any
     assert card["findings"] == []
     assert "## Findings" not in (tmp_path / "privacy_card.md").read_text()
     assert "findings" not in card["claim"]
-
-
-@pytest.mark.parametrize("directions", [1, 2, 16])
-@pytest.mark.parametrize("batch", [10.0, 100.0])
-@pytest.mark.parametrize("relation", ["zero_out", "replace_one"])
-def test_what_no_proof_covers_is_assumed_in_the_accountants_words(
-    tmp_path: Path, relation: str, batch: float, directions: int
-) -> None:
-    plan = make_plan(relation=relation_named(relation), expected_batch_size=batch, num_directions=directions)
-    answer = support("gaussian", plan.sampler.name, plan.relation, False, directions)
-    card = card_of(tmp_path, plan)
-    said = [a["statement"] for a in card["assumptions"] if "not proved" in a["statement"]]
-    assert said == ([answer.assumption] if answer.assumption else [])
-    if relation == "zero_out" or batch == 100.0 or directions == 1:
-        assert said == []
 
 
 def test_a_loss_that_is_not_ours_is_assumed_isolated(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dpzo.noise.families import Huber, Staircase
+from dpzo.noise.tabled import Tabled
 from dpzo.noise.tabulate import table
 from dpzo.privacy import (
     FullBatch,
@@ -19,7 +20,6 @@ from dpzo.privacy import (
     PoissonSampling,
     PrivacyPlan,
     Release,
-    Tabled,
     lattice,
 )
 from dpzo.privacy.mechanisms import Mechanism

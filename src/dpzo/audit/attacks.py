@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from dpzo.noise.tabled import Tabled
 from dpzo.privacy import (
     FullBatch,
     Gaussian,
@@ -23,7 +24,6 @@ from dpzo.privacy import (
     Mechanism,
     NeighboringRelation,
     PrivacyPlan,
-    Tabled,
     clip_rows,
     lattice,
 )

@@ -21,7 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dpzo.audit.bounds import Rates
-from dpzo.privacy import ComposedEvent, PrivacyPlan, Tabled, accounting
+from dpzo.noise.tabled import Tabled
+from dpzo.privacy import ComposedEvent, Gaussian, Laplace, PrivacyPlan, accounting
+from dpzo.privacy.accounting import curves
 
 GRAIN = 1.005  # amounts of noise, in units of the claimed, are powers of this
 LEAST, MOST = -280, 1400  # the exponents that are asked about: a quarter of the claimed noise to a thousand times
@@ -48,13 +50,13 @@ class NoiseFamily:
 
     def _event(self, noise: float, steps: int) -> ComposedEvent:
         mechanism = self.plan.mechanism
-        assert not isinstance(mechanism, Tabled)
+        assert isinstance(mechanism, Gaussian | Laplace)
         return ComposedEvent(self.plan.sampler.event(replace(mechanism, scale=mechanism.scale * noise).event(1)), steps)
 
     def _curve(self, noise: float) -> npt.NDArray[np.float64]:
         if noise not in self._curves:
             event, relation = self._event(noise, self.steps), self.plan.relation
-            self._curves[noise] = accounting.delta_curve(event, ANGLES, relation)
+            self._curves[noise] = curves.delta_curve(event, ANGLES, relation)
         return self._curves[noise]
 
     def margins(self, found: Rates, noise: float) -> npt.NDArray[np.float64]:

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from dpzo.privacy import Gaussian, Laplace, Lattice, Mechanism, Tabled
+from dpzo.noise.tabled import Tabled
+from dpzo.privacy import Gaussian, Laplace, Lattice, Mechanism
 
 Numbers = npt.NDArray[np.float64]
 SMALLEST = 1e-300  # probabilities below it are taken for it: a z of 37

@@ -48,7 +48,9 @@ def _run() -> int:
     except DpzoError as error:
         if stop_asked():
             return _stopped()
-        _say(f"error: {error}")
+        from dpzo.cli.fields import with_flags
+
+        _say(f"error: {with_flags(str(error))}")
         return 2
     except KeyboardInterrupt:
         return _stopped()

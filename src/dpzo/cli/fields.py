@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
@@ -55,6 +56,9 @@ _TYPES: dict[str, Any] = {
     "constant_time": bool,
 }
 """What a flag's value is read as; a text where nothing is said."""
+
+_ARGUMENTS = {*FIELDS, "sampling_prob"}
+"""Names of arguments, in the messages of errors, that are flags."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -115,3 +119,12 @@ def listed(given: list[str], *, strip: bool) -> list[str]:
     """Names given once with commas between, or one by one, where a name may hold commas."""
     names = given[0].split(",") if len(given) == 1 else given
     return [name.strip() if strip else name for name in names]
+
+
+def with_flags(message: str) -> str:
+    """A message as the command line prints it: names of arguments, which stand in backquotes, become flags.
+
+    >>> with_flags("`num_examples` must be at least 1")
+    '--num-examples must be at least 1'
+    """
+    return re.sub(r"`(\w+)`", lambda m: f"--{m[1].replace('_', '-')}" if m[1] in _ARGUMENTS else m[0], message)

@@ -24,6 +24,7 @@ def noise(
 
     Reads no data: the search costs no privacy. Results are kept in the user's cache, by what was asked.
     """
+    from dpzo.cli.fields import with_flags
     from dpzo.cli.screen import print_json, print_line, rounded_up
     from dpzo.noise.search import search
 
@@ -42,7 +43,7 @@ def noise(
             f"{rounded_up(row.epsilon_certified, 6):>14}  {_said(row.parameters)}"
         )
     for name, reason in found.refused.items():
-        print_line(f"{name:<20}-: {reason}")
+        print_line(f"{name:<20}-: {with_flags(reason)}")
     print_line(found.gain)
 
 

@@ -75,7 +75,7 @@ def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
             f"{', '.join(missing)} {verb} missing; dpzo plan --help lists what there is (with --model, batch and steps "
             "have defaults)"
         )
-    from dpzo.config.solve import AUTO, auto_note, solve_plan
+    from dpzo.config.solve import AUTO, auto_note, plan_summary, solve_plan
     from dpzo.privacy.plan import relation_named
 
     solved = solve_plan(
@@ -95,7 +95,7 @@ def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
     warn_findings(solved)
     if given["mechanism"] == AUTO:
         teller(quiet=as_json)(auto_note(solved))
-    show_plan(solved.summary(), as_json)
+    show_plan(plan_summary(solved), as_json)
 
 
 def _plan_run(stated: dict[str, Any], config: Path | None, assignments: list[str], as_json: bool) -> None:
@@ -112,6 +112,7 @@ def _plan_run(stated: dict[str, Any], config: Path | None, assignments: list[str
         from dpzo.cli.screen import print_json, show_plan, teller, warn_findings
 
         check_model(chosen.model.name, chosen.model.revision)
+        from dpzo.config.solve import plan_summary
         from dpzo.forecast.planner import plan_run
         from dpzo.run.declared import refuse_ignored
 
@@ -123,7 +124,7 @@ def _plan_run(stated: dict[str, Any], config: Path | None, assignments: list[str
             print_json(found.to_dict())
             return
         if found.privacy is not None:
-            show_plan(found.privacy.summary(), False)
+            show_plan(plan_summary(found.privacy), False)
         _show(found)
 
 

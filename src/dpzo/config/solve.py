@@ -5,18 +5,13 @@ Outside the audit core on purpose: whatever is chosen here, the plan it ends in 
 
 from __future__ import annotations
 
+from typing import Any
+
 from dpzo.errors import DpzoError
-from dpzo.privacy import (
-    MECHANISMS,
-    FullBatch,
-    Mechanism,
-    NeighboringRelation,
-    PoissonSampling,
-    PrivacyPlan,
-    Tabled,
-    accounting,
-)
-from dpzo.privacy.mechanisms import UNIT_STD
+from dpzo.noise.tabled import Tabled
+from dpzo.privacy import MECHANISMS, FullBatch, Mechanism, NeighboringRelation, PoissonSampling, PrivacyPlan
+from dpzo.privacy.accounting import calibrate
+from dpzo.privacy.accounting.second_opinion import check_epsilon
 
 AUTO = "auto"
 """The mechanism that a search chooses; a plan never holds this word, but what was found."""
@@ -47,15 +42,15 @@ def solve_plan(
     2.0
     """
     if (epsilon is None) == (noise_multiplier is None):
-        raise DpzoError("give exactly one of --epsilon and --noise-multiplier")
+        raise DpzoError("give exactly one of `epsilon` and `noise_multiplier`")
     if isinstance(num_examples, bool) or not isinstance(num_examples, int) or num_examples < 1:
-        raise DpzoError("--num-examples must be a whole number of at least 1")
+        raise DpzoError("`num_examples` must be a whole number of at least 1")
     if not 0 < expected_batch_size <= num_examples:
-        raise DpzoError("--expected-batch-size must lie between 0 and --num-examples")
+        raise DpzoError("`expected_batch_size` must lie between 0 and `num_examples`")
     if mechanism not in (*MECHANISMS, AUTO):
-        raise DpzoError(f"--mechanism must be one of {', '.join(sorted((*MECHANISMS, AUTO)))}")
+        raise DpzoError(f"`mechanism` must be one of {', '.join(sorted((*MECHANISMS, AUTO)))}")
     if mechanism == AUTO and epsilon is None:
-        raise DpzoError("--mechanism auto searches the noise for an ε: give --epsilon and not --noise-multiplier")
+        raise DpzoError("`mechanism` auto searches the noise for an ε: give `epsilon` and not `noise_multiplier`")
     full = expected_batch_size == num_examples
     sampler = FullBatch() if full else PoissonSampling(expected_batch_size / num_examples)
 
@@ -68,7 +63,7 @@ def solve_plan(
         return plan_with(MECHANISMS[mechanism](scale))
 
     if noise_multiplier is not None:
-        return plan_at(noise_multiplier / UNIT_STD[mechanism])
+        return plan_at(noise_multiplier / MECHANISMS[mechanism](1.0).noise_multiplier)
     assert epsilon is not None
     plan_at(1.0)  # refuses what is out of range or unsupported before any search
     if searched and not _not_searched(num_directions, relation):
@@ -81,7 +76,21 @@ def solve_plan(
             plan = plan_with(Tabled(found.noise))
             if plan.epsilon <= epsilon:
                 return plan
-    return plan_at(accounting.calibrate.noise(lambda scale: plan_at(scale).event, epsilon, delta, relation))
+    plan = plan_at(calibrate.noise(lambda scale: plan_at(scale).event, epsilon, delta, relation))
+    check_epsilon(plan.event, delta, relation, plan.epsilon)
+    return plan
+
+
+def plan_summary(plan: PrivacyPlan) -> dict[str, Any]:
+    """A plan's inputs and all that follows from them: what plan.json holds and `dpzo plan --json` prints."""
+    return {
+        **plan.to_dict(),
+        "epsilon": plan.epsilon,
+        "noise_multiplier": plan.noise_multiplier,
+        "noise_scale": plan.noise_scale,
+        "expected_batch_size": plan.expected_batch_size,
+        "accountant": plan.accountant,
+    }
 
 
 def auto_note(plan: PrivacyPlan) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from dpzo.config.schema import RunConfig, with_values
+from dpzo.config.solve import plan_summary
 from dpzo.forecast import (
     MemoryForecast,
     TimeForecast,
@@ -47,7 +48,7 @@ class RunForecast:
         """For `--json`: bytes and seconds."""
         config, skeleton = self.sized.config, self.sized.skeleton
         return {
-            "plan": None if self.privacy is None else self.privacy.summary(),
+            "plan": None if self.privacy is None else plan_summary(self.privacy),
             "model": {
                 "name": config.model.name,
                 "parameters": skeleton.elements,

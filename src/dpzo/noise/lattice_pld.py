@@ -26,16 +26,10 @@ import numpy as np
 
 from dpzo.errors import DpzoError
 from dpzo.noise.shape import Shape
-from dpzo.privacy.accounting.composition import (
-    SMALLEST_DELTA,
-    TOLERANCE,
-    Certificate,
-    evaluate,
-    largest_loss,
-    solve,
-)
+from dpzo.privacy.accounting.composition import TOLERANCE, Certificate, padding, solve
+from dpzo.privacy.accounting.curves import LARGEST_SHARE, SMALLEST_DELTA, evaluate
 from dpzo.privacy.accounting.query import check_delta
-from dpzo.privacy.accounting.tilted import Atoms
+from dpzo.privacy.accounting.tilted import UNIT, Atoms
 from dpzo.privacy.events import NeighboringRelation
 
 
@@ -77,6 +71,13 @@ def atoms(shape: Shape, sampling_prob: float = 1.0) -> Iterator[Atoms]:
     yield Atoms(-loss[known], here[known], 0.0)
 
 
+def largest_loss(one: Atoms, count: int) -> float:
+    """Pure ε of one direction: count × the largest loss, rounded up; ∞ where the first law reaches further."""
+    if one.infinite > 0.0 or len(one.losses) == 0:
+        return math.inf
+    return count * (float(one.losses.max()) + padding(one)) * (1.0 + 2.0 * UNIT)
+
+
 def pure_epsilon(shape: Shape, sampling_prob: float = 1.0, count: int = 1) -> float:
     """Exact pure ε of `count` releases: count × the largest loss of either direction; ∞ where the law is cut off."""
     return max(largest_loss(one, count) for one in atoms(shape, sampling_prob))
@@ -101,10 +102,10 @@ def epsilon(
     _check(delta)
     found = [solve(one, delta, count, tolerance) for one in atoms(shape, sampling_prob)]
     for answer in found:
-        if not answer.precise:
+        if answer.reserve > LARGEST_SHARE * answer.delta:
             raise DpzoError(
-                f"--delta {delta:g}: rounding is {answer.reserve / delta:.1%} of it, so no epsilon is certified: "
-                "raise --delta"
+                f"`delta` {delta:g}: rounding is {answer.reserve / delta:.1%} of it, so no epsilon is certified: "
+                "raise `delta`"
             )
     return max(answer.epsilon for answer in found)
 
@@ -132,29 +133,27 @@ def certificates(
 ) -> list[Certificate]:
     """δ at ε of each direction, with what of it is rounding."""
     if not 0.0 <= epsilon < math.inf:
-        raise DpzoError(f"--epsilon is {epsilon}, must be at least 0 and finite")
+        raise DpzoError(f"`epsilon` is {epsilon}, must be at least 0 and finite")
     shape = _moved(shape, sampling_prob, relation)
     found = [evaluate(one, epsilon, count, tolerance) for one in atoms(shape, sampling_prob)]
     for answer in found:
         least = max(answer.reserve, SMALLEST_DELTA)
-        if answer.cells and (answer.delta < SMALLEST_DELTA or not answer.precise):
-            raise DpzoError(f"--epsilon {epsilon:g}: its delta is below {least:.1g}, the least that is certified")
+        if answer.cells and (answer.delta < SMALLEST_DELTA or answer.reserve > LARGEST_SHARE * answer.delta):
+            raise DpzoError(f"`epsilon` {epsilon:g}: its delta is below {least:.1g}, the least that is certified")
     return found
 
 
 def _moved(shape: Shape, sampling_prob: float, relation: NeighboringRelation) -> Shape:
     if not 0.0 < sampling_prob <= 1.0:
-        raise DpzoError(f"sampling probability is {sampling_prob}, must be in (0, 1]: lower --expected-batch-size")
+        raise DpzoError(f"sampling probability is {sampling_prob}, must be in (0, 1]: lower `expected_batch_size`")
     if relation is not NeighboringRelation.REPLACE_ONE:
         return shape
     if sampling_prob < 1.0:
-        raise DpzoError(
-            "not proved for sampled lattice noise under replace_one: use zero_out, or --sampling full_batch"
-        )
+        raise DpzoError("not proved for sampled lattice noise under replace_one: use zero_out, or a full batch")
     return shape.moving(2)
 
 
 def _check(delta: float) -> None:
     check_delta(delta)
     if delta < SMALLEST_DELTA:
-        raise DpzoError(f"--delta {delta:g} is below {SMALLEST_DELTA:g}, the least that the arithmetic certifies")
+        raise DpzoError(f"`delta` {delta:g} is below {SMALLEST_DELTA:g}, the least that the arithmetic certifies")

@@ -50,7 +50,7 @@ class MixtureNoise:
     def __post_init__(self) -> None:
         _law(self.label, self.as_coded)
         if not 0.0 < self.noise_multiplier < math.inf:
-            raise DpzoError("--noise-multiplier must be a positive finite number")
+            raise DpzoError("`noise_multiplier` must be a positive finite number")
 
     @property
     def name(self) -> str:
@@ -81,7 +81,7 @@ def mixture_noise(mechanism: str, noise_multiplier: float | None = None) -> Mixt
     """
     if mechanism not in mixture_names():
         known = ", ".join(name for name in mixture_names() if not name.endswith(AS_CODED))
-        raise DpzoError(f"--mechanism {mechanism}: no published set of LMO noise; use one of {known}")
+        raise DpzoError(f"`mechanism` {mechanism}: no published set of LMO noise; use one of {known}")
     as_coded = mechanism.endswith(AS_CODED)
     label = mechanism.removeprefix(PREFIX).removesuffix(AS_CODED).replace("-", " ")
     own = _law(label, as_coded)[1]
@@ -109,15 +109,15 @@ class MixturePlan:
     def __post_init__(self) -> None:
         if self.route not in ORDERS:
             vector_epsilon(self.mechanism.law, self.route, self.delta)  # says why
-        for option, count in (("--num-examples", self.num_examples), ("--steps", self.steps)):
+        for argument, count in (("num_examples", self.num_examples), ("steps", self.steps)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise DpzoError(f"{option} must be a whole number of at least 1")
+                raise DpzoError(f"`{argument}` must be a whole number of at least 1")
         if not 0.0 < self.clip_norm < math.inf:
-            raise DpzoError("--clip-norm must be a positive finite number (gradient units)")
+            raise DpzoError("`clip_norm` must be a positive finite number (gradient units)")
         if not 0.0 < self.delta < 1.0:
-            raise DpzoError("--delta must lie in (0, 1) for noise on a vector; 1e-5 is a usual choice")
+            raise DpzoError("`delta` must lie in (0, 1) for noise on a vector; 1e-5 is a usual choice")
         if self.relation is NeighboringRelation.REPLACE_ONE:
-            raise DpzoError("--relation replace_one: not proved for mixture noise on vectors; use zero_out")
+            raise DpzoError("`relation` replace_one: not proved for mixture noise on vectors; use zero_out")
 
     @cached_property
     def bound(self) -> VectorBound:
@@ -210,9 +210,9 @@ def solve_mixture_plan(
     Give exactly one. Raises DpzoError on anything out of range, unsupported, or out of reach.
     """
     if (epsilon is None) == (noise_multiplier is None):
-        raise DpzoError("give exactly one of --epsilon and --noise-multiplier")
+        raise DpzoError("give exactly one of `epsilon` and `noise_multiplier`")
     if not 0 < expected_batch_size <= num_examples:
-        raise DpzoError("--expected-batch-size must lie between 0 and --num-examples")
+        raise DpzoError("`expected_batch_size` must lie between 0 and `num_examples`")
     full = expected_batch_size == num_examples
     sampler = FullBatch() if full else PoissonSampling(expected_batch_size / num_examples)
     noise = mixture_noise(mechanism, noise_multiplier)
@@ -223,7 +223,7 @@ def solve_mixture_plan(
 def _solved(plan: MixturePlan, epsilon: float) -> MixturePlan:
     """ε falls as the law is stretched, so bisection on the logarithm."""
     if not 0.0 < epsilon < math.inf:
-        raise DpzoError("--epsilon must be a positive finite number")
+        raise DpzoError("`epsilon` must be a positive finite number")
 
     def at(log_stretch: float) -> MixturePlan:
         noise = plan.mechanism.noise_multiplier * math.exp(log_stretch)
@@ -233,11 +233,11 @@ def _solved(plan: MixturePlan, epsilon: float) -> MixturePlan:
     while at(high).epsilon > epsilon:
         low, high = high, high + 1.0
         if high > 25.0:
-            raise DpzoError(f"--epsilon {epsilon:g}: no stretch of {plan.mechanism.name} reaches it; raise --epsilon")
+            raise DpzoError(f"`epsilon` {epsilon:g}: no stretch of {plan.mechanism.name} reaches it; raise `epsilon`")
     while low == high or at(low).epsilon <= epsilon:
         low, high = low - 1.0, min(high, low)
         if low < -15.0:
-            raise DpzoError(f"--epsilon {epsilon:g}: hardly any noise gives it already; lower --epsilon")
+            raise DpzoError(f"`epsilon` {epsilon:g}: hardly any noise gives it already; lower `epsilon`")
     while high - low > 1e-5:
         middle = 0.5 * (low + high)
         low, high = (middle, high) if at(middle).epsilon > epsilon else (low, middle)

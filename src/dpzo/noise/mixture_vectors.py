@@ -76,7 +76,7 @@ def vector_epsilon(
         best = count * math.log1p(sampling_prob * math.expm1(min(mixture.log_lipschitz, 700.0)))
     if delta == 0.0:
         if route == "l2":
-            raise DpzoError("no pure ε holds for L2 rows of every dimension: give a --delta above 0, or clip in L1")
+            raise DpzoError("no pure ε holds for L2 rows of every dimension: give a `delta` above 0, or clip in L1")
         return VectorBound(best, at, price)
     for order, bound in _curve(mixture, route, sampling_prob):
         converted = count * bound + math.log1p(-1.0 / order) - math.log(delta * order) / (order - 1.0)

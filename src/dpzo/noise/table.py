@@ -23,13 +23,12 @@ import numpy.typing as npt
 
 from dpzo.errors import DpzoError
 from dpzo.noise.shape import NOT_UNIMODAL, Shape
+from dpzo.privacy.mechanisms import LARGEST_BOUND
 from dpzo.privacy.randomness import WORD_BITS, Words
 
 SIDE_BITS = 127
 RATIO_BITS = 64
 FORMAT = 1
-LARGEST_BOUND = 2**30
-"""Lattice units of the bound on a row, whatever the noise: squares and sums over a row's entries fit in 63 bits."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def cell_count(reach: float, cells: int) -> int:
     if not reach * cells < MOST_CELLS:
         raise DpzoError(
             f"the noise reaches {reach:.3g} clip norms, more than a table of {MOST_CELLS} cells holds: "
-            "at that scale Gaussian noise is as good, use --mechanism gaussian"
+            "at that scale Gaussian noise is as good, use `mechanism` gaussian"
         )
     return max(2, math.ceil(reach * cells))
 

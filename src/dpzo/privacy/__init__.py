@@ -1,7 +1,5 @@
 """The audit core: secret randomness, clipping, exact noise, the one channel, and the plan that accounts for it."""
 
-from dpzo.noise.table import LatticeNoise
-from dpzo.noise.tabled import Tabled
 from dpzo.privacy.channel import BudgetExhausted, PrivateChannel, Release
 from dpzo.privacy.events import (
     ComposedEvent,
@@ -30,7 +28,6 @@ __all__ = [
     "LaplaceEvent",
     "Lattice",
     "LatticeEvent",
-    "LatticeNoise",
     "Mechanism",
     "NeighboringRelation",
     "PoissonSampledEvent",
@@ -41,7 +38,6 @@ __all__ = [
     "Release",
     "Sampler",
     "SecretRandom",
-    "Tabled",
     "clip_rows",
     "lattice",
 ]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-
-from dpzo.noise.table import LatticeNoise
+from typing import Any
 
 
 class NeighboringRelation(StrEnum):
@@ -47,9 +46,12 @@ class LaplaceEvent:
 
 @dataclass(frozen=True)
 class LatticeEvent:
-    """Sum of rows with |row| ≤ 1 (`noise.bound` lattice units) plus the noise of an integer table. `dimension` is 1."""
+    """Sum of rows with |row| ≤ 1 (`noise.bound` lattice units) plus the noise of an integer table. `dimension` is 1.
 
-    noise: LatticeNoise
+    `noise` is a `dpzo.noise.table.LatticeNoise`; this package does not read it.
+    """
+
+    noise: Any
     dimension: int = 1
 
 

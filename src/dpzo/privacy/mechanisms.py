@@ -2,8 +2,8 @@
 
 Gaussian and Laplace: noise scale = 2^bits lattice units, so a draw is ⌊2^bits·X⌋ with X of scale 1 sampled exactly. The
 clipped sum is an integer s, and s + ⌊Y⌋ = ⌊s + Y⌋: what leaves is a function of the continuous mechanism's output, and
-its privacy-loss distribution holds as it stands. A table is a law on the lattice itself. The bound on a row is checked
-in integers after rounding.
+its privacy-loss distribution holds as it stands. A noise table (see `tables`) is a law on the lattice itself. The bound
+on a row is checked in integers after rounding.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Literal
+from importlib import import_module
+from types import ModuleType
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dpzo.errors import DpzoError
-from dpzo.noise.table import LARGEST_BOUND
-from dpzo.noise.tabled import Tabled
-from dpzo.privacy.events import GaussianEvent, LaplaceEvent
+from dpzo.privacy.events import GaussianEvent, LaplaceEvent, LatticeEvent
 from dpzo.privacy.randomness import Words, gaussian_floor, laplace_floor
 
 # The bound on a row is at least this many lattice units per √K (L2) or per K (L1): rounding costs under 0.1 % of C.
 RESOLUTION = 1000
 # Noise below this share of the clip norm protects nothing and only overflows accountants.
 SMALLEST_SCALE = 1e-4
+LARGEST_BOUND = 2**30
+"""Lattice units of the bound on a row, whatever the noise: squares and sums over a row's entries fit in 63 bits."""
+TABLES = "dpzo.noise.tabled"
+"""The one module outside this package that supplies a mechanism: a constant, so nobody can add another at run time."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,35 @@ class Laplace:
         return laplace_floor(bits, size, words)
 
 
-Mechanism = Gaussian | Laplace | Tabled
+class TableMechanism(Protocol):
+    """The mechanism `lattice`: its noise is an integer table. `Tabled` of the module TABLES is the only such class."""
+
+    name: ClassVar[Literal["lattice"]]
+    order: ClassVar[int]
+
+    @property
+    def noise(self) -> Any: ...
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def noise_multiplier(self) -> float: ...
+
+    def event(self, num_directions: int) -> LatticeEvent: ...
+
+    def draw(self, bits: int, size: int, words: Words) -> list[int]: ...
+
+
+def tables() -> ModuleType:
+    """The module TABLES, loaded when a plan, an event or a journal first names a table.
+
+    It has `Tabled` (the mechanism), `tabled`, `accountant`, `epsilon`, `delta` and `renyi_curve`.
+    """
+    return import_module(TABLES)
+
+
+Mechanism = Gaussian | Laplace | TableMechanism
 """A noise for the sum of clipped rows; a closed set. All have the same members:
 
 - `name`; `order` (2: rows are clipped in L2; 1: in L1); `scale`, the scale parameter of the noise ÷ clip_norm;
@@ -87,8 +119,6 @@ Mechanism = Gaussian | Laplace | Tabled
 
 # Those that a name and a scale determine.
 MECHANISMS: dict[str, type[Gaussian] | type[Laplace]] = {"gaussian": Gaussian, "laplace": Laplace}
-# Noise standard deviation of a mechanism of scale 1: how a noise multiplier becomes a scale.
-UNIT_STD = {"gaussian": 1.0, "laplace": math.sqrt(2)}
 
 
 def lattice(mechanism: Mechanism, clip_norm: float, num_directions: int) -> Lattice:
@@ -98,17 +128,17 @@ def lattice(mechanism: Mechanism, clip_norm: float, num_directions: int) -> Latt
     multiplier is never below the one that the event names. A table brings its own lattice: bound ÷ block cells. No
     bound exceeds LARGEST_BOUND.
     """
-    if isinstance(mechanism, Tabled):
+    if mechanism.name == "lattice":
         return Lattice(clip_norm / mechanism.noise.bound, 0, mechanism.noise.bound, mechanism.order)
     if not SMALLEST_SCALE <= mechanism.scale < math.inf:
-        raise DpzoError(f"--noise-multiplier must be a positive finite number of at least {SMALLEST_SCALE:g}")
+        raise DpzoError(f"`noise_multiplier` must be a positive finite number of at least {SMALLEST_SCALE:g}")
     scale = Fraction(mechanism.scale)
     finest = RESOLUTION**2 * num_directions if mechanism.order == 2 else (RESOLUTION * num_directions) ** 2
     bits = 0
     while (bound := int(2**bits / scale)) ** 2 < finest:
         bits += 1
     if bits > 60 or bound > LARGEST_BOUND:
-        raise DpzoError(f"--noise-multiplier {mechanism.noise_multiplier:g} is outside what the lattice can hold")
+        raise DpzoError(f"`noise_multiplier` {mechanism.noise_multiplier:g} is outside what the lattice can hold")
     return Lattice(mechanism.scale * clip_norm / 2**bits, bits, bound, mechanism.order)
 
 

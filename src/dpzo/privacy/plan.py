@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from dpzo.errors import DpzoError
-from dpzo.noise.table import LatticeNoise
-from dpzo.noise.tabled import Tabled
 from dpzo.privacy import accounting
 from dpzo.privacy.events import ComposedEvent, NeighboringRelation
-from dpzo.privacy.mechanisms import MECHANISMS, Mechanism, lattice
+from dpzo.privacy.mechanisms import MECHANISMS, Mechanism, lattice, tables
 from dpzo.privacy.sampling import SAMPLERS, FullBatch, PoissonSampling, Sampler
 
 
@@ -36,17 +34,15 @@ class PrivacyPlan:
     def __post_init__(self) -> None:
         for name in ("num_examples", "steps", "num_directions"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise DpzoError(f"--{name.replace('_', '-')} must be a whole number of at least 1")
+                raise DpzoError(f"`{name}` must be a whole number of at least 1")
         if not 0 < self.clip_norm < float("inf"):
-            raise DpzoError("--clip-norm must be a positive finite number (slope units)")
+            raise DpzoError("`clip_norm` must be a positive finite number (slope units)")
         if not 0 <= self.delta < 1:
-            raise DpzoError("--delta must lie in [0, 1): 0 asks for pure ε, 1e-5 is a usual choice")
-        support = accounting.support(
-            self.mechanism.name, self.sampler.name, self.relation, self.delta == 0, self.num_directions
-        )
-        if not support.supported:
-            raise DpzoError(support.reason)
+            raise DpzoError("`delta` must lie in [0, 1): 0 asks for pure ε, 1e-5 is a usual choice")
+        if type(self.mechanism) not in MECHANISMS.values() and type(self.mechanism) is not tables().Tabled:
+            raise DpzoError("`mechanism` is of a class that is not in the closed set: use Gaussian, Laplace or Tabled")
         lattice(self.mechanism, self.clip_norm, self.num_directions)
+        accounting.accountant(self.event, self.delta, self.relation)  # refuses what no accountant supports
 
     @property
     def event(self) -> ComposedEvent:
@@ -61,7 +57,7 @@ class PrivacyPlan:
     @property
     def accountant(self) -> str:
         """Which accountant answers for `epsilon`."""
-        return accounting.accountant_name(self.event, self.delta, self.relation)
+        return accounting.accountant(self.event, self.delta, self.relation)
 
     @property
     def expected_batch_size(self) -> float:
@@ -86,7 +82,7 @@ class PrivacyPlan:
             "sampling_prob": self.sampler.sampling_prob,
             "mechanism": self.mechanism.name,
             "scale": self.mechanism.scale,
-            **({"noise": self.mechanism.noise.to_dict()} if isinstance(self.mechanism, Tabled) else {}),
+            **({"noise": self.mechanism.noise.to_dict()} if self.mechanism.name == "lattice" else {}),
             "clip_norm": self.clip_norm,
             "steps": self.steps,
             "num_directions": self.num_directions,
@@ -94,27 +90,15 @@ class PrivacyPlan:
             "relation": self.relation.value,
         }
 
-    def summary(self) -> dict[str, Any]:
-        """`to_dict` and all that follows from it: what plan.json holds and `dpzo plan --json` prints."""
-        return {
-            **self.to_dict(),
-            "epsilon": self.epsilon,
-            "noise_multiplier": self.noise_multiplier,
-            "noise_scale": self.noise_scale,
-            "expected_batch_size": self.expected_batch_size,
-            "accountant": self.accountant,
-        }
-
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> PrivacyPlan:
         """The plan that `to_dict` wrote. Raises DpzoError on an unknown name."""
         sampling = _known(fields["sampling"], SAMPLERS, "sampling")
-        name = _known(fields["mechanism"], {**MECHANISMS, Tabled.name: Tabled}, "--mechanism")
-        tabled = Tabled(LatticeNoise.from_dict(fields["noise"])) if name == Tabled.name else None
+        name = _known(fields["mechanism"], {*MECHANISMS, "lattice"}, "mechanism")
         return cls(
             num_examples=fields["num_examples"],
             sampler=FullBatch() if sampling == FullBatch.name else PoissonSampling(fields["sampling_prob"]),
-            mechanism=tabled or MECHANISMS[name](fields["scale"]),
+            mechanism=MECHANISMS[name](fields["scale"]) if name in MECHANISMS else tables().tabled(fields["noise"]),
             clip_norm=fields["clip_norm"],
             steps=fields["steps"],
             num_directions=fields["num_directions"],
@@ -125,10 +109,10 @@ class PrivacyPlan:
 
 def relation_named(name: str) -> NeighboringRelation:
     """The relation called `name`; DpzoError names the known ones."""
-    return NeighboringRelation(_known(name, {r.value: r for r in NeighboringRelation}, "--relation"))
+    return NeighboringRelation(_known(name, {r.value for r in NeighboringRelation}, "relation"))
 
 
-def _known(name: str, names: Mapping[str, object], option: str) -> str:
+def _known(name: str, names: Collection[str], argument: str) -> str:
     if name not in names:
-        raise DpzoError(f"{option} must be one of {', '.join(sorted(names))}")
+        raise DpzoError(f"`{argument}` must be one of {', '.join(sorted(names))}")
     return name

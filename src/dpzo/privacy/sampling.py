@@ -23,8 +23,8 @@ class PoissonSampling:
     def __post_init__(self) -> None:
         if not 0 < self.sampling_prob <= 1:
             raise DpzoError(
-                f"sampling probability {self.sampling_prob:g} must lie in (0, 1]: lower --expected-batch-size to at "
-                "most --num-examples"
+                f"sampling probability {self.sampling_prob:g} must lie in (0, 1]: lower `expected_batch_size` to at "
+                "most `num_examples`"
             )
 
     def draw(self, num_units: int, randomness: Randomness) -> npt.NDArray[np.int64]:

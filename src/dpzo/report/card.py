@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpzo.config.plain import markdown, refusing
-from dpzo.privacy import PrivacyPlan, Tabled, accounting
+from dpzo.noise.tabled import Tabled
+from dpzo.privacy import PrivacyPlan
 from dpzo.privacy.events import NeighboringRelation
 from dpzo.report.findings import plan_findings
 from dpzo.report.private_uses import private_use_findings, read_private_uses
@@ -214,7 +215,6 @@ def _assumptions(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
             header["num_examples_source"] in ("declared", "task", "private-count"),
         ),
         _isolation(header["evaluation"]["isolation"]),
-        *_unproved(plan),
         checked("No more releases were made than the plan accounts for", transcript.num_steps <= plan.steps),
         checked("No non-private diagnostic was switched on", not header["nonprivate_uses"]),
         Assumption("Labels, lengths and all other options were chosen without looking at the private data", "assumed"),
@@ -256,14 +256,6 @@ def _isolation(found: object) -> Assumption:
             "assumed",
         )
     return Assumption(f"{statement} (checked bit for bit at start-up)", "pass" if found == "passed" else "fail")
-
-
-def _unproved(plan: PrivacyPlan) -> list[Assumption]:
-    """What the accountant takes for granted, in its own words."""
-    answer = accounting.support(
-        plan.mechanism.name, plan.sampler.name, plan.relation, plan.delta == 0, plan.num_directions
-    )
-    return [Assumption(answer.assumption, "assumed")] if answer.assumption else []
 
 
 def render_markdown(card: Mapping[str, Any]) -> str:

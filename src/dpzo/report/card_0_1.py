@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dpzo.config.plain import refusing
-from dpzo.privacy import PrivacyPlan, Tabled
+from dpzo.noise.tabled import Tabled
+from dpzo.privacy import PrivacyPlan
 from dpzo.privacy.events import NeighboringRelation
 from dpzo.run.journal import Transcript
 from dpzo.run.private_count import PrivateCount

@@ -20,6 +20,7 @@ import torch
 
 from dpzo.errors import DpzoError
 from dpzo.privacy import PrivacyPlan, PrivateChannel, Randomness, Release, lattice
+from dpzo.privacy.accounting.second_opinion import check_epsilon
 from dpzo.run import checkpoint
 from dpzo.run.journal import Journal, Transcript, read
 from dpzo.zo import (
@@ -87,6 +88,7 @@ def fit(
     Stopped after Ctrl-C or SIGTERM, DpzoError if the folder is taken or the disk refuses.
     """
     _refuse_undeclared(job, nonprivate_randomness)
+    check_epsilon(job.plan.event, job.plan.delta, job.plan.relation, job.plan.epsilon)
     with _stop_requests() as stop_requested, _closing(Journal.create(folder, job.header)) as journal:
         start = checkpoint.Restored(0, job.update.init(job.parameters))
         _train(job, objective, num_units, journal, start, observe, nonprivate_randomness, stop_requested)

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from dpzo.config.plain import refusing
+from dpzo.config.solve import plan_summary
 from dpzo.errors import DpzoError
 from dpzo.forecast import planned_passes
 from dpzo.models import fingerprint, fingerprint_tensors
@@ -154,7 +155,7 @@ def fit(
         else:
             require_new(folder)
             make_folder(folder)
-            write_durably(folder / "plan.json", (json.dumps(plan.summary(), indent=2) + "\n").encode())
+            write_durably(folder / "plan.json", (json.dumps(plan_summary(plan), indent=2) + "\n").encode())
             trainer.fit(job, objective, len(objective), folder, **arguments)
     write_durably(folder / WEIGHTS, stored(job.parameters.tensors()))
     return write_card(folder, read(folder))

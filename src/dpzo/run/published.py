@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpzo.config.schema import RunConfig, dump_tree, parse_config, with_open_fields
+from dpzo.config.solve import plan_summary
 from dpzo.privacy import PrivacyPlan
 from dpzo.run.header import stated
 from dpzo.run.private_count import PrivateCount
@@ -36,7 +37,7 @@ def plan_facts(plan: PrivacyPlan, header: Mapping[str, Any]) -> dict[str, Any]:
 
     An ε beside a run that has no guarantee would be read as one, so the guarantee stands in the same breath.
     """
-    return {**plan.summary(), "guarantee": promises(header), "epsilon_with_count": whole_epsilon(plan, header)}
+    return {**plan_summary(plan), "guarantee": promises(header), "epsilon_with_count": whole_epsilon(plan, header)}
 
 
 def whole_epsilon(plan: PrivacyPlan, header: Mapping[str, Any]) -> float:

@@ -26,7 +26,7 @@ import numpy as np
 
 from dpzo.noise.shape import Shape
 from dpzo.privacy import PrivacyPlan
-from dpzo.privacy.accounting import closed_form
+from dpzo.privacy.accounting import second_opinion
 from dpzo.privacy.accounting.query import Query, flatten, shift
 from dpzo.privacy.events import NeighboringRelation
 
@@ -67,14 +67,14 @@ _NO_PURE_TABLE = "a table's pure ε is read off its largest ratio; no second acc
 
 def renyi_bound(plan: PrivacyPlan) -> float:
     """Our Rényi closed form, an upper bound on the plan's ε at any δ."""
-    return closed_form.rdp_epsilon(plan.event, plan.delta, plan.relation)
+    return second_opinion.rdp_epsilon(plan.event, plan.delta, plan.relation)
 
 
 def _prv(query: Query, delta: float, relation: NeighboringRelation) -> Bracket | str:
     if importlib.util.find_spec("prv_accountant") is None:
         return "prv-accountant is not installed: pip install 'dpzo[verify]'"
-    rough = closed_form.rdp_epsilon_of(query, delta, relation)
-    reach = closed_form.rdp_epsilon_of(query, delta / 4000, relation) + 3.0
+    rough = second_opinion.rdp_epsilon_of(query, delta, relation)
+    reach = second_opinion.rdp_epsilon_of(query, delta / 4000, relation) + 3.0
     # Cells: 2·reach ÷ (width ÷ √(T/2·ln(12/δ_error))), theorem 5.5 of its paper.
     growth = math.sqrt(query.count / 2 * math.log(12_000 / delta))
     width = max(WIDTH * rough, _SMALLEST_WIDTH, 2.0 * reach * growth / _MOST_CELLS)
@@ -112,7 +112,7 @@ def _decimal(query: Query, relation: NeighboringRelation) -> Bracket:
 
 def _library(query: Query, plan: PrivacyPlan) -> Bracket | str:
     """Both roundings of dp-accounting's PLD; a row on one coordinate is the worst (docs/guarantees.md)."""
-    rough = closed_form.rdp_epsilon_of(query, plan.delta, plan.relation)
+    rough = second_opinion.rdp_epsilon_of(query, plan.delta, plan.relation)
     step = WIDTH * max(rough, 10.0 * _SMALLEST_WIDTH) / query.count
     if plan.delta < 100.0 * query.count * 2.0**-52:
         return "delta is too small for the Fourier transform of dp-accounting"
@@ -143,7 +143,7 @@ def _table(law: Shape, query: Query, plan: PrivacyPlan) -> Bracket | str:
     if law.ratio > 0.0:  # on to where what is cut off cannot be felt in δ
         cut = math.log(plan.delta * 1e-6 / query.count / max(law.beyond, 1e-300)) / math.log(law.ratio) * law.period
         cells += max(0, math.ceil(cut))
-    rough = closed_form.rdp_epsilon_of(query, plan.delta, plan.relation)
+    rough = second_opinion.rdp_epsilon_of(query, plan.delta, plan.relation)
     step = WIDTH * rough / query.count
     if cells > 200_000 or query.count > 20_000:
         return "the table or the number of steps is too large for dp-accounting's general PLD"

@@ -14,6 +14,7 @@ from scipy.stats import gamma
 
 from dpzo.config.plain import markdown
 from dpzo.config.schema import FROM_FILE, PRIVATE, RunConfig, parse_config
+from dpzo.config.solve import plan_summary
 from dpzo.errors import DpzoError
 from dpzo.privacy import Laplace, PrivacyPlan, Release, lattice
 from dpzo.privacy.mechanisms import Gaussian
@@ -218,7 +219,7 @@ def _second(plan: PrivacyPlan, claimed: float) -> Check:
         return inapplicable("second accountant", bracket)
     said = f"{bracket.accountant}: ε in [{bracket.low:.6g}, {bracket.high:.6g}]; claimed for training: {claimed:.6g}"
     # A claim that a looser accountant made may lie above; none may lie below.
-    loose = plan.accountant.startswith("RDP") or claimed > plan.epsilon * (1 + SAME)
+    loose = claimed > plan.epsilon * (1 + SAME)
     holds = bracket.low <= claimed and (loose or claimed <= bracket.high)
     return passed("second accountant", said) if holds else failed("second accountant", said)
 
@@ -294,7 +295,7 @@ def check_plan(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
     """plan.json is what the header's plan gives."""
     if not (run / PLAN).exists():
         return inapplicable("plan", f"there is no {PLAN} in the folder")
-    facts = plan_facts(plan, transcript.header) if "config" in transcript.header else plan.summary()
+    facts = plan_facts(plan, transcript.header) if "config" in transcript.header else plan_summary(plan)
     shipped = _json(run / PLAN)
     if FORMER.fullmatch(str(shipped.get("accountant", ""))):  # its ε is judged by `check_claim`
         facts["accountant"] = shipped["accountant"]

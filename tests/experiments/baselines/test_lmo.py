@@ -225,10 +225,10 @@ def test_a_test_double_claims_nothing(logistic: Make, recorded: type) -> None:
         (LmoGradient(SGD, "lmo-0.3", "l2_scalar"), "do not have the scalar's epsilon.*clip in L1"),  # type: ignore[arg-type]
         (LmoGradient(SGD, "lmo-0.3", "equivalent_gaussian"), "bounds nothing after composition"),  # type: ignore[arg-type]
         (LmoGradient(SGD, "lmo-0.3", "linf"), "use l1 or l2"),  # type: ignore[arg-type]
-        (LmoGradient(SGD, "lmo-0.35", "l1"), "--mechanism lmo-0.35: no published set.*lmo-0.3,"),
-        (LmoGradient(SGD, "gaussian", "l1"), "--mechanism gaussian"),
+        (LmoGradient(SGD, "lmo-0.35", "l1"), "`mechanism` lmo-0.35: no published set.*lmo-0.3,"),
+        (LmoGradient(SGD, "gaussian", "l1"), "`mechanism` gaussian"),
         (LmoGradient(replace(SGD, clipping="ghost"), "lmo-0.3", "l1"), "L2 norms only; use hooks"),
-        (LmoGradient(replace(SGD, clip_norm=math.inf), "lmo-0.3", "l1"), "--clip-norm"),
+        (LmoGradient(replace(SGD, clip_norm=math.inf), "lmo-0.3", "l1"), "`clip_norm`"),
     ],
 )
 def test_what_has_no_proof_is_refused_before_a_record_is_read(logistic: Make, method: LmoGradient, said: str) -> None:
@@ -242,7 +242,7 @@ def test_what_has_no_proof_is_refused_before_a_record_is_read(logistic: Make, me
 def test_a_replaced_unit_is_refused(logistic: Make) -> None:
     small = logistic()
     job = replace(small.job, plan=replace(small.plan, relation=NeighboringRelation.REPLACE_ONE))
-    with pytest.raises(DpzoError, match="--relation replace_one: not proved"):
+    with pytest.raises(DpzoError, match="`relation` replace_one: not proved"):
         METHODS[1].run(job, small.objective, small.units)
 
 

@@ -239,7 +239,7 @@ def test_what_is_refused_at_once(grid: Grid, changes: dict[str, Any], said: str)
         ({"names": ("dp-sgd",), "assignments": ("privacy.mechanism=laplace",)}, "laplace does not serve dp-sgd"),
         (
             {"names": ("dpzero",), "assignments": (*SMALL, "dpzero:privacy.relation=neighbours")},
-            "--relation must be one of",
+            "`relation` must be one of",
         ),
         ({"names": ("dpzero",), "layouts": ("k-99/seed-1",)}, "no layout"),
         ({"names": ("dpzero",), "layouts": ("k-512/seed-13",)}, "no train split"),

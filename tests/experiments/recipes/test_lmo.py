@@ -68,15 +68,15 @@ def test_another_epsilon_stretches_the_noise_until_it_is_proved() -> None:
 
 def test_options_that_do_not_fit_are_refused() -> None:
     built = find_recipe("lmo-dp-roberta-large-sst2-label0.3").build()
-    with pytest.raises(DpzoError, match=r"--mechanism gaussian: no published set of LMO noise; use one of lmo-0\.15, "):
+    with pytest.raises(DpzoError, match=r"`mechanism` gaussian: no published set of LMO noise; use one of lmo-0\.15, "):
         built.with_options(assignments=["privacy.mechanism=gaussian"])
-    with pytest.raises(DpzoError, match="--delta must lie in"):
+    with pytest.raises(DpzoError, match="`delta` must lie in"):
         built.with_options(assignments=["privacy.delta=0"]).account()
     other = find_recipe("dp-adamw-roberta-large-sst2-eps2").build()
     with pytest.raises(DpzoError, match=r"lmo-0\.3 does not serve dp-adam"):
         other.with_options(assignments=["privacy.mechanism=lmo-0.3"])
     private = find_recipe("dpzero-roberta-large-sst2-eps2").build()
-    with pytest.raises(DpzoError, match="--mechanism must be one of"):
+    with pytest.raises(DpzoError, match="`mechanism` must be one of"):
         private.with_options(assignments=["privacy.mechanism=lmo-0.3"]).plan()
 
 

@@ -13,7 +13,8 @@ from scipy import stats
 
 from dpzo.errors import DpzoError
 from dpzo.experiments.recipes import theory
-from dpzo.privacy import FullBatch, NeighboringRelation, accounting
+from dpzo.privacy import FullBatch, NeighboringRelation
+from dpzo.privacy.accounting import calibrate
 
 PROBLEM: dict[str, Any] = {
     "num_examples": 10_000,
@@ -212,7 +213,7 @@ def test_the_slack_of_the_composition(epsilon: float, delta: float, exact: float
         problem = {**PROBLEM, "epsilon": epsilon, "delta": delta, "num_examples": number}
         plan = theory.dpzero(**problem, effective_rank=rank).plan()
         assert plan.epsilon == pytest.approx(exact, rel=2e-3)
-    needed = accounting.calibrate.noise(
+    needed = calibrate.noise(
         lambda scale: (
             type(plan)(
                 plan.num_examples, FullBatch(), type(plan.mechanism)(scale), 1.0, plan.steps, 1, delta, plan.relation

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dpzo import solve_plan
-from dpzo.privacy import NeighboringRelation, accounting
+from dpzo.privacy import NeighboringRelation
+from dpzo.privacy.accounting import curves
 
 EPSILONS = np.concatenate([[0.0], np.geomspace(1e-4, 24.0, 140)])
 
@@ -26,9 +27,9 @@ def test_a_curve_is_near_the_single_answers(
         mechanism=mechanism,
         relation=relation,
     )
-    curve = accounting.delta_curve(plan.event, EPSILONS, relation)
+    curve = curves.delta_curve(plan.event, EPSILONS, relation)
     assert (np.diff(curve) <= 0).all()
     for index in (0, 60, 100, 110, 120):
-        one = accounting.delta(plan.event, float(EPSILONS[index]), relation)
+        one = curves.delta(plan.event, float(EPSILONS[index]), relation)
         if one > 1e-8:
             assert 0.999 * one <= curve[index] <= 1.01 * one

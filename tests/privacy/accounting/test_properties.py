@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dpzo.errors import DpzoError
 from dpzo.privacy import accounting
-from dpzo.privacy.accounting import closed_form
+from dpzo.privacy.accounting import calibrate, closed_form, curves, second_opinion
 from dpzo.privacy.events import (
     ComposedEvent,
     Event,
@@ -54,16 +54,16 @@ def test_pld_is_below_renyi_and_not_far(
     noise: float, sampling_prob: float, steps: int, delta: float, relation: NeighboringRelation
 ) -> None:
     event = _event(GaussianEvent, noise, sampling_prob, steps)
-    bound = closed_form.rdp_epsilon(event, delta, relation)
+    bound = second_opinion.rdp_epsilon(event, delta, relation)
     found = accounting.epsilon(event, delta, relation)
     assert 0.0 <= found <= bound
-    assert accounting.delta(event, bound, relation) <= delta
+    assert curves.delta(event, bound, relation) <= delta
 
 
 @few
 @given(kinds, sampling_probs, st.integers(1, 2000), st.floats(0.05, 20.0), deltas)
 def test_calibration_round_trip(kind: type, sampling_prob: float, steps: int, epsilon: float, delta: float) -> None:
-    noise = accounting.calibrate.noise(lambda x: _event(kind, x, sampling_prob, steps), epsilon, delta, ZERO)
+    noise = calibrate.noise(lambda x: _event(kind, x, sampling_prob, steps), epsilon, delta, ZERO)
     spent = accounting.epsilon(_event(kind, noise, sampling_prob, steps), delta, ZERO)
     assert epsilon * (1.0 - 1e-3) <= spent <= epsilon
 
@@ -74,7 +74,7 @@ def test_delta_inverts_epsilon(noise: float, sampling_prob: float, steps: int, d
     event = _event(kind, noise, sampling_prob, steps)
     epsilon = accounting.epsilon(event, delta, ZERO)
     if epsilon > 0.0:
-        assert accounting.delta(event, epsilon, ZERO) == pytest.approx(delta, rel=1e-2)
+        assert curves.delta(event, epsilon, ZERO) == pytest.approx(delta, rel=1e-2)
 
 
 @many
@@ -85,7 +85,7 @@ def test_pure_epsilon_and_its_inverse(
     epsilon = closed_form.laplace_pure_epsilon(scale, sampling_prob, steps, relation)
     assert math.isfinite(epsilon)
     assert epsilon > 0.0
-    back = closed_form.laplace_pure_scale(epsilon, sampling_prob, steps, relation)
+    back = calibrate.laplace_pure_scale(epsilon, sampling_prob, steps, relation)
     assert back == pytest.approx(scale, rel=1e-9)
     assert closed_form.laplace_pure_epsilon(back, sampling_prob, steps, relation) <= epsilon
 
@@ -117,7 +117,7 @@ def test_exact_gaussian_inverts_to_the_safe_side(mu: float, delta: float) -> Non
 def test_calibration_at_the_edges(
     kind: type, sampling_prob: float, steps: int, epsilon: float, delta: float, relation: NeighboringRelation
 ) -> None:
-    noise = accounting.calibrate.noise(lambda x: _event(kind, x, sampling_prob, steps), epsilon, delta, relation)
+    noise = calibrate.noise(lambda x: _event(kind, x, sampling_prob, steps), epsilon, delta, relation)
     spent = accounting.epsilon(_event(kind, noise, sampling_prob, steps), delta, relation)
     assert epsilon * (1.0 - 1e-3) <= spent <= epsilon
 
@@ -126,37 +126,37 @@ def test_calibration_takes_few_evaluations(monkeypatch: pytest.MonkeyPatch) -> N
     from dpzo.privacy.accounting import headline
 
     calls: list[float] = []
-    true_epsilon = headline.epsilon
+    true_bound = headline.bound
 
     def counted(event: Event, delta: float, relation: NeighboringRelation) -> float:
         calls.append(delta)
-        return true_epsilon(event, delta, relation)
+        return true_bound(event, delta, relation)
 
-    monkeypatch.setattr(headline, "epsilon", counted)
-    accounting.calibrate.noise(lambda x: _event(GaussianEvent, x, 0.016, 75_000), 1.0, 1e-5, ZERO)
+    monkeypatch.setattr(headline, "bound", counted)
+    calibrate.noise(lambda x: _event(GaussianEvent, x, 0.016, 75_000), 1.0, 1e-5, ZERO)
     assert len(calls) <= 5
 
 
 def test_a_budget_that_no_noise_can_exceed_is_refused() -> None:
     # A unit joins with probability 1e-6, so δ = 1e-5 already allows to publish it: every ε would be a false comfort.
-    with pytest.raises(DpzoError, match="--delta"):
-        accounting.calibrate.noise(lambda x: _event(GaussianEvent, x, 1e-6, 1), 1.0, 1e-5, ZERO)
+    with pytest.raises(DpzoError, match="`delta`"):
+        calibrate.noise(lambda x: _event(GaussianEvent, x, 1e-6, 1), 1.0, 1e-5, ZERO)
 
 
 @pytest.mark.parametrize(
     ("event", "delta", "words"),
     [
-        (GaussianEvent(0.0), 1e-5, "--noise-multiplier"),
-        (GaussianEvent(math.nan), 1e-5, "--noise-multiplier"),
-        (LaplaceEvent(math.inf), 1e-5, "--noise-multiplier"),
-        (LaplaceEvent(1.0, 0), 1e-5, "--num-directions"),
-        (PoissonSampledEvent(0.0, GaussianEvent(1.0)), 1e-5, "--expected-batch-size"),
-        (PoissonSampledEvent(1.5, GaussianEvent(1.0)), 1e-5, "--expected-batch-size"),
-        (PoissonSampledEvent(math.nan, GaussianEvent(1.0)), 1e-5, "--expected-batch-size"),
-        (ComposedEvent(GaussianEvent(1.0), 0), 1e-5, "--steps"),
-        (GaussianEvent(1.0), 1.0, "--delta"),
-        (GaussianEvent(1.0), -1e-9, "--delta"),
-        (GaussianEvent(1.0), math.nan, "--delta"),
+        (GaussianEvent(0.0), 1e-5, "`noise_multiplier`"),
+        (GaussianEvent(math.nan), 1e-5, "`noise_multiplier`"),
+        (LaplaceEvent(math.inf), 1e-5, "`noise_multiplier`"),
+        (LaplaceEvent(1.0, 0), 1e-5, "`num_directions`"),
+        (PoissonSampledEvent(0.0, GaussianEvent(1.0)), 1e-5, "`expected_batch_size`"),
+        (PoissonSampledEvent(1.5, GaussianEvent(1.0)), 1e-5, "`expected_batch_size`"),
+        (PoissonSampledEvent(math.nan, GaussianEvent(1.0)), 1e-5, "`expected_batch_size`"),
+        (ComposedEvent(GaussianEvent(1.0), 0), 1e-5, "`steps`"),
+        (GaussianEvent(1.0), 1.0, "`delta`"),
+        (GaussianEvent(1.0), -1e-9, "`delta`"),
+        (GaussianEvent(1.0), math.nan, "`delta`"),
     ],
 )
 def test_numbers_out_of_range_name_the_option(event: Event, delta: float, words: str) -> None:
@@ -167,5 +167,5 @@ def test_numbers_out_of_range_name_the_option(event: Event, delta: float, words:
 
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf])
 def test_epsilon_out_of_range_is_refused(epsilon: float) -> None:
-    with pytest.raises(DpzoError, match="--epsilon"):
-        accounting.calibrate.noise(GaussianEvent, epsilon, 1e-5, ZERO)
+    with pytest.raises(DpzoError, match="`epsilon`"):
+        calibrate.noise(GaussianEvent, epsilon, 1e-5, ZERO)

@@ -15,6 +15,7 @@ import pytest
 from scipy.special import logsumexp
 
 from dpzo.privacy import accounting
+from dpzo.privacy.accounting import curves
 from dpzo.privacy.accounting.query import Query
 from dpzo.privacy.accounting.renyi import curve
 from dpzo.privacy.events import GaussianEvent, LaplaceEvent, NeighboringRelation, PoissonSampledEvent
@@ -57,7 +58,7 @@ def test_one_release_against_quadrature(
     event = PoissonSampledEvent(sampling_prob, kind(noise))
     for epsilon in (0.0, 0.01, 0.1, 0.5):
         direct = max(_hockey_stick(with_unit, other, epsilon, step), _hockey_stick(other, with_unit, epsilon, step))
-        found = accounting.delta(event, epsilon, relation)
+        found = curves.delta(event, epsilon, relation)
         assert found >= direct * (1.0 - 1e-5)
         assert found <= direct * (1.0 + 1e-3) + 1e-9
 
@@ -120,7 +121,7 @@ def test_opposite_rows_are_the_worst_replacement_of_a_sampled_gaussian() -> None
     p = density((1.0, 0.0))
     event = PoissonSampledEvent(sampling_prob, GaussianEvent(noise))
     for epsilon in (0.0, 0.2, 0.6, 1.2):
-        worst = accounting.delta(event, epsilon, REPLACE)
+        worst = curves.delta(event, epsilon, REPLACE)
         reached = 0.0
         for angle in np.linspace(0.0, math.pi, 7):
             for length in (0.0, 0.5, 1.0):

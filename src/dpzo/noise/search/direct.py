@@ -24,7 +24,7 @@ def certified_epsilon(shape: Shape, delta: float, sampling_prob: float = 1.0, co
     Guarantee: an upper bound, whatever the rounding. Errors: DpzoError unless 1e-100 ≤ δ < 1.
     """
     if not 1e-100 <= delta < 1.0:
-        raise DpzoError(f"--delta is {delta:g}, must be at least 1e-100 and below 1 to be certified")
+        raise DpzoError(f"`delta` is {delta:g}, must be at least 1e-100 and below 1 to be certified")
     found = []
     for losses, masses, infinite in _releases(shape, sampling_prob):
         if len(losses) == 0:

@@ -109,7 +109,7 @@ def calibrated(
         cells = cells_at(math.exp(x))
         here = excess(x)
     else:
-        raise DpzoError(f"{name}: no scale reaches --epsilon {task.epsilon:g} at --delta {task.delta:g}")
+        raise DpzoError(f"{name}: no scale reaches `epsilon` {task.epsilon:g} at `delta` {task.delta:g}")
     low, at_low, high, at_high = (x, here, other, there) if here > 0.0 else (other, there, x, here)
     for _ in range(30):
         if at_high > -tolerance or high - low < 1e-7:

@@ -20,6 +20,7 @@ from dpzo.noise.shape import Array, Shape
 from dpzo.noise.table import LatticeNoise
 from dpzo.noise.tabulate import DIGITS, RESOLUTION, Side, tabulate
 from dpzo.privacy import accounting
+from dpzo.privacy.accounting import calibrate
 from dpzo.privacy.events import ComposedEvent, GaussianEvent, NeighboringRelation, PoissonSampledEvent
 
 RELATION = NeighboringRelation.ZERO_OUT
@@ -50,23 +51,23 @@ def search(
 
 def _task(epsilon: float, delta: float, sampling_prob: float, steps: int, objective: str) -> Task:
     if not 0.0 < epsilon < math.inf:
-        raise DpzoError(f"--epsilon is {epsilon:g}, must be positive and finite")
+        raise DpzoError(f"`epsilon` is {epsilon:g}, must be positive and finite")
     if not 1e-30 <= delta < 1.0:
-        raise DpzoError(f"--delta is {delta:g}, must be at least 1e-30 and below 1: Gaussian noise, with which others "
-                        "are compared, has no pure ε; use --mechanism laplace for --delta 0")  # fmt: skip
+        raise DpzoError(f"`delta` is {delta:g}, must be at least 1e-30 and below 1: Gaussian noise, with which others "
+                        "are compared, has no pure ε; use `mechanism` laplace for `delta` 0")  # fmt: skip
     if not 0.0 < sampling_prob <= 1.0:
-        raise DpzoError(f"--sampling-prob is {sampling_prob:g}, must be above 0 and at most 1")
+        raise DpzoError(f"`sampling_prob` is {sampling_prob:g}, must be above 0 and at most 1")
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**7:
-        raise DpzoError("--steps must be a whole number from 1 to 10000000")
+        raise DpzoError("`steps` must be a whole number from 1 to 10000000")
     name, _, number = objective.partition(":")
     try:
         gamma = float(number) if name == "usefulness" else 1.0
     except ValueError:
         gamma = math.nan
     if name not in ("variance", "absolute", "usefulness") or (number and name != "usefulness"):
-        raise DpzoError("--objective must be variance, absolute or usefulness:γ, as in usefulness:0.9")
+        raise DpzoError("`objective` must be variance, absolute or usefulness:γ, as in usefulness:0.9")
     if not 0.0 < gamma < math.inf:
-        raise DpzoError("--objective usefulness:γ needs γ, a positive number of clip norms, as in usefulness:0.9")
+        raise DpzoError("`objective` usefulness:γ needs γ, a positive number of clip norms, as in usefulness:0.9")
     return Task(epsilon, delta, sampling_prob, steps, name, gamma)
 
 
@@ -109,7 +110,7 @@ def _gaussian(task: Task) -> tuple[float, Found]:
         sampled = one if task.sampling_prob == 1.0 else PoissonSampledEvent(task.sampling_prob, one)
         return ComposedEvent(sampled, task.steps)
 
-    sigma = accounting.calibrate.noise(event, task.epsilon, task.delta, RELATION)
+    sigma = calibrate.noise(event, task.epsilon, task.delta, RELATION)
     spent = accounting.epsilon(event(sigma), task.delta, RELATION)
     return sigma, Found(1.0, 1.0, sigma**2, {"noise_multiplier": sigma}, spent)
 
@@ -132,7 +133,7 @@ def _certified(task: Task, at: Noise, origin: str) -> tuple[LatticeNoise, float]
             spent = own
         over = min(spent / task.epsilon - 1.0, 1.0)
         factor *= 1.0 + max(2.0 * MARGIN, 0.5 * over) * (1.0 if attempt < 20 else 2.0)
-    raise DpzoError(f"{origin}: no table of this noise is certified at --epsilon {task.epsilon:g}")
+    raise DpzoError(f"{origin}: no table of this noise is certified at `epsilon` {task.epsilon:g}")
 
 
 def tabulated(shape: Shape, origin: str) -> LatticeNoise:
@@ -222,7 +223,7 @@ def _tempered_within(task: Task, shape: Shape) -> Shape:
     while over(low):
         low, high = low / 1.02, low
         if low < 0.2:
-            raise DpzoError(f"free form: no law reaches --epsilon {task.epsilon:g}")
+            raise DpzoError(f"free form: no law reaches `epsilon` {task.epsilon:g}")
     while high < 5.0 and not over(high):
         low, high = high, high * 1.005
     while high / low > 1.0 + 1e-5:

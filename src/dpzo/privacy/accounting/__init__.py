@@ -1,19 +1,9 @@
-"""Accounting: from what was done (an event) to what it leaked (ε, δ), and back to the noise that a budget asks for."""
+"""Accounting: from what was done (an event) to what it leaked (ε at δ).
 
-from dpzo.privacy.accounting import calibrate, closed_form
-from dpzo.privacy.accounting.headline import AccountantDisagreement, accountant_name, delta, delta_curve, epsilon
-from dpzo.privacy.accounting.matrix import Support, SupportRow, support, support_matrix
+Built on it, and not needed for a plan's ε: `calibrate` (from ε to noise), `curves` (δ at an ε), `second_opinion` (Rényi
+bounds) and `support_page`.
+"""
 
-__all__ = [
-    "AccountantDisagreement",
-    "Support",
-    "SupportRow",
-    "accountant_name",
-    "calibrate",
-    "closed_form",
-    "delta",
-    "delta_curve",
-    "epsilon",
-    "support",
-    "support_matrix",
-]
+from dpzo.privacy.accounting.headline import accountant, epsilon
+
+__all__ = ["accountant", "epsilon"]

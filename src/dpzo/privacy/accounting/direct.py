@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dpzo.noise.shape import Array
+from dpzo.privacy.accounting.tilted import UNIT, Array
 
 WINDOW = 4096
-UNIT = 2.0**-53
 CUT = 1e-6
 """Share of δ that all cuts above the windows may come to, about."""
 UNDERFLOW = 1e-280

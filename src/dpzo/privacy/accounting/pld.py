@@ -23,16 +23,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from dpzo.noise.shape import Array
-from dpzo.privacy.accounting.composition import delta_curve, least_delta, least_epsilon
+from dpzo.errors import DpzoError
+from dpzo.privacy.accounting.composition import least_epsilon
 from dpzo.privacy.accounting.query import Query, shift
-from dpzo.privacy.accounting.tilted import UNIT, Atoms
+from dpzo.privacy.accounting.tilted import UNIT, Array, Atoms
 from dpzo.privacy.events import NeighboringRelation
 
 SMALLEST_DELTA = 1e-250
 """No δ below is answered: masses would meet the end of the range of floats."""
-CURVE_LEAST = 1e-9
-"""δ of a whole curve below which its values are not near."""
 REFINED = 0.0015
 """Distance of the points in standard deviations; ε rises by about REFINED²/12 of itself."""
 NODES = 6
@@ -48,21 +46,10 @@ Pair = tuple[Atoms, ...]
 
 def epsilon(query: Query, delta: float, relation: NeighboringRelation) -> float:
     """Smallest ε of the composition at δ ≥ SMALLEST_DELTA by these atoms, an upper bound; ∞ where too coarse."""
-    pair = atoms(query, relation, _reach(delta / query.count))
+    if delta < SMALLEST_DELTA:
+        raise DpzoError(f"`delta` {delta:g} is below {SMALLEST_DELTA:g}, the least that is answered: raise `delta`")
+    pair = atoms(query, relation, reach_for(delta / query.count))
     return max((least_epsilon(one, delta, query.count) for one in pair), default=math.inf)
-
-
-def delta(query: Query, epsilon: float, relation: NeighboringRelation, least: float = SMALLEST_DELTA) -> float:
-    """δ of the composition at ε, an upper bound; 1 where the atoms are too coarse; below `least` not near it."""
-    pair = atoms(query, relation, _reach(max(least, SMALLEST_DELTA) / query.count))
-    return max((least_delta(one, epsilon, query.count) for one in pair), default=1.0)
-
-
-def curve(query: Query, epsilons: Array, relation: NeighboringRelation) -> Array:
-    """δ at ascending ε, upper bounds as `composition.delta_curve` gives them; 1 where the atoms are too coarse."""
-    pair = atoms(query, relation, _reach(CURVE_LEAST / query.count))
-    bounds = [delta_curve(one, epsilons, query.count) for one in pair]
-    return np.max(bounds, axis=0) if bounds else np.ones(len(epsilons))
 
 
 @lru_cache(maxsize=8)
@@ -89,7 +76,7 @@ def atoms(query: Query, relation: NeighboringRelation, reach: float) -> Pair:
     return (_gaussian(points, with_unit, without, math.inf), added)
 
 
-def _reach(delta: float) -> float:
+def reach_for(delta: float) -> float:
     """Standard deviations beyond which P has less than a 1e-6th of δ: φ(y)/y bounds it."""
     return math.sqrt(2.0 * (14.0 - math.log(min(delta, 0.1)))) + 0.5
 

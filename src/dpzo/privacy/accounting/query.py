@@ -1,13 +1,12 @@
-"""A finished event tree, checked and flattened to the five numbers every accountant reads."""
+"""A finished event tree, checked and flattened to the few values every accountant reads."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dpzo.errors import DpzoError
-from dpzo.noise.table import LatticeNoise
 from dpzo.privacy.events import (
     ComposedEvent,
     Event,
@@ -26,7 +25,7 @@ SamplingName = Literal["poisson", "full_batch"]
 class Query:
     """`count` adaptive releases of one mechanism, each on a fresh Poisson sample (all units when sampling_prob is 1).
 
-    `noise` is the Gaussian standard deviation or the Laplace scale, in units of `clip_norm`; of a lattice noise the
+    `noise` is the Gaussian standard deviation or the Laplace scale, in units of `clip_norm`; of a noise table the
     standard deviation, and `table` says the rest.
     """
 
@@ -35,7 +34,7 @@ class Query:
     dimension: int
     sampling_prob: float
     count: int
-    table: LatticeNoise | None = None
+    table: Any = None
 
     @property
     def sampling(self) -> SamplingName:
@@ -45,27 +44,27 @@ class Query:
 def flatten(event: Event) -> Query:
     """Check every number of an event tree and flatten it.
 
-    Errors: DpzoError naming the option when a noise is not positive and finite, a sampling probability is outside
+    Errors: DpzoError naming the argument when a noise is not positive and finite, a sampling probability is outside
     (0, 1], or a count or a dimension is below 1.
     """
     count = 1
     if isinstance(event, ComposedEvent):
-        count, event = _whole(event.count, "--steps"), event.event
+        count, event = _whole(event.count, "steps"), event.event
     sampling_prob = 1.0
     if isinstance(event, PoissonSampledEvent):
         sampling_prob, event = float(event.sampling_prob), event.event
         if not 0.0 < sampling_prob <= 1.0:
             raise DpzoError(
                 f"sampling probability is {sampling_prob}, must be in (0, 1]: "
-                "lower --expected-batch-size or raise --num-examples"
+                "lower `expected_batch_size` or raise `num_examples`"
             )
     if isinstance(event, GaussianEvent):
         return Query("gaussian", _positive(event.noise_multiplier), 1, sampling_prob, count)
     if isinstance(event, LaplaceEvent):
-        dimension = _whole(event.dimension, "--num-directions")
+        dimension = _whole(event.dimension, "num_directions")
         return Query("laplace", _positive(event.scale), dimension, sampling_prob, count)
     if isinstance(event, LatticeEvent):
-        dimension, noise = _whole(event.dimension, "--num-directions"), event.noise
+        dimension, noise = _whole(event.dimension, "num_directions"), event.noise
         return Query("lattice", noise.noise_multiplier, dimension, sampling_prob, count, noise)
     raise DpzoError(f"no accountant knows an event of type {type(event).__name__}: use gaussian or laplace")
 
@@ -73,13 +72,7 @@ def flatten(event: Event) -> Query:
 def check_delta(delta: float) -> None:
     """Refuse a δ outside [0, 1), NaN included."""
     if not 0.0 <= delta < 1.0:
-        raise DpzoError(f"--delta is {delta}, must be at least 0 and below 1: a usual choice is 1e-5")
-
-
-def check_epsilon(epsilon: float) -> None:
-    """Refuse an ε that is not positive and finite."""
-    if not 0.0 < epsilon < math.inf:
-        raise DpzoError(f"--epsilon is {epsilon}, must be positive and finite: a usual choice is between 0.5 and 8")
+        raise DpzoError(f"`delta` is {delta}, must be at least 0 and below 1: a usual choice is 1e-5")
 
 
 def shift(relation: NeighboringRelation) -> float:
@@ -89,11 +82,11 @@ def shift(relation: NeighboringRelation) -> float:
 
 def _positive(noise: float) -> float:
     if not 0.0 < noise < math.inf:
-        raise DpzoError(f"--noise-multiplier is {noise}, must be positive and finite")
+        raise DpzoError(f"`noise_multiplier` is {noise}, must be positive and finite")
     return float(noise)
 
 
-def _whole(value: int, option: str) -> int:
+def _whole(value: int, argument: str) -> int:
     if isinstance(value, bool) or int(value) != value or value < 1:
-        raise DpzoError(f"{option} is {value}, must be a whole number of at least 1")
+        raise DpzoError(f"`{argument}` is {value}, must be a whole number of at least 1")
     return int(value)

@@ -10,17 +10,13 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
-from dpzo.noise.lattice_pld import atoms
-from dpzo.noise.table import LatticeNoise
 from dpzo.privacy.accounting import pld
 from dpzo.privacy.accounting.query import Query, shift
-from dpzo.privacy.accounting.tilted import Atoms
+from dpzo.privacy.accounting.tilted import Array, Atoms
 from dpzo.privacy.events import NeighboringRelation
-
-Array = npt.NDArray[np.float64]
+from dpzo.privacy.mechanisms import tables
 
 _FRACTIONS = np.concatenate([[1.01, 1.02, 1.05], np.arange(11, 110) / 10.0])
 _FRACTIONS = _FRACTIONS[np.round(_FRACTIONS) != _FRACTIONS]
@@ -41,7 +37,8 @@ def curve(query: Query, relation: NeighboringRelation) -> tuple[Array, Array]:
     Shapes: two vectors of equal length.
     """
     if query.table is not None:
-        return _lattice(query.table, query.sampling_prob, int(shift(relation)))
+        found: tuple[Array, Array] = tables().renyi_curve(query, relation)
+        return found
     return _curve(query.mechanism, query.noise, query.sampling_prob, relation)
 
 
@@ -53,7 +50,7 @@ def _curve(mechanism: str, noise: float, sampling_prob: float, relation: Neighbo
         return orders, (_gaussian if mechanism == "gaussian" else _laplace)(orders, scale)
     if relation is NeighboringRelation.REPLACE_ONE:
         if mechanism != "gaussian":
-            return _of_atoms(pld.replaced_laplace(noise, sampling_prob))
+            return of_atoms(pld.replaced_laplace(noise, sampling_prob))
         return _gaussian_replace(noise, sampling_prob)
     integers = np.array([_sampled(int(order), mechanism, noise, sampling_prob) for order in _INTEGERS])
     # At rarer sampling the cancellation in the integrand would show.
@@ -66,12 +63,8 @@ def _curve(mechanism: str, noise: float, sampling_prob: float, relation: Neighbo
     return np.concatenate([_FRACTIONS, _INTEGERS]), np.concatenate([fractions, integers])
 
 
-@lru_cache(maxsize=8)
-def _lattice(table: LatticeNoise, sampling_prob: float, clip_norms: int) -> tuple[Array, Array]:
-    return _of_atoms(atoms(table.shape.moving(clip_norms), sampling_prob))
-
-
-def _of_atoms(directions: Iterable[Atoms]) -> tuple[Array, Array]:
+def of_atoms(directions: Iterable[Atoms]) -> tuple[Array, Array]:
+    """Orders and bounds on D_α, the larger of the directions of one release: ln Σ m·e^{(α−1)l} ÷ (α−1)."""
     orders = np.sort(np.concatenate([_FRACTIONS, np.arange(2, 65), np.geomspace(72, 65536, 40)]))
     found = []
     for one in directions:

@@ -20,8 +20,7 @@ import numpy.typing as npt
 import scipy.fft
 from scipy.optimize import brentq
 
-from dpzo.noise.shape import Array
-
+Array = npt.NDArray[np.float64]
 Spectrum = npt.NDArray[np.complex128]
 
 LEAST_CELLS, MOST_CELLS = 2**14, 2**21
@@ -74,16 +73,7 @@ class Rough:
             room = tilt * math.log(tilt) - (tilt + 1.0) * math.log1p(tilt)
             return (count * self.cumulant(tilt) + room - math.log(delta)) / tilt
 
-        return _least(bound)
-
-    def tilt_for_epsilon(self, epsilon: float, count: int) -> float:
-        """λ that minimises the Rényi bound on ln δ: T·ln K − λε + λ ln λ − (λ+1) ln(λ+1)."""
-
-        def bound(tilt: float) -> float:
-            room = tilt * math.log(tilt) - (tilt + 1.0) * math.log1p(tilt)
-            return count * self.cumulant(tilt) - tilt * epsilon + room
-
-        return _least(bound)
+        return golden_section(bound)
 
     def window(self, tilt: float, count: int) -> tuple[float, float]:
         """Where the tilted sum lies but for a 1e-14th on either side (Chernoff, the best of some exponents)."""
@@ -97,7 +87,7 @@ class Rough:
         return max(low, count * float(self.losses.min())), min(high, count * float(self.losses.max()))
 
 
-def _least(function: Callable[[float], float], low: float = 1e-4, high: float = 1e6) -> float:
+def golden_section(function: Callable[[float], float], low: float = 1e-4, high: float = 1e6) -> float:
     """Argument of the least value of a unimodal function on [low, high], to 2 %: golden section in the logarithm."""
     golden = 0.5 * (math.sqrt(5.0) - 1.0)
     a, b = math.log(low), math.log(high)
