@@ -31,14 +31,10 @@ def _tickets(path: Path, rows: int) -> None:
 def prepared(tiny_bert: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files. Copied for each page, so that no page sees what another left."""
     folder = tmp_path_factory.mktemp("pages")
-    for name, model in (("my-encoder", tiny_bert), ("my-llama", tiny_llama), ("PATH_TO_MINILM", tiny_bert)):
+    for name, model in (("my-encoder", tiny_bert), ("my-llama", tiny_llama)):
         (folder / name).symlink_to(model)
     _tickets(folder / "tickets.csv", 60)
     _tickets(folder / "public_test.csv", 30)
-    (folder / "SST2_FOLDER").mkdir()
-    for split in ("train", "test"):
-        lines = [f"{i % 2}\ta {('bad', 'good')[i % 2]} film {i}" for i in range(40)]
-        (folder / "SST2_FOLDER" / f"sentence_{split}.tsv").write_text("\n".join(lines) + "\n")
     return folder
 
 
