@@ -16,11 +16,12 @@ from typing import Any
 from benchmarks.results_file import write_results
 from dpzo.audit.transcript import audit_transcript
 from dpzo.cli.demo import demo_model
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import parse_config
 from dpzo.data.tasks import demo_messages
 from dpzo.models import FeatureObjective
 from dpzo.models.quiet import silent_libraries
-from dpzo.run.build import assemble, objective
+from dpzo.run.build import RunFacts, start
+from dpzo.run.subject import objective
 
 CASES: dict[str, dict[str, Any]] = {
     f"ε = {epsilon:g}, {name}": {"epsilon": epsilon, **given}
@@ -44,7 +45,7 @@ def measured(name: str, given: dict[str, Any], canaries: int, kept: list[Feature
             "privacy": {"delta": 1e-5, **given},
         }
     )
-    parts = assemble(config, num_examples=len(messages), num_examples_source="task")
+    parts = start(config, RunFacts(len(messages), "task"))
     if not kept:
         first = objective(messages, parts.subject)
         assert isinstance(first, FeatureObjective)

@@ -27,7 +27,7 @@ from torch import Tensor
 from benchmarks.results_file import write_results
 from dpzo.cli.demo import demo_model
 from dpzo.config.defaults import DEFAULTS, default_learning_rate
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import parse_config
 from dpzo.config.solve import solve_plan
 from dpzo.data.tasks import Records, Task, find_task
 from dpzo.data.tasks.layouts import frozen_map, k_shot_layouts
@@ -36,7 +36,7 @@ from dpzo.models.encoder import EncoderClassifier
 from dpzo.models.objectives import FeatureObjective, compute_features
 from dpzo.privacy import PrivacyPlan
 from dpzo.run import loop as train
-from dpzo.run.build import assemble
+from dpzo.run.build import RunFacts, start
 
 DELTA = 1e-5
 EPSILONS = (0.5, 2.0, 6.0)
@@ -308,7 +308,7 @@ def by_library(name: str, split: Split, epsilon: float, runs: int) -> dict[str, 
         "data": {"task": name, "max_length": 16},  # nothing is read: the length is that of the isolation check
         "privacy": {"epsilon": epsilon, "delta": DELTA},
     }
-    parts = assemble(parse_config(tree), num_examples=split.num_examples, num_examples_source="declared")
+    parts = start(parse_config(tree), RunFacts(split.num_examples, "declared"))
     module, block = parts.subject.loaded.module, parts.subject.shapes.head_block
     assert isinstance(module, EncoderClassifier)
     assert block is not None
@@ -317,9 +317,9 @@ def by_library(name: str, split: Split, epsilon: float, runs: int) -> dict[str, 
         return FeatureObjective(module, features[:, :-1], labels.numpy(), np.zeros(len(labels), dtype=np.bool_), block)
 
     private, test = seen(split.features, split.labels), seen(split.test_features, split.test_labels)
-    start, found = parts.job.parameters.state(), []
+    initial, found = parts.job.parameters.state(), []
     for _ in range(runs):
-        parts.job.parameters.load(start)
+        parts.job.parameters.load(initial)
         with tempfile.TemporaryDirectory() as folder:
             train.fit(parts.job, private, split.num_examples, Path(folder))
         right = test.predict(np.arange(len(split.test_labels))) == split.test_labels.numpy()

@@ -25,11 +25,13 @@ from torch import nn
 
 from benchmarks.results_file import write_results
 from dpzo.cli.demo import demo_model
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import parse_config
 from dpzo.config.solve import solve_plan
 from dpzo.run import loop as train
-from dpzo.run.build import assemble, objective, resolve_num_examples, task_of
+from dpzo.run.build import RunFacts, resolve_num_examples, start
+from dpzo.run.header import journal_header
 from dpzo.run.scoring import judge
+from dpzo.run.subject import objective, task_of
 from dpzo.zo import (
     ESTIMATORS,
     SCHEDULES,
@@ -151,7 +153,7 @@ def training_rows(
                     scheme=DirectionScheme(kind, seed, count, job.parameters.sizes),
                     smoothing=smoothing,
                     estimator=ESTIMATORS[estimator],
-                    header=train.journal_header(plan, True, {}),
+                    header=journal_header(plan, True, {}),
                 )
                 with tempfile.TemporaryDirectory() as folder:
                     train.fit(run, data, num_units, Path(folder))
@@ -214,7 +216,7 @@ def head(data_dir: Path, epsilon: float, quick: bool) -> Iterator[Row]:
     records = task.load(data_dir, "train", layout)
     files = task.layout(data_dir, layout).files
     number, source = resolve_num_examples(config, task, data_dir, lambda: records.num_units)
-    parts = assemble(config, num_examples=number, num_examples_source=source)
+    parts = start(config, RunFacts(number, source))
     private = objective(records, parts.subject)
     metric = judge(parts.subject, task.load(data_dir, "test" if "test" in files else "dev", layout))
 

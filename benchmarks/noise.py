@@ -125,13 +125,14 @@ def runs(data_dir: Path, seeds: int) -> list[dict[str, Any]]:
     """Test accuracy of private heads by Gaussian and by searched noise, paired over direction seeds."""
     from dpzo.cli.demo import demo_model
     from dpzo.config.defaults import default_learning_rate
-    from dpzo.config.schema import parse_config
+    from dpzo.config.reading import parse_config
     from dpzo.config.solve import solve_plan
     from dpzo.experiments.baselines import train_without_privacy
     from dpzo.run import loop as train
-    from dpzo.run.build import assemble, objective, resolve_num_examples, task_of
-    from dpzo.run.loop import journal_header
+    from dpzo.run.build import RunFacts, resolve_num_examples, start
+    from dpzo.run.header import journal_header
     from dpzo.run.scoring import judge
+    from dpzo.run.subject import objective, task_of
     from dpzo.zo import build_update, direction_scheme
     from dpzo.zo.schedules import SCHEDULES
 
@@ -145,7 +146,7 @@ def runs(data_dir: Path, seeds: int) -> list[dict[str, Any]]:
     described = task_of(config)
     records = described.load(data_dir, "train", layout)
     number, source = resolve_num_examples(config, described, data_dir, lambda: records.num_units)
-    parts = assemble(config, num_examples=number, num_examples_source=source)
+    parts = start(config, RunFacts(number, source))
     private = objective(records, parts.subject)
     held_out = "test" if "test" in described.layout(data_dir, layout).files else "dev"
     metric = judge(parts.subject, described.load(data_dir, held_out, layout))

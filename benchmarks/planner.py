@@ -99,7 +99,7 @@ def _child(what: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config(job: dict[str, Any]) -> Any:
-    from dpzo.config.schema import load_config
+    from dpzo.config.reading import load_config
 
     fixed = {
         "model.name": job["model"],
@@ -112,7 +112,7 @@ def _config(job: dict[str, Any]) -> Any:
         "privacy.noise_multiplier": 1.0,
         "privacy.delta": 1e-5,
         "training.microbatch_size": 8,
-        "training.variants": 1,
+        "training.eval_batch": 1,
     }
     return load_config(None, {**fixed, **job["options"]})
 

@@ -29,8 +29,8 @@ from benchmarks.results_file import write_results
 from benchmarks.step import SMOOTHING, Bench, Case, measured
 from dpzo.config.solve import solve_plan
 from dpzo.privacy import PrivateChannel
+from dpzo.run.header import journal_header
 from dpzo.run.journal import JOURNAL, Journal
-from dpzo.run.loop import journal_header
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, TrainableParameters, central_difference
 
 METHODS = ("plain", "ours", "mezo")

@@ -21,19 +21,20 @@ from numpy.typing import NDArray
 from benchmarks.results_file import write_results
 from dpzo.cli.demo import demo_model
 from dpzo.config.defaults import Part
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import parse_config
 from dpzo.data.tasks import Records, demo_messages
 from dpzo.experiments.baselines import train_without_privacy
 from dpzo.experiments.baselines.differentiable import differentiable
 from dpzo.experiments.baselines.gradients import trainable_by_autograd
-from dpzo.run.build import Assembled, assemble, objective
+from dpzo.run.build import RunFacts, RunParts, start
+from dpzo.run.subject import objective
 from dpzo.zo import Objective, central_difference
 
 SMOOTHINGS = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 RECORDS = 16
 
 
-def slopes(parts: Assembled, private: Objective) -> NDArray[np.float64]:
+def slopes(parts: RunParts, private: Objective) -> NDArray[np.float64]:
     """z_k·∇ℓ_i by autograd, shape (RECORDS, K)."""
     parameters, scheme = parts.job.parameters, parts.job.scheme
     source, rows = differentiable(private), []
@@ -54,7 +55,7 @@ def slopes(parts: Assembled, private: Objective) -> NDArray[np.float64]:
 
 
 def measure(
-    part: Part, dtype: str, exact: NDArray[np.float64], parts: Assembled, private: Objective
+    part: Part, dtype: str, exact: NDArray[np.float64], parts: RunParts, private: Objective
 ) -> list[dict[str, Any]]:
     """Relative error of the rows at each smoothing."""
     job = parts.job
@@ -73,7 +74,7 @@ def head() -> list[dict[str, Any]]:
     tree = {"model": {"name": str(demo_model())}, "data": {"task": "demo"}}
     config = parse_config({**tree, "privacy": {"epsilon": 8, "delta": 1e-5, "steps": 20, "num_directions": 16}})
     some = messages.subset(np.arange(256))
-    parts = assemble(config, num_examples=len(some), num_examples_source="task")
+    parts = start(config, RunFacts(len(some), "task"))
     private = objective(some, parts.subject)
     train_without_privacy(parts.job, private, len(some), clipped=True)
     return measure("head", "float32", slopes(parts, private), parts, private)
@@ -94,7 +95,7 @@ def causal(part: Part, model: Path) -> list[dict[str, Any]]:
                 "privacy": {"noise_multiplier": 1.0, "delta": 1e-5, "num_directions": 8},
             }
         )
-        parts = assemble(config, num_examples=1000, num_examples_source="declared")
+        parts = start(config, RunFacts(1000, "declared"))
         if part == "lora":  # B starts at zero and A then has no slope
             draw = torch.Generator().manual_seed(0)
             for parameter in parts.job.parameters:

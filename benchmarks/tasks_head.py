@@ -18,11 +18,12 @@ import numpy as np
 
 from benchmarks.results_file import write_results
 from dpzo.cli.demo import demo_model
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import parse_config
 from dpzo.experiments.baselines import train_without_privacy
 from dpzo.run import loop as train
-from dpzo.run.build import assemble, objective, resolve_num_examples, task_of
+from dpzo.run.build import RunFacts, resolve_num_examples, start
 from dpzo.run.scoring import judge
+from dpzo.run.subject import objective, task_of
 
 
 def measure(task: str, data_dir: Path, layout: str, epsilon: float, seeds: int, max_length: int) -> dict[str, Any]:
@@ -37,15 +38,15 @@ def measure(task: str, data_dir: Path, layout: str, epsilon: float, seeds: int, 
     records = described.load(data_dir, "train", layout)
     held_out = described.load(data_dir, "test" if "test" in described.layout(data_dir, layout).files else "dev", layout)
     number, source = resolve_num_examples(config, described, data_dir, lambda: records.num_units)
-    parts = assemble(config, num_examples=number, num_examples_source=source)
+    parts = start(config, RunFacts(number, source))
     private = objective(records, parts.subject)
     metric = judge(parts.subject, held_out)
-    start = parts.job.parameters.state()
+    initial = parts.job.parameters.state()
     train_without_privacy(parts.job, private, records.num_units, clipped=True)
     without = metric()["value"]
     found = []
     for _ in range(seeds):  # the noise differs from run to run; the directions are the config's
-        parts.job.parameters.load(start)
+        parts.job.parameters.load(initial)
         with tempfile.TemporaryDirectory() as folder:
             train.fit(parts.job, private, records.num_units, Path(folder))
         found.append(metric()["value"])

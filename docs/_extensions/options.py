@@ -37,17 +37,17 @@ def rows(group: str) -> list[dict[str, str]]:
     model = schema.RunConfig.model_fields[group].annotation
     assert isinstance(model, type)
     assert issubclass(model, BaseModel)
+    known = {option.field: option for option in schema.options()}
     found = []
     for name, info in model.model_fields.items():
-        meaning, default = schema.described(f"{group}.{name}")
-        flag = schema.option_name(f"{group}.{name}")
+        option = known[f"{group}.{name}"]
         found.append(
             {
                 "field": name,
                 "type": spelled(info.annotation),
-                "default": "required" if info.is_required() else default or "none",
-                "flag": flag.split(" ")[0] if flag.startswith("--") and not flag.startswith("--set") else "",
-                "meaning": meaning,
+                "default": "required" if info.is_required() else option.default or "none",
+                "flag": option.flag or "",
+                "meaning": option.help,
             }
         )
     return found

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dpzo.config.schema import RunConfig, load_config, parse_config
+    from dpzo.config.reading import load_config, parse_config
+    from dpzo.config.schema import RunConfig
     from dpzo.config.solve import solve_plan
     from dpzo.errors import DpzoError
     from dpzo.privacy import NeighboringRelation, PrivacyPlan, PrivateChannel, Release
@@ -39,8 +40,8 @@ _HOME = {
     "fit": "dpzo.run.modules",
     "generate": "dpzo.run.trained_model",
     "load": "dpzo.run.run",
-    "load_config": "dpzo.config.schema",
-    "parse_config": "dpzo.config.schema",
+    "load_config": "dpzo.config.reading",
+    "parse_config": "dpzo.config.reading",
     "replay": "dpzo.run.run",
     "resume": "dpzo.run.run",
     "solve_plan": "dpzo.config.solve",

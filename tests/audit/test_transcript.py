@@ -18,8 +18,9 @@ from dpzo.errors import DpzoError
 from dpzo.privacy import FullBatch, NeighboringRelation, PrivacyPlan
 from dpzo.privacy.mechanisms import Gaussian
 from dpzo.run import loop as train
+from dpzo.run.header import journal_header
 from dpzo.run.journal import read
-from dpzo.run.loop import Job, journal_header
+from dpzo.run.loop import Job
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, TrainableParameters, central_difference, shifted
 
 UNITS = 400

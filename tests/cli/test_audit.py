@@ -15,8 +15,8 @@ from dpzo.audit.plans import plan_of
 from dpzo.config.solve import plan_summary
 from dpzo.errors import DpzoError
 from dpzo.privacy import FullBatch, Gaussian, PrivacyPlan
+from dpzo.run.header import journal_header
 from dpzo.run.journal import Journal
-from dpzo.run.loop import journal_header
 
 Dpzo = Callable[..., Any]
 PLAN = PrivacyPlan(100, FullBatch(), Gaussian(1.0), 1.0, 1, 1, 1e-5)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dpzo.config.schema import load_config
+from dpzo.config.reading import load_config
 from dpzo.experiments.recipes.registry import RECIPES
 
 Dpzo = Callable[..., Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dpzo.cli.fields import FIELDS
+from dpzo.config.schema import options
 
 ASKED = ["--labels", "yes,no", "--num-examples", 40, "--max-length", 16, "--num-directions", 2, "--steps", 3]
 
@@ -80,7 +80,7 @@ def test_a_model_too_large_is_refused_before_anything_is_loaded(
     ("given", "said"),
     [
         (["--labels", "a,b", "--num-examples", 9], "--labels: is for a forecast"),
-        (["--set", "training.mask=0.5"], "--set: is for a forecast"),
+        (["--set", "training.density=0.5"], "--set: is for a forecast"),
         (["--learning-rate", 0.1], "--learning-rate: is for a forecast"),
         (["--num-examples", "private"], "--num-examples: a plan needs a whole number"),
         (
@@ -103,4 +103,4 @@ def test_a_plan_takes_every_flag_of_train_that_sets_a_field(dpzo: Callable[..., 
     shown = dpzo("plan", "--help").out
     places = [shown.index(f"{panel}:\n") for panel in ("Model", "Data", "Privacy", "Training", "Run")]
     assert places == sorted(places)
-    assert [name for name in FIELDS if f"--{name.replace('_', '-')} " not in shown] == []
+    assert [option.flag for option in options() if option.flag and f"{option.flag} " not in shown] == []

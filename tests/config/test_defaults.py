@@ -12,9 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpzo.config.defaults import DEFAULTS, Part, default_learning_rate, fill_defaults
-from dpzo.config.schema import parse_config
+from dpzo.config.defaults import DEFAULTS, Part, default_learning_rate
+from dpzo.config.reading import parse_config, with_values
+from dpzo.config.resolve import ResolvedConfig, resolve
+from dpzo.config.schema import RunConfig
 from dpzo.config.solve import solve_plan
+from dpzo.data.tasks import own_completion
 from dpzo.privacy import PrivacyPlan
 from dpzo.zo import DirectionScheme, Sgd, TrainableParameters
 from dpzo.zo.schedules import SCHEDULES
@@ -48,38 +51,40 @@ CHOICES = st.fixed_dictionaries(
 )
 
 
+def resolved(config: RunConfig, part: Part, num_examples: int) -> ResolvedConfig:
+    """The config of a model whose defaults are those of `part`."""
+    task = own_completion(max_length=64)
+    config = with_values(config, model={"trainable": part})
+    return resolve(config, task, "encoder" if part == "head" else "causal", num_examples, learning_rate=0.5)
+
+
 @settings(deadline=None, max_examples=80)
 @given(chosen=CHOICES, part=st.sampled_from(PARTS), num_examples=st.integers(1, 10**7))
 def test_defaults_fill_what_is_open_and_keep_what_was_chosen(
     chosen: dict[str, Any], part: Part, num_examples: int
 ) -> None:
     config = parse_config({**LEAST, **chosen})
-    filled = fill_defaults(config, part, num_examples)
+    filled = resolved(config, part, num_examples)
     for group, values in chosen.items():
         for name, value in values.items():
             assert getattr(getattr(filled, group), name) == value
-    for name in ("steps", "num_directions", "expected_batch_size", "clip_norm"):
-        assert getattr(filled.privacy, name) is not None
-    for name in ("smoothing", "average", "microbatch_size"):
-        assert getattr(filled.training, name) is not None
-    assert filled.model == config.model
-    assert filled.data == config.data
-    assert fill_defaults(filled, part, num_examples) == filled
+    assert filled.data.max_length == 64
+    assert resolved(filled, part, num_examples) == filled
+    assert list(filled.model_dump()["training"]) == list(config.model_dump()["training"])
 
 
 def test_an_average_of_zero_is_a_choice() -> None:
     config = parse_config({**LEAST, "training": {"average": 0.0}})
     assert DEFAULTS["head"].average > 0
-    assert fill_defaults(config, "head", 1000).training.average == 0.0
+    assert resolved(config, "head", 1000).training.average == 0.0
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_default_batch_leaves_sampling_something_to_hide(part: Part) -> None:
     config = parse_config(LEAST)
-    assert fill_defaults(config, part, 1).privacy.expected_batch_size == 1
+    assert resolved(config, part, 1).privacy.expected_batch_size == 1
     for num_examples in (4, 40, 400, 4_000_000):
-        batch = fill_defaults(config, part, num_examples).privacy.expected_batch_size
-        assert batch is not None
+        batch = resolved(config, part, num_examples).privacy.expected_batch_size
         assert 1 <= batch <= num_examples / 4
 
 
@@ -87,8 +92,7 @@ def test_a_default_batch_leaves_sampling_something_to_hide(part: Part) -> None:
 def test_a_default_clip_follows_the_norm_of_a_row(part: Part) -> None:
     def clip(mechanism: str, num_directions: int) -> float:
         privacy = {"delta": 1e-5, "mechanism": mechanism, "num_directions": num_directions}
-        filled = fill_defaults(parse_config({**LEAST, "privacy": privacy}), part, 1000)
-        assert filled.privacy.clip_norm is not None
+        filled = resolved(parse_config({**LEAST, "privacy": privacy}), part, 1000)
         return filled.privacy.clip_norm
 
     assert clip("gaussian", 64) == pytest.approx(8 * clip("gaussian", 1))
@@ -97,11 +101,7 @@ def test_a_default_clip_follows_the_norm_of_a_row(part: Part) -> None:
 
 def plan_of(part: Part, noise_multiplier: float, **chosen: Any) -> PrivacyPlan:
     """The plan that the defaults of `part` make at a noise."""
-    filled = fill_defaults(parse_config({**LEAST, "privacy": {"delta": 1e-5, **chosen}}), part, 4000).privacy
-    assert filled.steps is not None
-    assert filled.expected_batch_size is not None
-    assert filled.num_directions is not None
-    assert filled.clip_norm is not None
+    filled = resolved(parse_config({**LEAST, "privacy": {"delta": 1e-5, **chosen}}), part, 4000).privacy
     return solve_plan(
         num_examples=4000,
         expected_batch_size=filled.expected_batch_size,
@@ -196,7 +196,7 @@ def test_an_unclipped_slope_is_no_smaller_than_a_clipped_one(part: Part) -> None
 @pytest.mark.parametrize("part", PARTS)
 def test_a_coarse_base_is_probed_further_away(part: Part) -> None:
     def smoothing(**model: str) -> float | None:
-        return fill_defaults(parse_config({**LEAST, "model": {"name": "m", **model}}), part, 1000).training.smoothing
+        return resolved(parse_config({**LEAST, "model": {"name": "m", **model}}), part, 1000).training.smoothing
 
     assert smoothing() == DEFAULTS[part].smoothing <= DEFAULTS[part].coarse_smoothing
     assert smoothing(dtype="bfloat16") == smoothing(quantization="int4") == DEFAULTS[part].coarse_smoothing

@@ -11,15 +11,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpzo.config.schema import (
-    RunConfig,
-    derived_fields,
-    dump_config,
-    load_config,
-    parse_config,
-    with_open_fields,
-    with_values,
-)
+from dpzo.config.reading import derived_fields, dump_config, load_config, parse_config, with_open_fields, with_values
+from dpzo.config.schema import RunConfig
 from dpzo.errors import DpzoError
 
 SECRET = "zxqv"

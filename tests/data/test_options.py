@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from dpzo.cli.fields import listed
-from dpzo.config.schema import DataConfig, RunConfig, load_config, parse_config
+from dpzo.config.reading import load_config, parse_config
+from dpzo.config.schema import DataConfig, RunConfig
 from dpzo.data import read_records
 from dpzo.data.options import refuse_unused, used_fields
 from dpzo.errors import DpzoError
-from dpzo.forecast.parts import refuse_unused_parts
-from dpzo.run.build import task_of
-from dpzo.run.declared import without_ignored
+from dpzo.run.declared import refuse_unused_parts, without_ignored
 from dpzo.run.local import DataSource
+from dpzo.run.subject import task_of
 
 CLASSES = {"name": "t", "kind": "classification", "template": "{body}", "labels": ["a", "b"]}
 CHOICES = {**CLASSES, "option_fields": ["one", "two"]}

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from dpzo.config.schema import DataConfig, parse_config
+from dpzo.config.reading import parse_config
+from dpzo.config.schema import DataConfig
 from dpzo.data import kind_by_columns, read_records
 from dpzo.data.tasks import Records
 from dpzo.errors import DpzoError
-from dpzo.run.build import task_of
+from dpzo.run.subject import task_of
 
 
 def written(folder: Path, *rows: dict[str, Any]) -> Path:

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpzo.config.schema import RunConfig, parse_config
+from dpzo.config.reading import parse_config
+from dpzo.config.schema import RunConfig
 from dpzo.data import open_table, read_records
 from dpzo.data.hub import HubName, hub_rows, parse_hub
 from dpzo.data.tasks import Records
 from dpzo.errors import DpzoError
-from dpzo.run.build import task_of
+from dpzo.run.subject import task_of
 
 TEXTS, LABELS, OWNERS = ["one", "", 'two, "three"', "vier ü\n"], ["no", "yes", "yes", "no"], ["a", "b", "a", "c"]
 CLASSES = {"labels": ["no", "yes"]}

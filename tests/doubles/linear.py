@@ -25,6 +25,7 @@ import torch
 from dpzo.config.solve import solve_plan
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.run import loop as train
+from dpzo.run.header import journal_header
 from dpzo.run.journal import Burnt, Journal, read
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, StepDirections, TailAverage, TrainableParameters, Update
 
@@ -181,7 +182,7 @@ def make_job(
         scheme=DirectionScheme("rademacher", seed, plan.num_directions, parameters.sizes),
         smoothing=1e-2,
         update=Counted(update),
-        header=train.journal_header(plan, has_guarantee, {"seed": seed, "shapes": parameters.shapes, **header}),
+        header=journal_header(plan, has_guarantee, {"seed": seed, "shapes": parameters.shapes, **header}),
         checkpoint_every=checkpoint_every,
     )
 

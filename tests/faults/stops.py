@@ -27,7 +27,7 @@ PHASES: dict[str, tuple[Any, str]] = {
     "reading": (runs, "records_of"),
     "loading": (assembly, "load_model"),
     "calibration": (assembly, "build_plan"),
-    "isolation check": (assembly, "_isolated"),
+    "isolation check": (assembly, "isolated_or_refused"),
     "forecast": (assembly, "timed_evaluations"),
     "preparing": (runs, "objective"),
     "folder": (runs, "dump_config"),

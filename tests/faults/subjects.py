@@ -19,14 +19,16 @@ from typing import Any, Protocol
 
 import torch
 
-from dpzo.config.schema import RunConfig, parse_config
+from dpzo.config.reading import parse_config
+from dpzo.config.schema import RunConfig
 from dpzo.models import fingerprint_tensors
 from dpzo.privacy import PrivateChannel
 from dpzo.run import folders as runs
 from dpzo.run import loop as train
-from dpzo.run.build import assemble, objective, task_of
+from dpzo.run.build import RunFacts, start
 from dpzo.run.journal import JOURNAL, Burnt, read
 from dpzo.run.local import records_of
+from dpzo.run.subject import objective, task_of
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
 
@@ -153,12 +155,7 @@ class Whole:
     def expected(self, keys: Mapping[int, bytes]) -> str:
         records = records_of(self.config, task_of(self.config), self.source)
         assert isinstance(self.config.privacy.num_examples, int)
-        parts = assemble(
-            self.config,
-            num_examples=self.config.privacy.num_examples,
-            num_examples_source="declared",
-            has_guarantee=True,
-        )
+        parts = start(self.config, RunFacts(self.config.privacy.num_examples, "declared"))
         job, private = parts.job, objective(records, parts.subject)
         channel = PrivateChannel(job.plan, step_key=keys.__getitem__)
         state = job.update.init(job.parameters)

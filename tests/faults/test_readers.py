@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpzo.audit.plans import plan_of
-from dpzo.config.schema import DataConfig, dump_config, load_config, parse_config
+from dpzo.config.reading import dump_config, load_config, parse_config
+from dpzo.config.schema import DataConfig
 from dpzo.config.solve import plan_summary
 from dpzo.data import own_chat, read_records
 from dpzo.data.tasks import own_classification, own_completion, read_task_file

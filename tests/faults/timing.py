@@ -32,6 +32,7 @@ from subjects import burnt, double  # noqa: E402
 
 from dpzo.privacy import PrivateChannel  # noqa: E402
 from dpzo.run import loop as train  # noqa: E402
+from dpzo.run.header import journal_header  # noqa: E402
 from dpzo.run.journal import Journal  # noqa: E402
 from dpzo.run.step_key import STEP_KEY  # noqa: E402
 
@@ -153,7 +154,7 @@ def _run(rule: Rule, room: Path, clock: random.Random, shown: Shown) -> None:
 def _job() -> train.Job:
     job = linear.make_job(STEPS, has_guarantee=True)
     plan = linear.make_plan(STEPS, sampling=PROB * linear.NUM_UNITS)
-    header = train.journal_header(plan, True, {"seed": 3, "shapes": job.parameters.shapes})
+    header = journal_header(plan, True, {"seed": 3, "shapes": job.parameters.shapes})
     return replace(job, plan=plan, header=header)
 
 

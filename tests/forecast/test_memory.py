@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from dpzo.config.schema import load_config
+from dpzo.config.reading import load_config
+from dpzo.config.resolve import ResolvedTraining
 from dpzo.errors import DpzoError
 from dpzo.forecast.memory import FIRST_USE, Alternative, frozen_layers, state_bytes, what_fits
-from dpzo.forecast.parts import update_of
 from dpzo.forecast.sizing import Sized, look_up, memory_at, require_memory, size_up, size_up_if_possible
-from dpzo.run.build import task_of
+from dpzo.run.subject import task_of, update_of
 
 OPT_66B = {
     "model_type": "opt",
@@ -83,8 +83,8 @@ def test_micro_batches_and_length_are_paid_for_in_activations(tiny_llama: Path) 
     long = memory_at(one, replace(one.shape, max_length=48))
     assert 1.8 < two.memory.activations / one.memory.activations < 2.2
     assert 1.5 < long.activations / one.memory.activations < 2.6
-    three = classes(tiny_llama, training__microbatch_size=4, training__variants=3).memory
-    alone = classes(tiny_llama, training__microbatch_size=4, training__variants=1).memory
+    three = classes(tiny_llama, training__microbatch_size=4, training__eval_batch=3).memory
+    alone = classes(tiny_llama, training__microbatch_size=4, training__eval_batch=1).memory
     assert alone.several == 0
     assert three.several == 2 * (alone.scratch + alone.activations)
     assert three.peak_resident - alone.peak_resident == three.several
@@ -94,7 +94,7 @@ def test_settings_of_a_head_go_together_without_the_encoders_activations(tiny_be
     """Features are kept: what several settings share is a block of them, however large a pass of the encoder is."""
     for length in (16, 64):
         many = classes(tiny_bert, model__trainable="head", data__max_length=length).memory
-        one = classes(tiny_bert, model__trainable="head", data__max_length=length, training__variants=1).memory
+        one = classes(tiny_bert, model__trainable="head", data__max_length=length, training__eval_batch=1).memory
         assert 0 < many.several == many.peak_resident - one.peak_resident < 128 * (4 * 66 + 12 * 256 * 2)
 
 
@@ -114,8 +114,10 @@ def test_frozen_layers_are_found_by_name_and_their_output_is_counted(tiny_llama:
     assert frozen_layers(classes(tiny_llama, model__trainable="prompt").skeleton) == 0
     record = 2 * 24 * 32 * 4  # options · tokens · hidden · fp32
     assert top.memory.kept == 64 * record
-    assert classes(tiny_llama, model__lora_layers="top:1", training__prefix="run").memory.kept == (64 + 400) * record
-    assert classes(tiny_llama, model__lora_layers="top:1", training__prefix="none").memory.kept == 0
+    assert (
+        classes(tiny_llama, model__lora_layers="top:1", training__frozen_cache="run").memory.kept == (64 + 400) * record
+    )
+    assert classes(tiny_llama, model__lora_layers="top:1", training__frozen_cache="none").memory.kept == 0
 
 
 def test_a_heads_features_are_kept(tiny_bert: Path) -> None:
@@ -126,10 +128,8 @@ def test_a_heads_features_are_kept(tiny_bert: Path) -> None:
     ("rule", "bytes_each"), [("sgd", 0), ("momentum", 4), ("adam", 8), ("sign", 0)], ids=lambda x: str(x)
 )
 def test_an_updates_state_is_what_it_makes(rule: str, bytes_each: int) -> None:
-    config = load_config(
-        None, {"model.name": "x", "privacy.delta": 1e-5, "training.update": rule, "training.average": 0}
-    )
-    update = update_of(config.training, learning_rate=0.1, steps=5, expected_batch_size=4, noise_std=1.0)
+    training = ResolvedTraining(update=rule, smoothing=1e-3, learning_rate=0.1, average=0, microbatch_size=4)
+    update = update_of(training, steps=5, expected_batch_size=4)
     assert state_bytes(update, torch.float32) == bytes_each
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpzo.config.schema import load_config
 from dpzo.forecast import TimeForecast, expected_passes, planned_passes
-from dpzo.forecast.sizing import planned_update
 from dpzo.forecast.timing import direction_cost
+from dpzo.zo import SCHEDULES, Sgd
 
 
 def test_a_steps_time_is_its_passes_and_its_update() -> None:
@@ -28,17 +27,7 @@ def test_the_expected_number_of_passes_is_that_of_a_binomial_batch(batch: float,
 
 
 def test_directions_and_an_update_take_time() -> None:
-    config = load_config(
-        None,
-        {
-            "model.name": "x",
-            "privacy.delta": 1e-5,
-            "privacy.expected_batch_size": 4,
-            "privacy.steps": 5,
-            "training.average": 0,
-        },
-    )
-    cost = direction_cost("rademacher", 2, planned_update(config), 5000)
+    cost = direction_cost("rademacher", 2, Sgd(SCHEDULES["constant"](1e-3, 5, 0), 4), 5000)
     assert cost.shift > 0
     assert cost.update > 0
 

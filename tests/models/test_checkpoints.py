@@ -15,12 +15,12 @@ from dpzo.config.schema import DataConfig, ModelConfig, PrivacyConfig, RunConfig
 from dpzo.data.chats import Chat, Message
 from dpzo.data.tasks import Records, own_classification
 from dpzo.errors import DpzoError
-from dpzo.forecast.parts import require_used
 from dpzo.models.chat_tokens import _marked, _scored_tokens, choose_chat_template
 from dpzo.models.families import tiny_tokenizer
 from dpzo.models.initialiser import seeded_initialiser
 from dpzo.models.models import load_model, peek_architecture
 from dpzo.models.shapes import Shapes
+from dpzo.run.declared import require_used
 from dpzo.run.subject import Subject, encode, encode_examples
 
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dpzo.cli.app import app
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import parse_config
 from dpzo.models.families import make_tiny
 from dpzo.privacy import Release
 from dpzo.run import folders as runs
@@ -42,7 +42,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["--set", "model.dtype=float16", "--set", "training.master=float32", "--trainable", "full"],
     ),
     "prefix": ("Llama", ["--trainable", "prefix", "--set", "model.virtual_tokens=3"]),
-    "kept for the run": ("Llama", ["--set", "training.prefix=run", "--set", "model.lora_layers=top:1"]),
+    "kept for the run": ("Llama", ["--set", "training.frozen_cache=run", "--set", "model.lora_layers=top:1"]),
     "F1": ("Llama", ["--objective", "f1", "--smoothing", "0.5"]),
     "experts": ("Mixtral", []),
     "mask": (
@@ -90,7 +90,7 @@ def test_sharing_changes_no_bit_of_a_run(bases: dict[str, Path], tmp_path: Path,
                 "data": {"kind": "completion", "max_length": 24, "max_answer_tokens": 8, "unit_column": "who"},
                 "privacy": {"noise_multiplier": 0.1, "delta": 1e-3, "num_examples": 8, "expected_batch_size": 4}
                 | {"steps": 6, "num_directions": 3},
-                "training": {"prefix": keep, "learning_rate": 1e-2, "microbatch_size": 4},
+                "training": {"frozen_cache": keep, "learning_rate": 1e-2, "microbatch_size": 4},
             }
         )
         run = tmp_path / keep
@@ -154,7 +154,7 @@ def test_a_cap_needs_the_column_of_the_unit(bases: dict[str, Path], tmp_path: Pa
         (["--template", "{text} {mask}", "--label-words", "bad,great", "--objective", "f1"], "is for completion tasks"),
         (["--objective", "bleu"], "--objective (data.objective): must be"),
         (["--trainable", "prefix"], "--trainable prefix: is for causal"),
-        (["--set", "training.prefix=run"], "training.prefix run: no layer lies wholly below what learns"),
+        (["--set", "training.frozen_cache=run"], "training.frozen_cache run: no layer lies wholly below what learns"),
         (["--set", "model.lora_layers=top:7"], "model.lora_layers top:7: the model has 2 layers"),
         (["--set", "model.lora_layers=two"], "model.lora_layers: must be top:N"),
     ],

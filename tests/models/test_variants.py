@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from dpzo.cli.app import app
-from dpzo.config.schema import RunConfig, parse_config
+from dpzo.config.reading import parse_config
+from dpzo.config.schema import RunConfig
 from dpzo.errors import DpzoError
 from dpzo.models import eval_batch_choice as variant_choice
 from dpzo.models import families as support
@@ -480,7 +481,7 @@ def config_of(base: Path, variants: Any, **training: Any) -> RunConfig:
             "data": {"kind": "completion", "max_length": 24, "max_answer_tokens": 8},
             "privacy": {"noise_multiplier": 0.5, "delta": 1e-3, "num_examples": 24, "expected_batch_size": 6}
             | {"steps": 5, "num_directions": 3},
-            "training": {"learning_rate": 1e-2, "microbatch_size": 4, "variants": variants, **training},
+            "training": {"learning_rate": 1e-2, "microbatch_size": 4, "eval_batch": variants, **training},
         }
     )
 
@@ -496,7 +497,7 @@ def test_a_private_run_of_four_at_a_time_replays(llama: Path, data: Path, tmp_pa
     command(
         *("train", "--model", llama, "--data", data, "--output", run, "--num-examples", 24, "--kind", "completion"),
         *("--noise-multiplier", 2, "--delta", 1e-3, "--steps", 3, "--expected-batch-size", 6, "--num-directions", 4),
-        *("--max-length", 24, "--set", "data.max_answer_tokens=8", "--set", "training.variants=4"),
+        *("--max-length", 24, "--set", "data.max_answer_tokens=8", "--set", "training.eval_batch=4"),
     )
     assert read(run).header["evaluation"]["variants"] == 4
     assert command("replay", run, "--output", tmp_path / "again")["equals_run"] is True
@@ -508,11 +509,11 @@ def test_what_cannot_be_had_is_said_in_a_line(llama: Path, data: Path, tmp_path:
         [
             *("train", "--model", str(llama), "--data", str(data), "--output", str(tmp_path / "run")),
             *("--num-examples", "24", "--kind", "completion", "--noise-multiplier", "2", "--delta", "1e-3"),
-            *("--steps", "2", "--trainable", "full", "--max-length", "48", "--set", "training.variants=4"),
+            *("--steps", "2", "--trainable", "full", "--max-length", "48", "--set", "training.eval_batch=4"),
         ],
     )
     assert isinstance(done.exception, DpzoError)
-    assert str(done.exception).startswith("training.variants 4: several copies of so large a trainable part")
+    assert str(done.exception).startswith("training.eval_batch 4: several copies of so large a trainable part")
     assert not (tmp_path / "run").exists()
 
 

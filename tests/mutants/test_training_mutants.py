@@ -15,6 +15,7 @@ import torch
 from dpzo.privacy import BudgetExhausted, PoissonSampling, channel
 from dpzo.run import journal
 from dpzo.run import loop as train
+from dpzo.run.header import journal_header
 from dpzo.run.journal import read
 from dpzo.zo import central_difference
 
@@ -77,7 +78,7 @@ def test_a_release_drawn_again_until_it_pleases(
 def count_empty_steps(checks: ModuleType, linear: ModuleType, trainer: ModuleType, folder: Path) -> None:
     job = linear.make_job(STEPS)
     plan = replace(job.plan, sampler=PoissonSampling(1e-15))
-    job = replace(job, plan=plan, header=train.journal_header(plan, False, {"shapes": job.parameters.shapes}))
+    job = replace(job, plan=plan, header=journal_header(plan, False, {"shapes": job.parameters.shapes}))
     draws = linear.Draws()
     trainer.fit(job, linear.objective(job), linear.NUM_UNITS, folder, nonprivate_randomness=draws)
     checks.check_steps_equal_plan(STEPS, draws.steps, read(folder).num_steps, job.update.applied)

@@ -17,8 +17,8 @@ from dpzo.privacy import PrivacyPlan, Release
 from dpzo.privacy.plan import relation_named
 from dpzo.report import build_card, render_markdown, write_card
 from dpzo.report.card import round_up
+from dpzo.run.header import journal_header
 from dpzo.run.journal import Journal, read
-from dpzo.run.loop import journal_header
 from dpzo.run.private_count import release_count
 from dpzo.run.step_key import STEP_KEY
 

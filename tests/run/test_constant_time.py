@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import dpzo
-from dpzo.config.schema import RunConfig, parse_config, with_values
+from dpzo.config.reading import parse_config, with_values
+from dpzo.config.schema import RunConfig
 from dpzo.config.solve import solve_plan
 from dpzo.errors import DpzoError
 from dpzo.experiments.recipes.running import make_baseline
@@ -29,7 +30,7 @@ from dpzo.models.frozen_cache import layer_stack
 from dpzo.models.objectives import FeatureObjective, TokenObjective
 from dpzo.models.units import UnitObjective
 from dpzo.run import folders as runs
-from dpzo.run.build import assemble
+from dpzo.run.build import RunFacts, start
 from dpzo.run.journal import read
 from dpzo.run.row_objective import RowObjective
 from dpzo.zo import (
@@ -232,7 +233,7 @@ def config_of(model: Path, constant_time: bool, **data: Any) -> RunConfig:
             "model": {"name": str(model), "lora_rank": 2},
             "data": {"max_length": 16, **data},
             "privacy": {**privacy, "num_directions": 2},
-            "training": {"microbatch_size": 4, "learning_rate": 1e-2, "constant_time": constant_time, "variants": 1},
+            "training": {"microbatch_size": 4, "learning_rate": 1e-2, "constant_time": constant_time, "eval_batch": 1},
         }
     )
 
@@ -327,7 +328,7 @@ def test_it_is_a_truth_value(value: Any, tiny_llama: Path) -> None:
     ("group", "values", "said"),
     [
         ("data", {"max_records_per_unit": None}, "--constant-time: with --unit-column .* give --max-records-per-unit"),
-        ("training", {"prefix": "run"}, "--constant-time: training.prefix run"),
+        ("training", {"frozen_cache": "run"}, "--constant-time: training.frozen_cache run"),
     ],
 )
 def test_what_cannot_hold_is_refused_in_a_line(
@@ -338,15 +339,15 @@ def test_what_cannot_hold_is_refused_in_a_line(
         runs.train(config, runs.DataSource(file=data), tmp_path / "run")
     assert "\n" not in str(error.value)
     with pytest.raises(DpzoError, match=said):
-        plan_run(config, 20, advise=False)
+        plan_run(config, 20)
     assert not (tmp_path / "run").exists()
 
 
 def test_the_forecast_counts_the_planned_passes(tiny_llama: Path) -> None:
-    padded = plan_run(config_of(tiny_llama, True, **COMPLETION), 20, advise=False)
+    padded = plan_run(config_of(tiny_llama, True, **COMPLETION), 20)
     size = padded.sized.microbatch_size
     assert padded.time.passes == planned_passes(4, 20, 3, size)
-    plain = plan_run(config_of(tiny_llama, False, **COMPLETION), 20, advise=False)
+    plain = plan_run(config_of(tiny_llama, False, **COMPLETION), 20)
     assert padded.time.passes > plain.time.passes
     assert padded.time.per_step == pytest.approx(
         padded.time.passes * (padded.time.first + (padded.time.evaluations - 1) * padded.time.further)
@@ -358,6 +359,6 @@ def test_the_forecast_counts_the_planned_passes(tiny_llama: Path) -> None:
 @pytest.mark.parametrize("name", ["mezo", "dp-sgd"])
 def test_a_baseline_says_that_it_has_no_such_thing(name: Any, tiny_llama: Path) -> None:
     config = config_of(tiny_llama, True, **COMPLETION)
-    parts = assemble(config, num_examples=20, num_examples_source="declared")
+    parts = start(config, RunFacts(20, "declared"))
     with pytest.raises(DpzoError, match=f"--constant-time: the baseline {name}"):
         make_baseline(name, parts, config)

@@ -19,7 +19,8 @@ import transformers
 import yaml
 from peft import AutoPeftModelForCausalLM, PeftModel
 
-from dpzo.config.schema import RunConfig, as_config, dump_config, load_config, parse_config, with_values
+from dpzo.config.reading import as_config, dump_config, load_config, parse_config, with_values
+from dpzo.config.schema import RunConfig
 from dpzo.errors import DpzoError
 from dpzo.models import fingerprint_tensors
 from dpzo.models.generation import chat_prompts
@@ -27,7 +28,7 @@ from dpzo.privacy import PrivacyPlan
 from dpzo.report import build_card, render_markdown
 from dpzo.run import folders as runs
 from dpzo.run import trained_model
-from dpzo.run.build import Assembled, assemble
+from dpzo.run.build import RunFacts, RunParts, start
 from dpzo.run.checkpoint import CHECKPOINT
 from dpzo.run.finished import finished_card
 from dpzo.run.journal import Journal, read
@@ -180,23 +181,21 @@ LEFT_OPEN = {
 
 
 @pytest.fixture(scope="module")
-def at_one(tiny_bert: Path) -> Assembled:
+def at_one(tiny_bert: Path) -> RunParts:
     """A run at ε = 1 with everything left open that can be."""
     return assembled(tiny_bert, {})
 
 
-def assembled(model: Path, changes: dict[str, Any], path: Path | None = None) -> Assembled:
+def assembled(model: Path, changes: dict[str, Any], path: Path | None = None) -> RunParts:
     given = {"model.name": str(model), "data.labels": ["calm", "loud"], "data.max_length": 16}
     given |= {"privacy.epsilon": 1.0, "privacy.delta": 1e-3, "privacy.num_examples": 800}
     config = load_config(path, changes if path is not None else {**given, **changes})
     assert isinstance(config.privacy.num_examples, int)
-    return assemble(config, num_examples=config.privacy.num_examples, num_examples_source="declared")
+    return start(config, RunFacts(config.privacy.num_examples, "declared"))
 
 
 @pytest.mark.parametrize("change", LEFT_OPEN)
-def test_a_saved_config_used_again_derives_anew(
-    at_one: Assembled, tiny_bert: Path, tmp_path: Path, change: str
-) -> None:
+def test_a_saved_config_used_again_derives_anew(at_one: RunParts, tiny_bert: Path, tmp_path: Path, change: str) -> None:
     """Whatever of ε, T, K, noise, N and part is changed, the values that were derived for the first run do not stay."""
     options, moves = LEFT_OPEN[change]
     saved = tmp_path / "config.yaml"
@@ -210,7 +209,7 @@ def test_a_saved_config_used_again_derives_anew(
         assert getattr(getattr(now, group), name) != getattr(getattr(before, group), name), name
 
 
-def test_what_was_derived_is_said_in_a_line(at_one: Assembled) -> None:
+def test_what_was_derived_is_said_in_a_line(at_one: RunParts) -> None:
     said = runs.derived_note(at_one.job.header)
     assert said.startswith("derived from the plan and the model: model.trainable head, ")
     assert "privacy.clip_norm 2, " in said
@@ -513,7 +512,7 @@ FREE = (
     {"ema": 0.5},
     {"estimator": "forward"},
     {"directions": "orthogonal"},
-    {"mask": 0.5},
+    {"density": 0.5},
     {"direction_rank": 1},
 )
 

@@ -19,7 +19,8 @@ import torch
 import yaml
 
 import dpzo
-from dpzo.config.schema import RunConfig, dump_config, parse_config
+from dpzo.config.reading import dump_config, parse_config
+from dpzo.config.schema import RunConfig
 from dpzo.data import InMemory, read_records, spool
 from dpzo.data.tasks import own_classification
 from dpzo.errors import DpzoError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import parse_config
 from dpzo.data.tasks import TASKS, Records, Task, task_from
 from dpzo.errors import DpzoError
 from dpzo.models import LoadedModel, isolated_shapes, load_model
@@ -19,7 +19,7 @@ from dpzo.models.choices import encode_choices
 from dpzo.models.generation import generate
 from dpzo.run import folders as runs
 from dpzo.run import scoring, trained_model
-from dpzo.run.build import Subject, encode, row_shape
+from dpzo.run.subject import Subject, encode, row_shape
 
 QUIZ: dict[str, Any] = {
     "name": "quiz",

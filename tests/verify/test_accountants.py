@@ -23,8 +23,8 @@ from dpzo.privacy import (
     lattice,
 )
 from dpzo.privacy.mechanisms import Mechanism
+from dpzo.run.header import journal_header
 from dpzo.run.journal import Journal, Transcript, read
-from dpzo.run.loop import journal_header
 from dpzo.verify.accountants import Bracket, renyi_bound, second_bracket
 from dpzo.verify.papers import check_releases, first_other_line
 

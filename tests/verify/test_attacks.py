@@ -381,7 +381,7 @@ BASES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("attack", BASES)
 def test_a_base_model_that_hangs_is_not_opened(attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpzo.run.folders.for_replay", lambda *given: pytest.fail("the base model was opened"))
+    monkeypatch.setattr("dpzo.verify.weights.rebuild", lambda *given: pytest.fail("the base model was opened"))
     base = Path(shutil.copytree(HERE / "models" / "bert", tmp_path / "base"))
     change, said = BASES[attack]
     change(base)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import parse_config
 from dpzo.run import folders as runs
 from dpzo.run import modules, trained_model
 from dpzo.verify import Report, verify

@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import parse_config
 from dpzo.errors import DpzoError
 from dpzo.privacy import Gaussian, PoissonSampling, PrivacyPlan, lattice
 from dpzo.report import write_card

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dpzo.errors import DpzoError
 from dpzo.run import loop as train
+from dpzo.run.header import journal_header
 from dpzo.run.journal import read
 from dpzo.zo import (
     ESTIMATORS,
@@ -465,7 +466,7 @@ def job_of(option: str, linear: ModuleType) -> train.Job:
         scheme=scheme,
         smoothing=1e-2,
         update=Sgd(SCHEDULES["cosine"](0.05, plan.steps, 1), plan.expected_batch_size),
-        header=train.journal_header(plan, False, {"directions": scheme.description, "estimator": estimator}),
+        header=journal_header(plan, False, {"directions": scheme.description, "estimator": estimator}),
         checkpoint_every=5,
         estimator=ESTIMATORS[estimator],
     )

@@ -16,6 +16,7 @@ from dpzo.errors import DpzoError
 from dpzo.privacy import Release
 from dpzo.run import loop as train
 from dpzo.run.checkpoint import CHECKPOINT
+from dpzo.run.header import journal_header
 from dpzo.run.journal import read
 from dpzo.run.step_key import STEP_KEY
 from dpzo.zo import SCHEDULES, DirectionScheme, TrainableParameters, build_update, update_facts
@@ -57,7 +58,7 @@ def make_job(linear: ModuleType, *, steps: int = STEPS, dtype: torch.dtype = tor
         parameters=parameters,
         scheme=DirectionScheme("rademacher", 3, plan.num_directions, parameters.sizes),
         update=linear.Counted(update),
-        header=train.journal_header(plan, has_guarantee=False, public=public),
+        header=journal_header(plan, has_guarantee=False, public=public),
         smoothing=1e-2 if dtype == torch.float32 else 0.25,
     )
 

@@ -10,10 +10,10 @@ from dpzo.audit.report import AuditReport
 from dpzo.audit.transcript import CONFIDENCE, audit_transcript, require_canaries
 from dpzo.errors import DpzoError
 from dpzo.report.private_uses import CHARGED_AUDIT
-from dpzo.run import folders as runs
-from dpzo.run.build import objective
+from dpzo.run.build import rebuild
 from dpzo.run.journal import read
 from dpzo.run.local import DataSource, base_name, found_base, records_of
+from dpzo.run.subject import objective
 from dpzo.run.trained_model import note_private_use
 
 DATA_IS = ("public", "charged")
@@ -44,7 +44,7 @@ def audit_rerun(
     plan = plan_of(run, None)
     tell("loading the base model")
     transcript = read(run)
-    parts = runs.for_replay(transcript, found_base(run, base_name(transcript), base))
+    parts = rebuild(transcript, found_base(run, base_name(transcript), base))
     require_canaries(plan, canaries, parts.job.scheme.dimension)
     tell("reading the records")
     records = records_of(parts.subject.config, parts.subject.task, source)

@@ -10,8 +10,8 @@ import typer
 from dpzo.cli.audit import audit
 from dpzo.cli.endings import ending_well
 from dpzo.cli.experiments import compare, recipes
-from dpzo.cli.fields import FIELDS, field_values, with_fields
-from dpzo.cli.flags import panelled
+from dpzo.cli.fields import field_values, takes_options
+from dpzo.cli.flags import PanelledCommand, RootGroup
 from dpzo.cli.noise import noise
 from dpzo.cli.planning import plan
 from dpzo.cli.verify import sign, verify
@@ -28,6 +28,7 @@ def _show_version(asked: bool) -> None:
 
 app = typer.Typer(
     name="dpzo",
+    cls=RootGroup,
     help="Private fine-tuning of language models with forward passes only.",
     no_args_is_help=True,
     add_completion=False,
@@ -53,11 +54,11 @@ Overwrite = Annotated[
 ]
 
 
-app.command(short_help="Plan a run's ε; with --model its memory and time.", cls=panelled(FIELDS))(plan)
+app.command(short_help="Plan a run's ε; with --model its memory and time.")(plan)
 
 
-@app.command(short_help="Fine-tune privately: model, journal and privacy card.", cls=panelled(FIELDS))
-@with_fields(FIELDS)
+@app.command(short_help="Fine-tune privately: model, journal and privacy card.")
+@takes_options()
 def train(
     output: Annotated[Path | None, typer.Option(help="New folder for the run. [required]")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files.")] = None,
@@ -77,7 +78,7 @@ def train(
 ) -> None:
     """Fine-tune privately: a model, a journal and a privacy card in --output."""
     from dpzo.cli.checks import require_options
-    from dpzo.config.schema import merged, parse_config
+    from dpzo.config.reading import merged, parse_config
 
     tree = merged(config, field_values(given), set_ or ())
     require_options(tree, data, data_dir, output)
@@ -145,7 +146,7 @@ def replay(
     show_replay(rebuilt, as_json)
 
 
-@app.command(short_help="Score a finished run on other records.", cls=panelled({}))
+@app.command(short_help="Score a finished run on other records.", cls=PanelledCommand)
 def evaluate(
     run: RunFolder,
     data_is: Annotated[str, typer.Option(help="public, or private (then no ε covers the result).")],
@@ -220,7 +221,7 @@ app.command(short_help="Verify a run independently, without the private data.")(
 app.command(short_help="Sign a run with an OpenSSH key.")(sign)
 app.command(short_help="Search the noise of least variance for an ε.")(noise)
 app.command(short_help="Measure a lower bound on ε beside the claim.")(audit)
-app.command(short_help="Run methods side by side; one table and figure.", cls=panelled(FIELDS))(compare)
+app.command(short_help="Run methods side by side; one table and figure.")(compare)
 app.add_typer(recipes, name="recipe", help="Published experiments by name.")
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpzo.config.schema import RunConfig, has_unknown_names, parse_config
+from dpzo.config.reading import has_unknown_names, parse_config
+from dpzo.config.schema import RunConfig
 from dpzo.config.solve import AUTO, solve_plan
 from dpzo.data.tasks import find_task, is_task_file
 from dpzo.errors import DpzoError

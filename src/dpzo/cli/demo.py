@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.markdown import Markdown
 
 from dpzo.cli.screen import err, out, watching
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import parse_config
 from dpzo.data.owned import make_folders
 from dpzo.data.tasks import DEMO, demo_messages, write_csv
 from dpzo.errors import DpzoError
@@ -18,8 +18,9 @@ from dpzo.experiments.baselines import train_without_privacy
 from dpzo.experiments.recipes.packaged import packaged_encoder
 from dpzo.report import CARD_MARKDOWN
 from dpzo.run import folders as runs
-from dpzo.run.build import assemble, objective
+from dpzo.run.build import RunFacts, start
 from dpzo.run.scoring import judge
+from dpzo.run.subject import objective
 
 EPSILON, DELTA = 2.0, 1e-5
 
@@ -64,15 +65,15 @@ def _demo(model: Path, folder: Path) -> None:
         {"model": {"name": str(model)}, "data": {"task": "demo"}, "privacy": {"epsilon": EPSILON, "delta": DELTA}}
     )
     err.print("dpzo: loading the encoder, solving the plan, checking isolation on synthetic tokens")
-    parts = assemble(config, num_examples=len(train), num_examples_source="task")
+    parts = start(config, RunFacts(len(train), "task"))
     err.print("dpzo: reading the messages with the frozen encoder")
     private = objective(train, parts.subject)
     accuracy = judge(parts.subject, test)
     before = accuracy()["value"]
-    start = parts.job.parameters.state()
+    initial = parts.job.parameters.state()
     train_without_privacy(parts.job, private, len(train), clipped=True)
     ceiling = accuracy()["value"]
-    parts.job.parameters.load(start)
+    parts.job.parameters.load(initial)
     run = folder / "run"
     with watching(quiet=False) as watch:
         runs.carry_out(parts, private, len(train), runs.DataSource(folder=data), run, watch=watch)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpzo.cli.screen import print_json, print_line, rounded_up
-from dpzo.config.schema import dump_config
+from dpzo.config.reading import dump_config
 from dpzo.experiments.recipes.base import Experiment, Published, Recipe
 from dpzo.experiments.recipes.registry import RECIPES
 from dpzo.noise.mixture_plan import MixturePlan

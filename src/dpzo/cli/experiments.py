@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dpzo.cli.endings import ending_well
-from dpzo.cli.fields import FIELDS, field_values, with_fields
+from dpzo.cli.fields import field_values, takes_options
 from dpzo.errors import DpzoError
+
+if TYPE_CHECKING:
+    from dpzo.config.schema import Option
 
 recipes = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -89,14 +92,14 @@ def recipe_run(
         baseline_finished(done, output, as_json)
 
 
-COMPARED = {
-    name: field
-    for name, field in FIELDS.items()
-    if field.startswith(("model.", "data.")) and name not in ("model", "task")
-} | {"num_examples": FIELDS["num_examples"]}
+def _compared(option: Option) -> bool:
+    """A comparison has one model and its own list of tasks; methods decide the rest."""
+    return option.name == "num_examples" or (
+        option.field.startswith(("model.", "data.")) and option.name not in ("model", "task")
+    )
 
 
-@with_fields(COMPARED)
+@takes_options(_compared)
 def compare(
     names: Annotated[list[str], typer.Argument(help="Methods or recipes: dpzero, dp-aggzo-16 …", metavar="NAME...")],
     output: Annotated[Path, typer.Option(help="Folder of cells, table and figure; what it holds is not run again.")],
@@ -154,7 +157,7 @@ def compare(
             delta=delta,
             layouts=() if layouts is None else tuple(layout.strip() for layout in layouts.split(",")),
             assignments=tuple(set_ or ()),
-            fields=field_values({name: value for name, value in given.items() if name != "trainable"}),
+            fields=field_values(given, leave_out=("trainable",)),
             own=own,
         )
         of_own = {"--eval-data": eval_data, "--split": split, "--eval-split": eval_split}

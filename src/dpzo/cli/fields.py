@@ -1,109 +1,99 @@
-"""Flags that set a config's field: one list, from which every command that plans or trains a run takes its flags."""
+"""Flags that set a config's field: generated from the schema for every command that plans or trains a run."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-FIELDS = {
-    "model": "model.name",
-    "trainable": "model.trainable",
-    "lora_rank": "model.lora_rank",
-    "task": "data.task",
-    "kind": "data.kind",
-    "text_column": "data.text_column",
-    "label_column": "data.label_column",
-    "prompt_column": "data.prompt_column",
-    "completion_column": "data.completion_column",
-    "unit_column": "data.unit_column",
-    "max_records_per_unit": "data.max_records_per_unit",
-    "labels": "data.labels",
-    "label_words": "data.label_words",
-    "template": "data.template",
-    "chat_template": "data.chat_template",
-    "objective": "data.objective",
-    "max_length": "data.max_length",
-    "epsilon": "privacy.epsilon",
-    "noise_multiplier": "privacy.noise_multiplier",
-    "delta": "privacy.delta",
-    "num_examples": "privacy.num_examples",
-    "mechanism": "privacy.mechanism",
-    "relation": "privacy.relation",
-    "steps": "privacy.steps",
-    "expected_batch_size": "privacy.expected_batch_size",
-    "num_directions": "privacy.num_directions",
-    "clip_norm": "privacy.clip_norm",
-    "tuning": "privacy.tuning",
-    "smoothing": "training.smoothing",
-    "learning_rate": "training.learning_rate",
-    "constant_time": "training.constant_time",
-    "seed": "training.seed",
-}
-"""A command's parameter → the config field it sets. The flag's help is the field's own description."""
-
-_TYPES: dict[str, Any] = {
-    **dict.fromkeys(("labels", "label_words"), list[str]),
-    **dict.fromkeys(
-        ("epsilon", "noise_multiplier", "delta", "expected_batch_size", "clip_norm", "smoothing", "learning_rate"),
-        float,
-    ),
-    **dict.fromkeys(("lora_rank", "max_records_per_unit", "max_length", "steps", "num_directions", "seed"), int),
-    "constant_time": bool,
-}
-"""What a flag's value is read as; a text where nothing is said."""
-
-_ARGUMENTS = {*FIELDS, "sampling_prob"}
-"""Names of arguments, in the messages of errors, that are flags."""
+if TYPE_CHECKING:
+    from dpzo.config.schema import Option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Chosen = Callable[["Option"], bool]
 
 
-def with_fields(fields: Mapping[str, str]) -> Callable[[Command], Command]:
-    """A command whose `**given` stands for one flag a field: typer sees the flags, the command their values."""
+def takes_options(chosen: Chosen = lambda option: True) -> Callable[[Command], Command]:
+    """A command whose `**given` stands for the schema's flags that are `chosen`.
+
+    The flags are added by `with_options` when the command is called: a list of commands reads no schema.
+    """
 
     def decorate(command: Command) -> Command:
-        hints = typing.get_type_hints(command, include_extras=True)
-        signature = inspect.signature(command)
-        own = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
-            for name, parameter in signature.parameters.items()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
-        flags = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[_TYPES.get(name, str) | None, _option(name)],
-            )
-            for name in fields
-        ]
-        parameters = [*own, *flags]
-        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        command.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+        command.chosen_options = chosen  # type: ignore[attr-defined]
         return command
 
     return decorate
 
 
-def _option(name: str) -> Any:
+def options_of(command: Callable[..., Any]) -> dict[str, Option]:
+    """The schema's options that a command has flags for, by the name of its parameter; none for other commands."""
+    from dpzo.config.schema import options
+
+    chosen: Chosen | None = getattr(command, "chosen_options", None)
+    return {} if chosen is None else {o.name: o for o in options() if o.flag is not None and chosen(o)}
+
+
+def with_options(command: Command) -> Command:
+    """The command with a parameter for each of its options, as typer reads them."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+    ]
+    flags = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[option.kind | None, _flag(option)],
+        )
+        for name, option in options_of(command).items()
+    ]
+
+    @functools.wraps(command)
+    def whole(**given: Any) -> Any:
+        return command(**given)
+
+    whole.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+    whole.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *flags)}
+    return whole  # type: ignore[return-value]
+
+
+def _flag(option: Option) -> Any:
     """A flag without a value has no `--no-…` beside it: left out, it says nothing, and a config file decides."""
-    return typer.Option(f"--{name.replace('_', '-')}") if _TYPES.get(name) is bool else typer.Option()
+    return typer.Option(option.flag, help=help_of(option))
 
 
-def field_values(given: Mapping[str, Any]) -> dict[str, Any]:
+def help_of(option: Option) -> str:
+    """The help of a flag: what the field is, and its default or how it is derived."""
+    text = option.help
+    if text[0].isascii() and not text.split()[0].endswith(","):  # a list of values stays as they are spelt
+        text = f"{text[0].upper()}{text[1:]}"
+    return f"{text}. [default: {option.default}]" if option.default else f"{text}."
+
+
+def field_values(given: Mapping[str, Any], leave_out: Collection[str] = ()) -> dict[str, Any]:
     """{config field: value} of the flags that were given. A task file is read; names are split at their commas.
 
     A prompt or completion column that is named says that the records are completions.
     """
+    from dpzo.config.schema import options
     from dpzo.data.tasks import is_task_file, read_task_file
 
-    found = {FIELDS[name]: value for name, value in given.items() if value is not None and value != []}
+    fields = {option.name: option.field for option in options()}
+    found = {
+        fields[name]: value
+        for name, value in given.items()
+        if value is not None and value != [] and name not in leave_out
+    }
     if "data.kind" not in found and not found.keys().isdisjoint(("data.prompt_column", "data.completion_column")):
         found["data.kind"] = "completion"
     task = found.get("data.task")
@@ -127,4 +117,9 @@ def with_flags(message: str) -> str:
     >>> with_flags("`num_examples` must be at least 1")
     '--num-examples must be at least 1'
     """
-    return re.sub(r"`(\w+)`", lambda m: f"--{m[1].replace('_', '-')}" if m[1] in _ARGUMENTS else m[0], message)
+    if "`" not in message:
+        return message
+    from dpzo.config.schema import options
+
+    names = {option.name for option in options() if option.flag is not None} | {"sampling_prob"}
+    return re.sub(r"`(\w+)`", lambda m: f"--{m[1].replace('_', '-')}" if m[1] in names else m[0], message)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 # Names that other tools give to what is a flag here.
 ALIASES = {
@@ -87,44 +87,49 @@ def suggestion(name: str, flags: Iterable[str]) -> str:
 
 
 def _field_without_flag(name: str) -> str | None:
-    from dpzo.config.schema import WITHOUT_FLAG
+    from dpzo.config.schema import options
 
     leaf = name.removeprefix("--").replace("-", "_")
-    return next((field for field in sorted(WITHOUT_FLAG) if field.rpartition(".")[2] == leaf), None)
+    return next((option.field for option in options() if option.flag is None and option.name == leaf), None)
 
 
-def help_of(field: str) -> str:
-    """The help of a flag that sets a config's field: what the field is, and its default or how it is derived."""
-    from dpzo.config.schema import described
+class PanelledCommand(TyperCommand):
+    """A command whose help shows its flags in panels, by the config's groups."""
 
-    text, default = described(field)
-    if text[0].isascii() and not text.split()[0].endswith(","):  # a list of values stays as they are spelt
-        text = f"{text[0].upper()}{text[1:]}"
-    return f"{text}. [default: {default}]" if default else f"{text}."
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The flags, a panel for each group of the config."""
+        from dpzo.config.schema import options
+
+        groups = {option.flag: option.field.partition(".")[0] for option in options()}
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                flag = record[0].split()[0]
+                panel = _PANEL.get(flag) or PANELS.get(groups.get(flag, ""), OTHER)
+                panels.setdefault(panel, []).append(record)
+        for panel in (*PANELS.values(), OTHER):
+            if panel in panels:
+                with formatter.section(panel):
+                    formatter.write_dl(panels[panel])
 
 
-def panelled(fields: dict[str, str]) -> type[TyperCommand]:
-    """A command whose help shows its flags in panels, by the config's groups; `fields`: parameter → config field.
+class RootGroup(TyperGroup):
+    """The commands of dpzo: one that takes the schema's flags gets them when it is called, and not before."""
 
-    A flag that sets a field takes its help from there, when it is asked for: starting a command reads no config.
-    """
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first word names, with all its flags."""
+        name, command, rest = super().resolve_command(ctx, args)
+        called = getattr(getattr(command, "callback", None), "__wrapped__", None)
+        return name, command if not hasattr(called, "chosen_options") else with_all_flags(called), rest
 
-    class PanelledCommand(TyperCommand):
-        def format_options(self, ctx: Any, formatter: Any) -> None:
-            """The flags, a panel for each group of the config."""
-            panels: dict[str, list[tuple[str, str]]] = {}
-            for parameter in self.get_params(ctx):
-                field = fields.get(str(parameter.name))
-                if field is not None and not getattr(parameter, "help", None):
-                    parameter.help = help_of(field)  # type: ignore[attr-defined]
-                record = parameter.get_help_record(ctx)
-                if record is not None:
-                    panel = PANELS[field.partition(".")[0]] if field is not None else _PANEL.get(record[0].split()[0])
-                    panel = OTHER if panel is None else panel
-                    panels.setdefault(panel, []).append(record)
-            for panel in (*PANELS.values(), OTHER):
-                if panel in panels:
-                    with formatter.section(panel):
-                        formatter.write_dl(panels[panel])
 
-    return PanelledCommand
+def with_all_flags(command: Any) -> Any:
+    """The command line of a function that `takes_options`."""
+    import typer
+
+    from dpzo.cli.fields import with_options
+
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command(command.__name__, cls=PanelledCommand)(with_options(command))
+    return typer.main.get_command(alone)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpzo.cli.endings import ending_well
-from dpzo.cli.fields import FIELDS, field_values, with_fields
+from dpzo.cli.fields import field_values, takes_options
 from dpzo.errors import DpzoError
 
 if TYPE_CHECKING:  # a plan without a model needs no torch
@@ -33,7 +33,7 @@ PRIVACY = (
 """What a plan without a model is made of."""
 
 
-@with_fields(FIELDS)
+@takes_options()
 def plan(
     config: Annotated[Path | None, typer.Option(help="With --model: YAML as for dpzo train.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="With --model: group.field=value.")] = None,
@@ -99,7 +99,7 @@ def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
 
 
 def _plan_run(stated: dict[str, Any], config: Path | None, assignments: list[str], as_json: bool) -> None:
-    from dpzo.config.schema import load_config
+    from dpzo.config.reading import load_config
 
     if config is None and not any(entry.startswith("privacy.delta=") for entry in assignments):
         stated.setdefault("privacy.delta", 0.0)  # no ε is asked for without one
@@ -114,9 +114,7 @@ def _plan_run(stated: dict[str, Any], config: Path | None, assignments: list[str
         check_model(chosen.model.name, chosen.model.revision)
         from dpzo.config.solve import plan_summary
         from dpzo.forecast.planner import plan_run
-        from dpzo.run.declared import refuse_ignored
 
-        refuse_ignored(chosen, from_folder=chosen.data.layout is not None)
         found = plan_run(chosen, units, tell=teller(quiet=as_json))
         if found.privacy is not None:
             warn_findings(found.privacy)

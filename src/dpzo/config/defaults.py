@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from dpzo.config.schema import RunConfig, with_values
-from dpzo.privacy import MECHANISMS, PrivacyPlan
+from dpzo.privacy import PrivacyPlan
 
 Part = Literal["head", "lora", "full"]
 
@@ -51,37 +50,6 @@ DEFAULTS: dict[Part, Defaults] = {
     "lora": Defaults(200, 16, 64, 5.0, 5.0, 3e-3, 1e-2, 0.02, 0.05, 10_000, 0.0, 16),
     "full": Defaults(200, 16, 64, 20.0, 20.0, 1e-3, 3e-3, 0.008, 0.02, 250_000, 0.0, 16),
 }
-
-
-def fill_defaults(config: RunConfig, part: Part, num_examples: int) -> RunConfig:
-    """Every open field of `config` filled but the learning rate, which waits for the model; what is set stays.
-
-    `num_examples` is public. A batch is at most a quarter of the units, so that sampling still hides who is in it. With
-    L1 clipping (Laplace) the norm of K slopes grows as K and not as √K, and the default follows.
-    """
-    chosen = DEFAULTS[part]
-    privacy: dict[str, Any] = {}
-    training: dict[str, Any] = {}
-    given = config.privacy
-    num_directions = chosen.num_directions if given.num_directions is None else given.num_directions
-    if given.num_directions is None:
-        privacy["num_directions"] = num_directions
-    if given.steps is None:
-        privacy["steps"] = chosen.steps
-    if given.expected_batch_size is None:
-        privacy["expected_batch_size"] = max(1, min(chosen.expected_batch_size, num_examples // 4))
-    if given.clip_norm is None:
-        summed = given.mechanism in MECHANISMS and MECHANISMS[given.mechanism].order == 1
-        root = num_directions if summed else math.sqrt(num_directions)
-        privacy["clip_norm"] = chosen.slope * root
-    if config.training.smoothing is None:
-        exact = config.model.dtype == "float32" and config.model.quantization == "none"
-        training["smoothing"] = chosen.smoothing if exact else chosen.coarse_smoothing
-    if config.training.average is None:
-        training["average"] = chosen.average
-    if config.training.microbatch_size is None:
-        training["microbatch_size"] = chosen.microbatch_size
-    return with_values(config, privacy=privacy, training=training)
 
 
 def default_learning_rate(part: Part, dimension: int, plan: PrivacyPlan, rule: str = "sgd") -> float:

@@ -38,7 +38,7 @@ class MemoryForecast:
 
     `weights` as they are held, `trainable` among them; `scratch` for shifted weights; `update_state` (momentum,
     averages, masters); `activations` of one micro-batch with its logits; `several`: what further settings evaluated in
-    the same pass may take at most (`training.variants`); `kept` output of frozen layers, or features;
+    the same pass may take at most (`training.eval_batch`); `kept` output of frozen layers, or features;
     `loading`, `starting`: what those phases take beside or in place of the rest. Saving takes nothing of its own: files
     are written from the weights themselves.
     """

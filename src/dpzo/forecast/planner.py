@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpzo.config.schema import RunConfig, with_values
+from dpzo.config.schema import RunConfig
 from dpzo.config.solve import plan_summary
 from dpzo.forecast import (
     MemoryForecast,
@@ -21,13 +21,15 @@ from dpzo.forecast import (
     available_memory,
     passes_of,
 )
-from dpzo.forecast.sizing import Sized, look_up, memory_at, planned_update, require_memory, size_up
+from dpzo.forecast.sizing import Sized, look_up, memory_at, require_memory, size_up
 from dpzo.forecast.timing import DirectionCost, direction_cost, forward_seconds, timed_evaluations
 from dpzo.models import synthetic_objective
 from dpzo.privacy import PrivacyPlan, PrivateChannel
-from dpzo.run.build import Assembled, assemble, build_plan, task_of
+from dpzo.run.build import RunFacts, RunParts, build_plan, start
+from dpzo.run.declared import refuse_ignored
+from dpzo.run.header import journal_header
 from dpzo.run.journal import Journal
-from dpzo.run.loop import journal_header
+from dpzo.run.subject import task_of, update_of
 from dpzo.zo import evaluations
 
 _STAND_IN_DELTA = 1e-5
@@ -86,18 +88,19 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
     Memory comes from shapes, before anything is loaded. Time is measured on the model, where its weights are local.
     Errors: `DpzoError` as for a run, and for a model that does not fit in memory.
     """
+    refuse_ignored(config, from_folder=config.data.layout is not None)
     task = task_of(config)
     checkpoint = look_up(config, task)
     sized = size_up(config, task, checkpoint, num_examples)
     available = available_memory()
     require_memory(sized, available)
     asked = (sized.config.privacy.epsilon is None) != (sized.config.privacy.noise_multiplier is None)
-    privacy = build_plan(sized.config, num_examples) if asked else None
+    privacy = build_plan(sized.config.privacy, num_examples) if asked else None
     if not checkpoint.is_here:
         return RunForecast(sized, privacy, sized.memory, available, None, torch.get_num_threads())
     tell("loading the base model, checking isolation and timing it on synthetic tokens")
     plan = _stand_in_plan(sized) if privacy is None else privacy
-    parts = assemble(sized.config, num_examples=num_examples, num_examples_source="declared", plan=plan, sized=sized)
+    parts = start(config, RunFacts(num_examples, "declared", plan=plan), sized)
     sized = replace(sized, microbatch_size=parts.subject.shapes.microbatch_size)
     sized = replace(sized, memory=memory_at(sized))
     time = replace(_measured(sized, parts), release=_release_seconds(plan))
@@ -107,7 +110,7 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
 def _stand_in_plan(sized: Sized) -> PrivacyPlan:
     """Some noise where no ε is asked for: how much of it there is takes no time."""
     noise = {"epsilon": None, "noise_multiplier": 1.0, "delta": _STAND_IN_DELTA, "mechanism": "gaussian"}
-    return build_plan(with_values(sized.config, privacy=noise), sized.num_examples)
+    return build_plan(sized.config.privacy.model_copy(update=noise), sized.num_examples)
 
 
 def _release_seconds(plan: PrivacyPlan) -> float:
@@ -123,11 +126,12 @@ def _release_seconds(plan: PrivacyPlan) -> float:
     return taken
 
 
-def _measured(sized: Sized, parts: Assembled) -> TimeForecast:
+def _measured(sized: Sized, parts: RunParts) -> TimeForecast:
     """Times of the evaluations that training makes."""
     subject, job, shapes, training = parts.subject, parts.job, parts.subject.shapes, sized.config.training
     count, dtype = job.plan.num_directions, sized.skeleton.trainable[0][1]
-    cost = direction_cost(training.directions, count, planned_update(sized.config), sized.skeleton.dimension, dtype)
+    update = update_of(training, steps=job.plan.steps, expected_batch_size=job.plan.expected_batch_size)
+    cost = direction_cost(training.directions, count, update, sized.skeleton.dimension, dtype)
     synthetic = synthetic_objective(subject.loaded, sized.shape, shapes)
     first, further = timed_evaluations(job.parameters, job.scheme.at(0), job.smoothing, synthetic)
     forward = forward_seconds(subject.loaded.module, sized.shape, shapes.microbatch_size)
@@ -159,8 +163,6 @@ def _time(
     once: float,
 ) -> TimeForecast:
     privacy = sized.config.privacy
-    assert privacy.num_directions is not None
-    assert privacy.steps is not None
     passes = _passes(sized, rows)
     times = 1.0 if sized.shifts_whole else max(1.0, passes)  # held a layer at a time, they are made for every pass
     made = evaluations(sized.config.training.estimator, privacy.num_directions)

@@ -8,31 +8,34 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from dpzo.config.schema import RunConfig, with_values
+from dpzo.config.reading import with_values
+from dpzo.config.resolve import ResolvedConfig, resolve, resolve_model
+from dpzo.config.schema import RunConfig
 from dpzo.data.tasks import Task
 from dpzo.errors import DpzoError
 from dpzo.forecast.machine import available_memory, in_words
 from dpzo.forecast.memory import Alternative, MemoryForecast, forecast_memory, what_fits
-from dpzo.forecast.parts import filled, lora_of, require_label_words, storage_of, update_of
 from dpzo.forecast.timing import passes_of
 from dpzo.models import ADAPTERS, RowShape, Work
 from dpzo.models.chat_tokens import chat_answer_tokens
 from dpzo.models.eval_batch_choice import most_together
 from dpzo.models.shapes import HEAD_BLOCKS, Shapes, keeps_features
 from dpzo.models.skeleton import Checkpoint, Skeleton, build_skeleton, find_checkpoint
-from dpzo.run.subject import row_shape
-from dpzo.zo import Update, evaluations
+from dpzo.run.subject import lora_of, require_label_words, row_shape, storage_of, update_of
+from dpzo.zo import evaluations
 from dpzo.zo.parameters import held_whole
 
 GUESSED_ANSWER_TOKENS = 2
 """Tokens of a label word where no tokenizer tells."""
+ANY_RATE = 1e-3
+"""A learning rate where the config leaves it open: no size depends on it."""
 
 
 @dataclass(frozen=True)
 class Sized:
     """A run's shapes and memory, before anything is loaded. All of it is public."""
 
-    config: RunConfig
+    config: ResolvedConfig  # at any rate, where that is open
     task: Task
     num_examples: int
     skeleton: Skeleton
@@ -56,19 +59,16 @@ def look_up(config: RunConfig, task: Task, base: str | None = None) -> Checkpoin
 
 def size_up(config: RunConfig, task: Task, checkpoint: Checkpoint, num_examples: int) -> Sized:
     """Shapes and memory of a run, from the configuration of its model. Errors: `DpzoError` for what shapes can tell."""
-    config, _part = filled(config, task, checkpoint.architecture, num_examples)
-    model = config.model
-    assert model.trainable is not None
     skeleton = _skeleton(config, task, checkpoint)
+    resolved = resolve(config, task, checkpoint.architecture, num_examples, learning_rate=ANY_RATE)
     require_label_words(task, skeleton.model)
     guessed: tuple[str, ...] = ()
     if checkpoint.tokenizer is None:
-        shape, guessed = _guessed_shape(config, task, skeleton), ("tokens of the labels and of the vocabulary",)
+        shape, guessed = _guessed_shape(resolved, task, skeleton), ("tokens of the labels and of the vocabulary",)
     else:
-        shape = row_shape(config, task, skeleton.model)
-    size = config.training.microbatch_size
-    assert size is not None
-    sized = Sized(config, task, num_examples, skeleton, shape, size, _nothing(), guessed)
+        shape = row_shape(resolved, task, skeleton.model)
+    size = resolved.training.microbatch_size
+    sized = Sized(resolved, task, num_examples, skeleton, shape, size, _nothing(), guessed)
     return replace(sized, memory=memory_at(sized))
 
 
@@ -78,8 +78,7 @@ _SKELETONS_AT_MOST = 8
 
 def _skeleton(config: RunConfig, task: Task, checkpoint: Checkpoint) -> Skeleton:
     """The model's shapes; a few are remembered, as they are a function of the key and hold no memory."""
-    model = config.model
-    assert model.trainable is not None
+    model = resolve_model(config.model, checkpoint.architecture)
     lora, storage = lora_of(model), storage_of(model)
     settings = (task.labels, model.trainable, lora, model.virtual_tokens, storage)
     padding = None if checkpoint.tokenizer is None else checkpoint.tokenizer.pad_token_id
@@ -104,7 +103,6 @@ def memory_at(sized: Sized, shape: RowShape | None = None) -> MemoryForecast:
     """The memory of a sized run, or of the same at another row shape. A function of declarations and shapes alone."""
     config = sized.config
     batch = config.privacy.expected_batch_size
-    assert batch is not None
     if config.training.constant_time:
         batch = sized.microbatch_size * passes_of(config, sized.num_examples, sized.microbatch_size)
     shape = sized.shape if shape is None else shape
@@ -112,10 +110,12 @@ def memory_at(sized: Sized, shape: RowShape | None = None) -> MemoryForecast:
         sized.skeleton,
         shape,
         sized.microbatch_size,
-        update=planned_update(config),
+        update=update_of(
+            config.training, steps=config.privacy.steps, expected_batch_size=config.privacy.expected_batch_size
+        ),
         expected_batch_size=batch,
         num_examples=sized.num_examples,
-        keep=config.training.prefix,
+        keep=config.training.frozen_cache,
         together=_settings_together(sized, shape),
     )
 
@@ -124,10 +124,6 @@ def _settings_together(sized: Sized, shape: RowShape) -> int:
     """The most settings in one pass that the start of the run may try: what it then takes depends on a measurement."""
     config, model = sized.config, sized.skeleton.model
     privacy, training = config.privacy, config.training
-    assert privacy.num_directions is not None
-    assert privacy.steps is not None
-    assert privacy.expected_batch_size is not None
-    assert training.smoothing is not None
     frozen = model.storage.quantization == "none" and not model.has_experts
     if not frozen or model.trainable == "full" or not sized.shifts_whole:
         return 1
@@ -137,21 +133,7 @@ def _settings_together(sized: Sized, shape: RowShape) -> int:
         rounds = int(passes_of(config, sized.num_examples, shapes.rows))
     passes = privacy.steps * rounds
     work = Work(evaluations(training.estimator, privacy.num_directions), training.smoothing, passes)
-    return max(1, most_together(model, shape, shapes, work, training.variants))
-
-
-def planned_update(config: RunConfig) -> Update:
-    """The update of a filled config, with numbers in place of those that no model or plan has settled yet."""
-    privacy, training = config.privacy, config.training
-    assert privacy.expected_batch_size is not None
-    assert privacy.steps is not None
-    return update_of(
-        training,
-        learning_rate=1e-3 if training.learning_rate is None else training.learning_rate,
-        steps=privacy.steps,
-        expected_batch_size=privacy.expected_batch_size,
-        noise_std=1.0,
-    )
+    return max(1, most_together(model, shape, shapes, work, training.eval_batch))
 
 
 def require_memory(sized: Sized, available: int | None = None) -> None:
@@ -179,11 +161,11 @@ def size_up_if_possible(config: RunConfig, task: Task, num_examples: int, base: 
         return None
 
 
-def _ways_out(config: RunConfig) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+def _ways_out(config: ResolvedConfig) -> list[tuple[str, dict[str, dict[str, Any]]]]:
     """Changes that save memory, the mildest first: words, and values by group."""
     learns_base = config.model.trainable not in (*ADAPTERS, "head")
     ways: list[tuple[str, dict[str, dict[str, Any]]]] = []
-    if config.training.microbatch_size is not None and config.training.microbatch_size > 1:
+    if config.training.microbatch_size > 1:
         ways.append(("--set training.microbatch_size=1", {"training": {"microbatch_size": 1}}))
     part: dict[str, Any] = {"trainable": "lora"} if learns_base else {}
     words = "--trainable lora"
@@ -212,11 +194,9 @@ def _alternative(sized: Sized, words: str, changes: dict[str, dict[str, Any]]) -
     return Alternative(words, size_up(config, sized.task, sized.skeleton.checkpoint, sized.num_examples).memory.needed)
 
 
-def _guessed_shape(config: RunConfig, task: Task, skeleton: Skeleton) -> RowShape:
+def _guessed_shape(config: ResolvedConfig, task: Task, skeleton: Skeleton) -> RowShape:
     """`row_shape` where there is a configuration and no tokenizer."""
     data, model = config.data, skeleton.model
-    assert data.max_length is not None
-    assert data.max_answer_tokens is not None
     classes = 1 if task.labels is None else len(task.labels)
     form, answers = "classes", 0
     if data.kind == "chat":

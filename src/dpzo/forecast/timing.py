@@ -13,7 +13,8 @@ import torch
 from scipy import stats
 from torch import nn
 
-from dpzo.config.schema import DataConfig, RunConfig
+from dpzo.config.resolve import ResolvedConfig
+from dpzo.config.schema import DataConfig
 from dpzo.models import FeatureObjective, RowShape, TokenObjective
 from dpzo.models.isolation import synthetic_rows
 from dpzo.zo import DirectionScheme, StepDirections, TrainableParameters, Update, shifted, stacked
@@ -97,14 +98,12 @@ def planned_passes(
     return max(1, math.ceil(units * records_per_unit / microbatch_size))
 
 
-def passes_of(config: RunConfig, num_examples: int, microbatch_size: int) -> float:
-    """Micro-batches of an evaluation of a filled config: what is planned under `constant_time`, else what is expected.
+def passes_of(config: ResolvedConfig, num_examples: int, microbatch_size: int) -> float:
+    """Micro-batches of an evaluation: what is planned under `constant_time`, else what is expected.
 
     Expected of units of one record each: how many records they have is not known.
     """
     batch, steps = config.privacy.expected_batch_size, config.privacy.steps
-    assert batch is not None
-    assert steps is not None
     if not config.training.constant_time:
         return expected_passes(batch, num_examples, microbatch_size)
     return float(planned_passes(batch, num_examples, steps, microbatch_size, records_per_unit(config.data)))

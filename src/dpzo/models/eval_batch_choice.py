@@ -90,7 +90,7 @@ def settle_variants(
                 return replace(shapes, variants=count)
         reason = "the records of a micro-batch would not be isolated from each other"
     if asked != "auto" and strict:
-        raise DpzoError(f"training.variants {asked}: {reason}; choose auto or 1")
+        raise DpzoError(f"training.eval_batch {asked}: {reason}; choose auto or 1")
     return shapes
 
 

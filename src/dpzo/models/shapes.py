@@ -84,8 +84,8 @@ def isolated_shapes(loaded: LoadedModel, shape: RowShape, preferred: int | None 
             depth = 0
     if keep == "run" and depth == 0 and not keeps_features(loaded):
         raise DpzoError(
-            "training.prefix run: no layer lies wholly below what learns, so nothing can be kept; leave it out, or let "
-            "upper layers alone learn (--set model.lora_layers=top:2)"
+            "training.frozen_cache run: no layer lies wholly below what learns, so nothing can be kept; leave it out, "
+            "or let upper layers alone learn (--set model.lora_layers=top:2)"
         )
     head_block = _head_block(loaded) if keeps_features(loaded) else None
     return Shapes(size, head_block, torch.get_num_threads(), depth, keep if depth else "none")

@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from dpzo.config.schema import ConfigLike, RunConfig, merged, parse_config
+from dpzo.config.reading import ConfigLike, merged, parse_config
+from dpzo.config.schema import RunConfig
 from dpzo.data.tasks.tables import Tell, untold
 from dpzo.errors import DpzoError
 from dpzo.run import folders

@@ -9,41 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dpzo.config.plain import refusing
-from dpzo.config.schema import (
-    PRIVATE,
-    ConfigLike,
-    RunConfig,
-    as_config,
-    recorded_config,
-)
+from dpzo.config.reading import ConfigLike, as_config
+from dpzo.config.schema import PRIVATE, RunConfig
 from dpzo.config.solve import AUTO, auto_note
 from dpzo.data.tasks.tables import Tell, untold
 from dpzo.forecast.sizing import require_memory, size_up_if_possible
-from dpzo.models import Shapes, fingerprint_tensors, save
+from dpzo.models import fingerprint_tensors, save
 from dpzo.models.quiet import silent_libraries
-from dpzo.privacy import PrivacyPlan
 from dpzo.report import write_card
 from dpzo.run import loop as trainer
-from dpzo.run.build import (
-    Assembled,
-    assemble,
-    objective,
-    resolve_num_examples,
-    task_of,
-)
+from dpzo.run.build import RunFacts, RunParts, rebuild, resolve_num_examples, restart, start
 from dpzo.run.declared import without_ignored
-from dpzo.run.header import check_header
-from dpzo.run.journal import Transcript, read, write_durably
+from dpzo.run.journal import read, write_durably
 from dpzo.run.local import (
     Data,
     as_folder,
     base_name,
     found_base,
     located,
-    naming_base,
     read_local,
     records_of,
     source_again,
@@ -51,7 +35,7 @@ from dpzo.run.local import (
 )
 from dpzo.run.local import DataSource as DataSource
 from dpzo.run.loop import RandomnessAt, Stopped
-from dpzo.run.output import CONFIG, COUNT, claim_new, claimed, make_folder, no_run, require_begun, require_new
+from dpzo.run.output import CONFIG, COUNT, claim_new, claimed, make_folder, require_begun, require_new
 from dpzo.run.private_count import PrivateCount, check_private_count, count_text, release_count
 from dpzo.run.progress import Progress as Progress
 from dpzo.run.progress import Watcher as Watcher
@@ -60,6 +44,7 @@ from dpzo.run.published import chosen_config as chosen_config
 from dpzo.run.published import config_text
 from dpzo.run.published import derived_note as derived_note
 from dpzo.run.published import plan_facts as plan_facts
+from dpzo.run.subject import objective, task_of
 from dpzo.run.trained_model import FINISHED, MODEL
 from dpzo.zo import Objective
 
@@ -110,14 +95,8 @@ def train(
             else (count.num_examples, "private-count")
         )
         tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
-        parts = assemble(
-            config,
-            num_examples=num_examples,
-            num_examples_source=origin,
-            has_guarantee=nonprivate_randomness is None,
-            count=count,
-            sized=sized,
-        )
+        facts = RunFacts(num_examples, origin, count, has_guarantee=nonprivate_randomness is None)
+        parts = start(config, facts, sized)
         if config.privacy.mechanism == AUTO:
             tell(auto_note(parts.job.plan))
         if note := derived_note(parts.job.header):
@@ -132,7 +111,7 @@ def train(
 
 
 def carry_out(
-    parts: Assembled,
+    parts: RunParts,
     private: Objective,
     num_units: int,
     source: DataSource,
@@ -153,7 +132,7 @@ def carry_out(
 
 def _work(
     act: Callable[..., None],
-    parts: Assembled,
+    parts: RunParts,
     private: Objective,
     num_units: int,
     output: Path,
@@ -192,7 +171,7 @@ def resume(
         source = source_again(output, recorded, source)
         tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
         there = noted if noted is not None and Path(noted).is_dir() else None
-        parts = _reassemble(transcript, there if base is None else str(base))
+        parts = restart(transcript, there if base is None else str(base))
         trainer.require_same_run(parts.job.header, transcript)
         records = records_of(parts.subject.config, parts.subject.task, source)
         private = objective(records, parts.subject)
@@ -217,7 +196,7 @@ def replay(
     run, output = as_folder(run, "run"), as_folder(output, "output")
     transcript = read(run)
     require_new(output)
-    parts = for_replay(transcript, found_base(run, base_name(transcript), None if base is None else str(base)))
+    parts = rebuild(transcript, found_base(run, base_name(transcript), None if base is None else str(base)))
     trainer.replay(parts.job, transcript, observe=watch(progress_of(parts)))
     make_folder(output)
     save_model(parts, output)
@@ -226,20 +205,12 @@ def replay(
     return Replayed(rebuilt, _trained_fingerprint(run / MODEL) == rebuilt if finished.is_file() else None)
 
 
-def _finish(parts: Assembled, output: Path) -> dict[str, Any]:
+def _finish(parts: RunParts, output: Path) -> dict[str, Any]:
     save_model(parts, output)
     return write_card(output, read(output))
 
 
-def for_replay(transcript: Transcript, base: str | None) -> Assembled:
-    """The parts of a run at θ_0, to rebuild it: nothing is evaluated. `base` replaces the header's base model."""
-    with refusing(no_run(transcript.path)):
-        evaluation = transcript.header["evaluation"]
-        shapes = Shapes(evaluation["microbatch_size"], evaluation["head_block"], torch.get_num_threads())
-    return _reassemble(transcript, base, shapes)
-
-
-def save_model(parts: Assembled, output: Path, *, flat: bool = False) -> None:
+def save_model(parts: RunParts, output: Path, *, flat: bool = False) -> None:
     """model/ as plain save_pretrained, plus the fingerprint of the trained parameters for replay to compare.
 
     `flat`: in the form of version 0.1.0 (`dpzo.models.save`), to be compared with a run of that version.
@@ -247,7 +218,6 @@ def save_model(parts: Assembled, output: Path, *, flat: bool = False) -> None:
     folder = output / MODEL
     folder.mkdir(mode=0o700, exist_ok=True)
     subject = parts.subject
-    assert subject.config.data.max_length is not None
     save(subject.loaded, folder, labels=subject.task.labels, max_length=subject.config.data.max_length, flat=flat)
     write_durably(
         folder / FINISHED, json.dumps({"fingerprint": fingerprint_tensors(parts.job.parameters.tensors())}).encode()
@@ -257,26 +227,6 @@ def save_model(parts: Assembled, output: Path, *, flat: bool = False) -> None:
 def _trained_fingerprint(folder: Path) -> str:
     with refusing(f"{folder / FINISHED}: damaged; it names the trained weights: dpzo resume writes it anew"):
         return str(json.loads((folder / FINISHED).read_text(encoding="utf-8"))["fingerprint"])
-
-
-def _reassemble(transcript: Transcript, base: str | None, shapes: Shapes | None = None) -> Assembled:
-    header = transcript.header
-    check_header(header)
-    with refusing(no_run(transcript.path)):
-        config, plan, count = (
-            recorded_config(header["config"]),
-            PrivacyPlan.from_dict(header["plan"]),
-            header.get("count"),
-        )
-        facts: dict[str, Any] = {
-            "num_examples": plan.num_examples,
-            "num_examples_source": header["num_examples_source"],
-            "has_guarantee": header["secret_randomness"],
-            "variants": header["evaluation"].get("variants", 1),
-            "count": None if count is None else PrivateCount.from_dict(count),
-        }
-    with naming_base(base):
-        return assemble(config, base=base, plan=plan, shapes=shapes, **facts)
 
 
 def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomness: RandomnessAt | None) -> PrivateCount:

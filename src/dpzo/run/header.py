@@ -16,12 +16,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from dpzo.config.bounds import LONGEST_NAME, LONGEST_TEXT, MOST_DIRECTIONS, MOST_STEPS
 from dpzo.config.plain import refusing
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import RENAMED, stated_config
 from dpzo.errors import DpzoError
-from dpzo.privacy import PrivacyPlan
-from dpzo.run.environment import PACKAGES
+from dpzo.privacy import PrivacyPlan, lattice
+from dpzo.run.environment import PACKAGES, environment
 from dpzo.run.private_count import PrivateCount
+from dpzo.zo import DirectionScheme, TrainableParameters
 
+NumExamplesSource = Literal["declared", "task", "from-file", "private-count"]
 _MOST_FACTS = 200_000
 _DEEPEST = 6
 
@@ -122,7 +124,7 @@ class _Header(_Part):
     """What headers of every run hold."""
 
     base: _Base
-    num_examples_source: Literal["declared", "task", "from-file", "private-count"]
+    num_examples_source: NumExamplesSource
     unit_column: Name | None
     tuning: Text
     directions: Facts
@@ -155,6 +157,52 @@ class _ModuleHeader(_Header):
     settings: Facts
 
 
+def run_header(
+    plan: PrivacyPlan,
+    *,
+    has_guarantee: bool,
+    parameters: TrainableParameters,
+    scheme: DirectionScheme,
+    **facts: Any,
+) -> dict[str, Any]:
+    """The header of a run, checked: its plan and lattice, what is trained and along what, the caller's `facts`.
+
+    Raises: DpzoError as `check_header` does.
+    """
+    header = journal_header(
+        plan,
+        has_guarantee,
+        {
+            **facts,
+            "directions": scheme.description,
+            "parameters": described(parameters),
+            "nonprivate_uses": [],
+            "environment": environment(),
+        },
+    )
+    check_header(header)
+    return header
+
+
+def journal_header(plan: PrivacyPlan, has_guarantee: bool, public: Mapping[str, Any]) -> dict[str, Any]:
+    """Plan, lattice, whether the noise was secret, and the caller's public facts."""
+    grid = lattice(plan.mechanism, plan.clip_norm, plan.num_directions)
+    return {
+        **public,
+        "plan": plan.to_dict(),
+        "lattice_unit": grid.unit,
+        "lattice_bits": grid.bits,
+        "lattice_bound": grid.bound,
+        "secret_randomness": has_guarantee,
+    }
+
+
+def described(parameters: TrainableParameters) -> list[list[Any]]:
+    """Name, shape and dtype of each trained tensor."""
+    each = zip(parameters.names, parameters.shapes, parameters.dtypes, strict=True)
+    return [[name, list(shape), dtype] for name, shape, dtype in each]
+
+
 def check_header(header: Mapping[str, Any]) -> None:
     """Refuse a header that no run writes: an unknown field, another type or range, or another spelling of a value.
 
@@ -183,14 +231,19 @@ def _spelled_anew(fields: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if fields.get("count") is not None:
         found.append(("count", PrivateCount.from_dict(fields["count"]).to_dict()))
     if "config" in fields:
-        found.append(("config", stated(parse_config(fields["config"]).model_dump(mode="json"), fields["config"])))
+        found.append(("config", stated(stated_config(fields["config"]).model_dump(mode="json"), fields["config"])))
     return found
 
 
 def stated(config: Mapping[str, Mapping[str, Any]], of: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The fields of `config` that the config `of` states: a later version has more of them."""
+    """The fields of `config` that the config `of` states, by the names it has for them: a later version has more."""
+    old = {new: name for name, new in RENAMED.items()}
     return {
-        group: {name: value for name, value in fields.items() if name in of[group]}
+        group: {
+            name if name in of[group] else old[name]: value
+            for name, value in fields.items()
+            if name in of[group] or (group == "training" and old.get(name) in of[group])
+        }
         for group, fields in config.items()
         if group in of
     }

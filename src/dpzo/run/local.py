@@ -12,7 +12,8 @@ from typing import Any, Literal
 import yaml
 
 from dpzo.config.plain import parse_yaml, read_regular, refusing
-from dpzo.config.schema import RunConfig, with_values
+from dpzo.config.reading import with_values
+from dpzo.config.schema import RunConfig
 from dpzo.data import InMemory, parse_hub, read_records
 from dpzo.data.in_memory import Table
 from dpzo.data.tasks import Records, Task

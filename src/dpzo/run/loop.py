@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from dpzo.errors import DpzoError
-from dpzo.privacy import PrivacyPlan, PrivateChannel, Randomness, Release, lattice
+from dpzo.privacy import PrivacyPlan, PrivateChannel, Randomness, Release
 from dpzo.privacy.accounting.second_opinion import check_epsilon
 from dpzo.run import checkpoint
 from dpzo.run.journal import Journal, Transcript, read
@@ -57,19 +57,6 @@ class Stopped(Exception):
     def __init__(self, said: str, number: int = signal.SIGINT) -> None:
         super().__init__(said)
         self.number = number
-
-
-def journal_header(plan: PrivacyPlan, has_guarantee: bool, public: Mapping[str, Any]) -> dict[str, Any]:
-    """The header line: plan, lattice, whether the noise was secret, and the caller's public facts."""
-    grid = lattice(plan.mechanism, plan.clip_norm, plan.num_directions)
-    return {
-        **public,
-        "plan": plan.to_dict(),
-        "lattice_unit": grid.unit,
-        "lattice_bits": grid.bits,
-        "lattice_bound": grid.bound,
-        "secret_randomness": has_guarantee,
-    }
 
 
 def fit(

@@ -29,11 +29,10 @@ from dpzo.models.quiet import silent_libraries
 from dpzo.privacy import PrivacyPlan, Release
 from dpzo.report import write_card
 from dpzo.run import loop as trainer
-from dpzo.run.environment import environment
 from dpzo.run.examples import Examples, read_examples
-from dpzo.run.header import check_header
+from dpzo.run.header import check_header, described, journal_header, run_header
 from dpzo.run.journal import JOURNAL, read, write_durably
-from dpzo.run.loop import Job, RandomnessAt, journal_header
+from dpzo.run.loop import Job, RandomnessAt
 from dpzo.run.output import make_folder, no_run, require_new
 from dpzo.run.row_objective import IsolationCheck, Loss, RowObjective, synthetic_examples
 from dpzo.zo import (
@@ -189,9 +188,16 @@ def replay(model: nn.Module, run: str | Path) -> str:
     plan = PrivacyPlan.from_dict(header["plan"])
     model.eval()
     parameters, scheme, update = _parts(model, _journal_names(Path(run)), plan, settings)
-    public = {**header, "base": _base(model), **_facts(settings, parameters, scheme)}
-    has_guarantee = header["secret_randomness"]
-    job = Job(plan, parameters, scheme, settings.smoothing, update, journal_header(plan, has_guarantee, public))
+    derived = {
+        "base": _base(model),
+        "tuning": settings.tuning,
+        "directions": scheme.description,
+        "estimator": settings.estimator,
+        "update": _update_facts(settings),
+        "parameters": described(parameters),
+    }
+    facts = journal_header(plan, header["secret_randomness"], {**header, **derived})
+    job = Job(plan, parameters, scheme, settings.smoothing, update, facts)
     trainer.replay(job, transcript)
     return fingerprint_tensors(parameters.tensors())
 
@@ -212,22 +218,25 @@ def _job(
     chosen = {**vars(settings), "trainable": _plain(settings.trainable)}
     if not settings.constant_time:
         del chosen["constant_time"]  # headers of version 0.1.0 do not have it, and such a run may be resumed
-    header = {
-        "settings": chosen,
-        "base": _base(model),
-        "num_examples_source": "declared",
-        "unit_column": None,
-        **_facts(settings, parameters, scheme),
-        "evaluation": {
+    planned = _planned_passes(plan, settings)
+    header = run_header(
+        plan,
+        has_guarantee=has_guarantee,
+        base=_base(model),
+        tuning=settings.tuning,
+        parameters=parameters,
+        scheme=scheme,
+        estimator=settings.estimator,
+        update=_update_facts(settings),
+        evaluation={
             "microbatch_size": settings.microbatch_size,
             "isolation": "assumed",  # not a loss of ours
-            **({"planned_passes": planned} if (planned := _planned_passes(plan, settings)) else {}),
+            **({"planned_passes": planned} if planned else {}),
         },
-        "nonprivate_uses": [],
-        "environment": environment(),
-    }
-    header = journal_header(plan, has_guarantee, header)
-    check_header(header)
+        num_examples_source="declared",
+        unit_column=None,
+        settings=chosen,
+    )
     return Job(
         plan=plan,
         parameters=parameters,
@@ -240,24 +249,14 @@ def _job(
     )
 
 
-def _facts(settings: Settings, parameters: TrainableParameters, scheme: DirectionScheme) -> dict[str, Any]:
-    """What the header says of the settings in words of its own; a replay derives it again and compares."""
-    return {
-        "tuning": settings.tuning,
-        "directions": scheme.description,
-        "estimator": settings.estimator,
-        "update": {
-            **update_facts(
-                settings.update,
-                momentum=settings.momentum,
-                shrinkage=settings.shrinkage,
-                ema=settings.ema if settings.ema > 0 else None,
-            ),
-            "average": settings.average,
-            "schedule": settings.schedule,
-        },
-        "parameters": _described(parameters),
-    }
+def _update_facts(settings: Settings) -> dict[str, Any]:
+    facts = update_facts(
+        settings.update,
+        momentum=settings.momentum,
+        shrinkage=settings.shrinkage,
+        ema=settings.ema if settings.ema > 0 else None,
+    )
+    return {**facts, "average": settings.average, "schedule": settings.schedule}
 
 
 def _planned_passes(plan: PrivacyPlan, settings: Settings) -> int:
@@ -357,11 +356,6 @@ def _public(public: Examples, private: Examples) -> Examples:
 
 def _base(model: nn.Module) -> dict[str, str]:
     return {"name": type(model).__name__, "fingerprint": fingerprint(model)}
-
-
-def _described(parameters: TrainableParameters) -> list[list[Any]]:
-    described = zip(parameters.names, parameters.shapes, parameters.dtypes, strict=True)
-    return [[name, list(shape), dtype] for name, shape, dtype in described]
 
 
 def _plain(trainable: str | Collection[str]) -> str | list[str]:

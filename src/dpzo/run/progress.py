@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dpzo.privacy import PrivacyPlan, Release
-from dpzo.run.build import Assembled
+from dpzo.run.build import RunParts
 from dpzo.run.published import promises, whole_epsilon
 
 
@@ -29,7 +29,7 @@ def unwatched(progress: Progress) -> Callable[[Release | None], None]:
     return lambda release: None
 
 
-def progress_of(parts: Assembled) -> Progress:
+def progress_of(parts: RunParts) -> Progress:
     """What there is to tell of a run before its first step."""
     plan, header, forecast = parts.job.plan, parts.job.header, parts.forecast
     return Progress(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dpzo.config.schema import RunConfig, dump_tree, parse_config, with_open_fields
+from dpzo.config.reading import dump_tree, stated_config, with_open_fields
+from dpzo.config.schema import RunConfig
 from dpzo.config.solve import plan_summary
 from dpzo.privacy import PrivacyPlan
 from dpzo.run.header import stated
@@ -17,7 +18,7 @@ def chosen_config(header: Mapping[str, Any]) -> RunConfig:
 
     Headers of version 0.1.0 do not tell derived values from chosen ones, and neither does their config.yaml.
     """
-    return with_open_fields(parse_config(header["config"]), header.get("derived", ()))
+    return with_open_fields(stated_config(header["config"]), header.get("derived", ()))
 
 
 def derived_note(header: Mapping[str, Any]) -> str:

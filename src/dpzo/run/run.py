@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from dpzo.config.plain import refusing
-from dpzo.config.schema import RunConfig, recorded_config
+from dpzo.config.resolve import ResolvedConfig, recorded_config
 from dpzo.data.tasks.tables import Tell, untold
 from dpzo.errors import DpzoError
 from dpzo.privacy import PrivacyPlan, Release
@@ -73,7 +73,7 @@ class Run:
             return PrivacyPlan.from_dict(transcript.header["plan"])
 
     @property
-    def config(self) -> RunConfig:
+    def config(self) -> ResolvedConfig:
         """The config as it ran, with the values that the run derived. DpzoError for a run of `dpzo.fit`."""
         transcript = self._of_text("has settings, and no config")
         with refusing(no_run(transcript.path)):

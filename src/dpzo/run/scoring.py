@@ -14,7 +14,7 @@ from dpzo.data.tasks.texts import meteor, nist
 from dpzo.errors import DpzoError
 from dpzo.models import FeatureObjective, TokenObjective, make_objective
 from dpzo.models.generation import generate
-from dpzo.run.build import Subject, encode
+from dpzo.run.subject import Subject, encode
 
 Seen = TokenObjective | FeatureObjective
 BOOTSTRAP_SEED = 0
@@ -68,8 +68,6 @@ def judge(subject: Subject, records: Records, seen: Seen | None = None) -> Calla
 def _said(subject: Subject, records: Records) -> tuple[Tally, dict[str, float]]:
     """Greedy answers to every prompt, scored against all that is accepted."""
     task, data = subject.task, subject.config.data
-    assert data.max_length is not None
-    assert data.max_answer_tokens is not None
     answers = [
         text.strip()
         for text in generate(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
-from dpzo.config.schema import DataConfig, RunConfig
+from dpzo.config.resolve import ResolvedConfig, ResolvedTraining
+from dpzo.config.schema import DataConfig, EndToken, ModelConfig, RunConfig
+from dpzo.data import own_chat
 from dpzo.data.chats import MESSAGES
 from dpzo.data.public_records import public_examples
-from dpzo.data.tasks import Records, Task
+from dpzo.data.tasks import Records, Task, find_task, own_classification, own_completion
 from dpzo.errors import DpzoError
 from dpzo.models import (
     Encoded,
     LoadedModel,
+    LoraSettings,
     RowShape,
     Shapes,
+    Storage,
     UnitObjective,
     encode_classes,
     encode_completions,
@@ -28,14 +32,17 @@ from dpzo.models.blocks import encode_in_blocks
 from dpzo.models.chat_tokens import chat_answer_tokens, encode_chats
 from dpzo.models.choices import encode_choices
 from dpzo.models.encoding import answer_width
-from dpzo.zo import Objective
+from dpzo.zo import SCHEDULES, Objective, Update, build_update
+
+OWN_MAX_LENGTH = 64
+"""Tokens of a record of one's own file, where none are declared."""
 
 
 @dataclass(frozen=True)
 class Subject:
     """What records are read for: the filled config, the task, a model, and the sizes it is evaluated at."""
 
-    config: RunConfig
+    config: ResolvedConfig
     task: Task
     loaded: LoadedModel
     shapes: Shapes
@@ -96,14 +103,14 @@ def _known_tokens(encoded: Encoded, subject: Subject) -> Encoded:
 def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
     config, task, tokenizer = subject.config.data, subject.task, subject.loaded.tokenizer
     if config.kind == "chat":
-        return encode_chats(tokenizer, records.fields[MESSAGES], max_length=_max_length(config), first_chat=first + 1)
+        return encode_chats(tokenizer, records.fields[MESSAGES], max_length=config.max_length, first_chat=first + 1)
     if task.kind == "completion":
         return encode_completions(
             tokenizer,
             task.prompts(records),
             task.answers(records),
-            max_length=_max_length(config),
-            max_answer_tokens=_max_answer_tokens(config),
+            max_length=config.max_length,
+            max_answer_tokens=config.max_answer_tokens,
             end_of_text=config.end_token == "append",
         )
     assert records.labels is not None
@@ -116,7 +123,7 @@ def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
             task.mask_fields(records),
             task.mask_words,
             records.labels,
-            max_length=_max_length(config),
+            max_length=config.max_length,
         )
     if subject.loaded.takes_options and task.option_fields is not None:
         return encode_choices(
@@ -124,8 +131,8 @@ def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
             task.prompts(records),
             task.options(records),
             records.labels,
-            max_length=_max_length(config),
-            max_answer_tokens=_max_answer_tokens(config),
+            max_length=config.max_length,
+            max_answer_tokens=config.max_answer_tokens,
             empty=task.blank(records),
         )
     if subject.loaded.takes_options:
@@ -135,16 +142,16 @@ def _encode_block(records: Records, first: int, subject: Subject) -> Encoded:
             task.prompts(records),
             task.label_words,
             records.labels,
-            max_length=_max_length(config),
+            max_length=config.max_length,
             empty=task.blank(records),
             max_answer_tokens=_word_width(task, subject.loaded),
         )
     return encode_classes(
-        tokenizer, task.texts(records), records.labels, max_length=_max_length(config), pairs=task.pairs(records)
+        tokenizer, task.texts(records), records.labels, max_length=config.max_length, pairs=task.pairs(records)
     )
 
 
-def end_token(data: DataConfig, task: Task, tokenizer: Any) -> Literal["append", "none"] | None:
+def end_token(data: DataConfig, task: Task, tokenizer: Any) -> EndToken | None:
     """Whether the model's end token follows a completion, decided by declarations alone; None where none is asked.
 
     By default it is appended, so that the model learns to stop, unless the task's answers end with its own `stop` text
@@ -171,40 +178,30 @@ def objective(records: Records, subject: Subject) -> Objective:
     return UnitObjective(by_record, group_units(records.units, records.num_units, most))
 
 
-def _max_length(data: DataConfig) -> int:
-    assert data.max_length is not None
-    return data.max_length
-
-
-def _max_answer_tokens(data: DataConfig) -> int:
-    assert data.max_answer_tokens is not None
-    return data.max_answer_tokens
-
-
-def row_shape(config: RunConfig, task: Task, loaded: LoadedModel) -> RowShape:
+def row_shape(config: ResolvedConfig, task: Task, loaded: LoadedModel) -> RowShape:
     """The declared shape of a record's rows, for synthetic tokens."""
     data = config.data
-    encode_classes(loaded.tokenizer, [""], [0], max_length=_max_length(data))  # refuses a length that holds nothing
+    encode_classes(loaded.tokenizer, [""], [0], max_length=data.max_length)  # refuses a length that holds nothing
     num_labels = 1 if task.labels is None else len(task.labels)
     answers, form = 0, "classes"
     words: tuple[int, ...] = ()
     if data.kind == "chat":
-        answers, form = chat_answer_tokens(_max_length(data)), "completion"
+        answers, form = chat_answer_tokens(data.max_length), "completion"
     elif task.kind == "completion":
-        answers, form = _max_answer_tokens(data), "completion"
+        answers, form = data.max_answer_tokens, "completion"
     elif loaded.takes_options and task.option_fields is not None:
-        answers, form = _max_answer_tokens(data), "options"
+        answers, form = data.max_answer_tokens, "options"
     elif loaded.takes_options:
         assert task.label_words is not None
         answers, form = _word_width(task, loaded), "options"
         encode_options(
-            loaded.tokenizer, [""], task.label_words, [0], max_length=_max_length(data), max_answer_tokens=answers
+            loaded.tokenizer, [""], task.label_words, [0], max_length=data.max_length, max_answer_tokens=answers
         )  # refuses words and a length that do not go together
     elif loaded.takes_masks:
-        form, words = "mask", _mask_words(task, loaded, _max_length(data))
+        form, words = "mask", _mask_words(task, loaded, data.max_length)
     return RowShape(
         form=form,  # type: ignore[arg-type]
-        max_length=_max_length(data),
+        max_length=data.max_length,
         vocabulary=loaded.vocabulary,
         num_classes=num_labels,
         max_answer_tokens=answers,
@@ -230,3 +227,79 @@ def _mask_words(task: Task, loaded: LoadedModel, max_length: int) -> tuple[int, 
     return encode_masked(
         loaded.tokenizer, task.mask_template, slots, task.mask_words, [0], max_length=max_length
     ).word_ids
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task that a config declares: a built-in one, or the user's own file."""
+    data = config.data
+    if data.task is not None:
+        return find_task(data.task)
+    if data.kind == "chat":
+        return own_chat(max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length)
+    if data.kind == "completion":
+        return own_completion(max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length)
+    if data.labels is None:
+        raise DpzoError(
+            "--labels is missing: declare the label set, as in --labels yes,no (read from the file it would be "
+            "private); for prompt and completion columns give --kind completion"
+        )
+    if "{mask}" in data.template:
+        return _own_masked(data.labels, data)
+    task = own_classification(
+        data.labels,
+        template=data.template,
+        label_words=data.label_words,
+        max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length,
+    )
+    if task.fields != ("text",):
+        raise DpzoError(
+            f"--template: a file of one's own has the field {{text}}, not {{{task.fields[0]}}}; use {{text}}"
+        )
+    return task
+
+
+def _own_masked(labels: tuple[str, ...], data: DataConfig) -> Task:
+    """The user's own file, asked by a template whose mask a masked language model fills."""
+    template_pieces(data.template)  # says what is wrong with it
+    if data.label_words is None:
+        raise DpzoError("--label-words is missing: a template with {mask} needs a word for each label, as in bad,good")
+    plain = own_classification(labels, max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length)
+    return replace(plain, mask_template=data.template, mask_words=data.label_words)
+
+
+def update_of(training: ResolvedTraining, *, steps: int, expected_batch_size: float, noise_std: float = 1.0) -> Update:
+    """The update that a resolved config names. `noise_std` of a released number, slope units."""
+    return build_update(
+        training.update,
+        schedule=SCHEDULES[training.schedule](training.learning_rate, steps, training.warmup_steps),
+        expected_batch_size=expected_batch_size,
+        steps=steps,
+        noise_std=noise_std,
+        momentum=training.momentum,
+        shrinkage=training.shrinkage,
+        ema=training.ema if training.ema > 0 else None,
+        average=training.average,
+        master=training.master == "float32",
+    )
+
+
+def require_label_words(task: Task, model: LoadedModel) -> None:
+    """Errors: `DpzoError` where classes are told apart by words and the task has none."""
+    if model.takes_options and task.label_words is None and task.option_fields is None:
+        raise DpzoError("--label-words is missing: a causal model needs a word for each label, as in ' bad, good'")
+
+
+def storage_of(model: ModelConfig) -> Storage:
+    """How the base's weights are held."""
+    return Storage(model.dtype, model.quantization)
+
+
+def lora_of(model: ModelConfig) -> LoraSettings:
+    """Shape of the adapters."""
+    return LoraSettings(
+        rank=model.lora_rank,
+        alpha=model.lora_alpha,
+        target=model.lora_targets,
+        scaling=model.lora_scaling,
+        layers=model.lora_layers,
+    )

@@ -7,22 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dpzo.config.schema import RunConfig, parse_config
+from dpzo.config.resolve import ResolvedConfig, recorded_config
 from dpzo.data.tasks import Task
 from dpzo.errors import DpzoError
-from dpzo.forecast.parts import storage_of
 from dpzo.models import LoadedModel, isolated_shapes, load_saved
 from dpzo.models.generation import chat_prompts
 from dpzo.models.generation import generate as continue_prompts
 from dpzo.models.sources import find_source, has_tokenizer, load_tokenizer
 from dpzo.report import record_private_use, write_card
 from dpzo.report.private_uses import EVALUATION
-from dpzo.run.build import Subject, row_shape, task_of
 from dpzo.run.header import check_header
 from dpzo.run.journal import read
 from dpzo.run.local import Data, DataSource, as_folder, found_base, naming_base, records_of
 from dpzo.run.output import claimed
 from dpzo.run.scoring import score
+from dpzo.run.subject import Subject, row_shape, storage_of, task_of
 
 MODEL, FINISHED = "model", "trained.json"
 DataIs = Literal["public", "private"]
@@ -33,7 +32,7 @@ class TrainedModel:
     """The model of a finished run, loaded for use, with what the run's config declares."""
 
     run: Path
-    config: RunConfig
+    config: ResolvedConfig
     task: Task
     loaded: LoadedModel
 
@@ -179,10 +178,10 @@ def _require_data_is(data_is: str) -> None:
         raise DpzoError("data_is: must be public or private")
 
 
-def _finished_model(run: Path, base: str | Path | None) -> tuple[RunConfig, Task, LoadedModel]:
+def _finished_model(run: Path, base: str | Path | None) -> tuple[ResolvedConfig, Task, LoadedModel]:
     transcript = read(run)
     check_header(transcript.header)
-    config = parse_config(transcript.header["config"])
+    config = recorded_config(transcript.header["config"])
     task = task_of(config)
     _require_finished(run)
     num_labels = None if task.labels is None else len(task.labels)

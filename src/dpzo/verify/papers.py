@@ -13,7 +13,8 @@ from typing import Any
 from scipy.stats import gamma
 
 from dpzo.config.plain import markdown
-from dpzo.config.schema import FROM_FILE, PRIVATE, RunConfig, parse_config
+from dpzo.config.reading import stated_config
+from dpzo.config.schema import FROM_FILE, PRIVATE, RunConfig
 from dpzo.config.solve import plan_summary
 from dpzo.errors import DpzoError
 from dpzo.privacy import Laplace, PrivacyPlan, Release, lattice
@@ -116,7 +117,7 @@ def check_header(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
     check_schema(header)
     if "config" not in header:
         return passed("header", "a module's run: its plan and settings stand for themselves")
-    config = parse_config(header["config"])
+    config = stated_config(header["config"])
     count = None if header.get("count") is None else PrivateCount.from_dict(header["count"])
     for what, agrees in _agreements(config, plan, count, str(header["num_examples_source"])):
         if not agrees:

@@ -23,7 +23,7 @@ from dpzo.privacy import Release
 from dpzo.run import checkpoint, modules
 from dpzo.run import folders as runs
 from dpzo.run import loop as trainer
-from dpzo.run.build import Assembled
+from dpzo.run.build import RunParts, rebuild
 from dpzo.run.checkpoint import CHECKPOINT, stated
 from dpzo.run.environment import environment
 from dpzo.run.journal import Transcript
@@ -49,7 +49,7 @@ def check_weights(run: Path, transcript: Transcript, base: str | None) -> Iterat
         return
     with silent_libraries():
         try:
-            parts = runs.for_replay(transcript, base)
+            parts = rebuild(transcript, base)
         except DpzoError as error:
             what = f"{header['name']}: " if base is None else f"--base {base}: "
             said = (
@@ -69,7 +69,7 @@ def check_weights(run: Path, transcript: Transcript, base: str | None) -> Iterat
         yield _model_check(run, transcript, parts, base)
 
 
-def _model_check(run: Path, transcript: Transcript, parts: Assembled, base: str | None) -> Check:
+def _model_check(run: Path, transcript: Transcript, parts: RunParts, base: str | None) -> Check:
     model = run / MODEL
     finished = transcript.num_steps == parts.job.plan.steps
     if not model.exists():

@@ -14,7 +14,8 @@ import torch
 
 from dpzo.config.solve import solve_plan
 from dpzo.experiments.baselines import Pass
-from dpzo.run.loop import Job, journal_header
+from dpzo.run.header import journal_header
+from dpzo.run.loop import Job
 from dpzo.zo import SCHEDULES, DirectionScheme, Sgd, TrainableParameters
 
 

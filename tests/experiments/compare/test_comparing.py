@@ -14,7 +14,7 @@ import pytest
 from dpzo.data.tasks import find_task
 from dpzo.errors import DpzoError
 from dpzo.experiments.compare import comparing
-from dpzo.experiments.compare.bench import Bench, part_of
+from dpzo.experiments.compare.bench import Bench, part_on
 from dpzo.experiments.compare.cells import Grid, cells, check_grid, model_identity
 from dpzo.experiments.compare.comparing import Comparison, compare
 from dpzo.experiments.compare.public_data import TaskFolder
@@ -179,7 +179,7 @@ def test_features_are_computed_once_a_split(grid: Grid, few_shot: TaskFolder, tm
 def test_sharing_changes_no_bit_of_a_result(grid: Grid, few_shot: TaskFolder, tmp_path: Path) -> None:
     """A method without secret noise gives the same score from a bench that has run others as from a fresh one."""
     grid = replace(grid, names=("dp-aggzo-4", "mezo", "adamw"), epsilons=(2.0,), assignments=(*SMALL[:2],))
-    planned = list(cells(grid, {"sst2": part_of(find_task("sst2"), grid.model, "head")}))
+    planned = list(cells(grid, {"sst2": part_on(find_task("sst2"), grid.model, "head")}))
     shared = Bench(few_shot)
     together = [shared.run(cell)["score"] for cell in planned]
     for cell, score in zip(planned, together, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dpzo.config.schema import parse_config
+from dpzo.config.reading import parse_config
 from dpzo.errors import DpzoError
 from dpzo.experiments.recipes.base import Experiment, Recipe
 from dpzo.experiments.recipes.lmo import RECIPES as LMO_RECIPES

@@ -11,7 +11,7 @@ import pytest
 
 from dpzo.cli.experiment_screen import shown_figure
 from dpzo.config.defaults import DEFAULTS
-from dpzo.config.schema import dump_config, load_config, parse_config
+from dpzo.config.reading import dump_config, load_config, parse_config
 from dpzo.errors import DpzoError
 from dpzo.experiments.recipes.base import Recipe
 from dpzo.experiments.recipes.conversions import loss_difference_clip

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dpzo.config.defaults import Part
-from dpzo.config.schema import RunConfig, with_values
+from dpzo.config.reading import with_values
+from dpzo.config.resolve import default_trainable, part_of
+from dpzo.config.schema import RunConfig
 from dpzo.data.tasks import Records, Task
 from dpzo.errors import DpzoError
 from dpzo.experiments.compare.cells import Cell, model_shown
@@ -18,15 +20,16 @@ from dpzo.experiments.compare.public_data import PublicData, Split
 from dpzo.experiments.recipes.base import Experiment
 from dpzo.experiments.recipes.methods import FIRST_ORDER
 from dpzo.experiments.recipes.running import as_trained, make_baseline
-from dpzo.models import ADAPTERS, FeatureObjective, Shapes, make_objective, peek_architecture
+from dpzo.models import FeatureObjective, Shapes, make_objective, peek_architecture
 from dpzo.models.quiet import silent_libraries
 from dpzo.privacy import PrivacyPlan
 from dpzo.report.card import build_card
 from dpzo.run import loop as train
-from dpzo.run.build import Assembled, assemble, encode, objective
+from dpzo.run.build import RunFacts, RunParts, start, start_at
 from dpzo.run.environment import environment
 from dpzo.run.journal import read
 from dpzo.run.scoring import judge
+from dpzo.run.subject import encode, objective
 from dpzo.zo import Objective
 from dpzo.zo import evaluations as step_evaluations
 
@@ -34,13 +37,12 @@ EPSILON_SLACK = 2e-3
 """A card's ε may lie this share below the one that was asked for, and not above: the solver's tolerance."""
 
 
-def part_of(task: Task, model: str, trainable: str | None, revision: str | None = None) -> Part:
-    """What learns when `trainable` is asked for (None: as a run chooses, by the model's architecture)."""
+def part_on(task: Task, model: str, trainable: str | None, revision: str | None = None) -> Part:
+    """Whose defaults apply when `trainable` is asked for (None: as a run chooses, by the model's architecture)."""
     if trainable is None:
         prompted = task.mask_template is not None
-        kind = peek_architecture(model, task.kind, prompted=prompted, revision=revision)
-        trainable = "head" if kind == "encoder" else "lora"
-    return "head" if trainable == "head" else "lora" if trainable in ADAPTERS else "full"
+        trainable = default_trainable(peek_architecture(model, task.kind, prompted=prompted, revision=revision))
+    return part_of(trainable)
 
 
 class Bench:
@@ -69,7 +71,7 @@ class Bench:
         config = cell.config
         number = self.data.num_examples(config)
         plan = Experiment(with_values(config, privacy={"num_examples": number}), cell.baseline).plan()
-        parts = self._assembled(config, number, plan)
+        parts = self._parts(config, number, plan)
         records = self._read("train", config)
         split = self.data.held_out(config)
         tested = self._read(split, config)
@@ -96,15 +98,15 @@ class Bench:
             "versions": environment(),
         }
 
-    def _assembled(self, config: RunConfig, number: int, plan: PrivacyPlan) -> Assembled:
+    def _parts(self, config: RunConfig, number: int, plan: PrivacyPlan) -> RunParts:
         key = _digest(config, "model", "data") + str(config.training.microbatch_size)
-        known = self._shapes.get(key)
+        known, facts = self._shapes.get(key), RunFacts(number, "task", plan=plan)
         if known is None:
-            parts = assemble(config, num_examples=number, num_examples_source="task", plan=plan)
+            parts = start(config, facts)
             self._shapes[key] = (parts.subject.shapes, parts.job.parameters.materialise)
             return parts
         shapes, materialise = known
-        parts = assemble(config, num_examples=number, num_examples_source="task", plan=plan, shapes=shapes)
+        parts = start_at(config, facts, shapes)
         # How shifted weights are held was settled on synthetic tokens for this model, when its shapes were.
         parts.job.parameters.materialise = materialise
         return parts
@@ -115,7 +117,7 @@ class Bench:
             self._records[key] = self.data.load(split, config)
         return self._records[key]
 
-    def _objective(self, split: str, records: Records, parts: Assembled) -> Objective:
+    def _objective(self, split: str, records: Records, parts: RunParts) -> Objective:
         """The private objective, a frozen encoder's features taken over where this split has them."""
         kept = self._kept(split, parts)
         if kept is not None:
@@ -126,7 +128,7 @@ class Bench:
             self._features[split, _digest(parts.subject.config, "model", "data")] = made
         return made
 
-    def _seen(self, split: str, records: Records, parts: Assembled) -> FeatureObjective | None:
+    def _seen(self, split: str, records: Records, parts: RunParts) -> FeatureObjective | None:
         """The held-out records' features; None where the judge has to encode for itself."""
         kept = self._kept(split, parts)
         subject = parts.subject
@@ -138,7 +140,7 @@ class Bench:
         self._features[split, _digest(subject.config, "model", "data")] = made
         return made
 
-    def _kept(self, split: str, parts: Assembled) -> FeatureObjective | None:
+    def _kept(self, split: str, parts: RunParts) -> FeatureObjective | None:
         found = self._features.get((split, _digest(parts.subject.config, "model", "data")))
         if found is None:
             return None
@@ -147,7 +149,7 @@ class Bench:
         return other
 
 
-def evaluations(cell: Cell, parts: Assembled) -> dict[str, float]:
+def evaluations(cell: Cell, parts: RunParts) -> dict[str, float]:
     """Passes a training record takes part in on average: `forward` alone, and `backward` (with their forward) ones."""
     plan = parts.job.plan
     often = plan.steps * plan.sampler.sampling_prob
@@ -160,7 +162,7 @@ def evaluations(cell: Cell, parts: Assembled) -> dict[str, float]:
     return {"forward": often * step_evaluations(estimator, directions), "backward": 0.0}
 
 
-def _train_privately(parts: Assembled, private: Objective, num_units: int) -> dict[str, Any]:
+def _train_privately(parts: RunParts, private: Objective, num_units: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="dpzo-compare-") as folder, silent_libraries():
         train.fit(parts.job, private, num_units, Path(folder))
         return build_card(read(Path(folder)))

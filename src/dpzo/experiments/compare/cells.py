@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dpzo.config.defaults import Part
-from dpzo.config.schema import RunConfig, load_config, with_values
+from dpzo.config.reading import load_config, with_values
+from dpzo.config.schema import RunConfig
 from dpzo.data.owned import make_folders
 from dpzo.data.tasks import find_task
 from dpzo.errors import DpzoError

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dpzo.config.schema import with_values
+from dpzo.config.reading import with_values
 from dpzo.data.owned import make_folders, owner_only
-from dpzo.experiments.compare.bench import Bench, part_of
+from dpzo.experiments.compare.bench import Bench, part_on
 from dpzo.experiments.compare.cells import (
     Cell,
     Grid,
@@ -27,10 +27,10 @@ from dpzo.experiments.compare.figure import NEEDS, can_draw, draw
 from dpzo.experiments.compare.public_data import OwnFiles, PublicData
 from dpzo.experiments.compare.table import Entry, entries, to_json, to_markdown
 from dpzo.experiments.recipes.base import Experiment
-from dpzo.run.build import task_of
 from dpzo.run.declared import without_ignored
 from dpzo.run.environment import environment
 from dpzo.run.journal import write_durably
+from dpzo.run.subject import task_of
 
 TABLE, NUMBERS, FIGURE = "table.md", "table.json", "figure.png"
 
@@ -61,7 +61,7 @@ def compare(grid: Grid, data: PublicData, output: Path, tell: Callable[[str], No
         for layout in grid.layouts if grid.layouts else (None,):
             config = without_ignored(base_config(grid, task, layout, None), data.source)
             data.require(config)
-            parts[task] = part_of(task_of(config), grid.model, grid.trainable)
+            parts[task] = part_on(task_of(config), grid.model, grid.trainable)
     contents = data.identity()
     planned = list(cells(grid, parts))
     _require_feasible(planned, data, tell)

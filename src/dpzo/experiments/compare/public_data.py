@@ -12,8 +12,8 @@ from dpzo.config.schema import RunConfig
 from dpzo.data import parse_hub
 from dpzo.data.tasks import Records
 from dpzo.errors import DpzoError
-from dpzo.run.build import task_of
 from dpzo.run.local import DataSource, records_of
+from dpzo.run.subject import task_of
 
 HELD_OUT: Literal["held-out"] = "held-out"
 Split = Literal["train", "dev", "test", "held-out"]

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from dpzo.config.defaults import Part, fill_defaults
-from dpzo.config.schema import RunConfig, load_config, parse_config, with_values
+from dpzo.config.reading import load_config, parse_config, with_values
+from dpzo.config.resolve import part_of, resolve_privacy
+from dpzo.config.schema import RunConfig
 from dpzo.config.solve import solve_plan
 from dpzo.data.tasks import find_task
 from dpzo.errors import DpzoError
@@ -36,7 +37,6 @@ BAO = "Bao et al., DP-AggZO, USENIX Security 2025"
 YANG = "Yang et al., LMO-DP, arXiv 2405.18776"
 TUNING = "none here: values of the paper, which chose them on its own data and did not count that"
 
-ADAPTER_NAMES = frozenset({"lora", "prefix", "prompt", "ia3"})
 K_SHOT_LAYOUT = "k-512/seed-42"
 K_SHOT_EXAMPLES = {"sst2": 1024, "sst5": 2560, "snli": 1536, "mnli": 1536, "rte": 1024, "trec": 2646}
 """Units of the papers' 512-a-class splits. TREC's is not 3072: two of its classes have fewer than 512."""
@@ -111,13 +111,10 @@ class Experiment:
 
     def _settings(self) -> dict[str, Any]:
         number = self.num_examples()
-        filled = fill_defaults(self.config, _part(self.config), number).privacy
-        assert filled.steps is not None
-        assert filled.expected_batch_size is not None
-        assert filled.num_directions is not None
+        filled = resolve_privacy(self.config, part_of(self.config.model.trainable), number)
         return {
             "num_directions": filled.num_directions,
-            "clip_norm": 1.0 if filled.clip_norm is None else filled.clip_norm,
+            "clip_norm": filled.clip_norm,
             "num_examples": number,
             "expected_batch_size": filled.expected_batch_size,
             "steps": filled.steps,
@@ -219,7 +216,7 @@ def _small(recipe: Recipe, model: str | None) -> Experiment:
     known = {each.name for each in task.layouts}
     layout = next((each for each in (K_SHOT_LAYOUT, "carved") if each in known), None)
     name = (SMALL_ENCODER if classes else SMALL_CAUSAL) if model is None else model
-    part: Part = "head" if on_encoder else "lora" if trainable == "lora" else "full"
+    part = part_of(trainable)
     assert paper.privacy.num_directions is not None
     length = SMALL_LENGTHS[task.kind]
     full_batch = paper.privacy.expected_batch_size == paper.privacy.num_examples
@@ -274,8 +271,3 @@ def _num_examples(config: RunConfig) -> int:
 def _task_name(config: RunConfig) -> str:
     assert isinstance(config.data.task, str)
     return config.data.task
-
-
-def _part(config: RunConfig) -> Part:
-    trainable = config.model.trainable
-    return "head" if trainable == "head" else "lora" if trainable in ADAPTER_NAMES else "full"

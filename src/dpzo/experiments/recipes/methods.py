@@ -14,7 +14,8 @@ from difflib import get_close_matches
 from typing import Any, Literal, cast
 
 from dpzo.config.defaults import DEFAULTS, Part
-from dpzo.config.schema import RunConfig, with_values
+from dpzo.config.reading import with_values
+from dpzo.config.schema import RunConfig
 from dpzo.errors import DpzoError
 from dpzo.experiments.recipes.packaged import packaged_encoder
 from dpzo.noise.mixture_plan import mixture_names, mixture_noise

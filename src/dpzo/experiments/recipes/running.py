@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dpzo.config.defaults import Part
-from dpzo.config.schema import RunConfig, derived_fields, dump_config, with_values
+from dpzo.config.reading import derived_fields, dump_config, with_values
+from dpzo.config.resolve import ResolvedConfig, part_of
+from dpzo.config.schema import RunConfig
 from dpzo.data.tasks import Task
 from dpzo.errors import DpzoError
 from dpzo.experiments.baselines import (
@@ -25,14 +26,15 @@ from dpzo.experiments.baselines import (
 from dpzo.experiments.baselines.first_order import Rule
 from dpzo.experiments.recipes.base import Experiment
 from dpzo.experiments.recipes.methods import LMO, BaselineName, drift_rate, local_model
-from dpzo.models import ADAPTERS, save
+from dpzo.models import save
 from dpzo.models.quiet import silent_libraries
 from dpzo.run import folders as runs
-from dpzo.run.build import Assembled, assemble, objective, resolve_num_examples, task_of
+from dpzo.run.build import RunFacts, RunParts, resolve_num_examples, start
 from dpzo.run.journal import write_durably
 from dpzo.run.local import located
 from dpzo.run.output import CONFIG, make_folder, require_new
 from dpzo.run.scoring import score
+from dpzo.run.subject import objective, task_of
 from dpzo.run.trained_model import MODEL
 
 CARD, SCORE = "baseline_card.json", "score.json"
@@ -76,7 +78,7 @@ def _run_baseline(
     number, origin = resolve_num_examples(config, task, data_dir, lambda: records.num_units)
     tell("loading the base model, solving the plan, checking isolation on synthetic tokens")
     plan = replace(experiment, config=with_values(config, privacy={"num_examples": number})).plan() if lmo else None
-    parts = assemble(config, num_examples=number, num_examples_source=origin, plan=plan)
+    parts = start(config, RunFacts(number, origin, plan=plan))
     method = make_baseline(experiment.baseline, parts, config)
     tell(f"training by {method.name}")
     with silent_libraries():
@@ -88,7 +90,6 @@ def _run_baseline(
     write_durably(output / CARD, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
     model = output / MODEL
     model.mkdir(mode=0o700)
-    assert filled.data.max_length is not None
     save(parts.subject.loaded, model, labels=task.labels, max_length=filled.data.max_length)
     tell("scoring it on held-out records")
     found = score(parts.subject, task.load(data_dir, held_out(task, data_dir, config.data.layout), config.data.layout))
@@ -96,7 +97,7 @@ def _run_baseline(
     return Finished(card, found)
 
 
-def make_baseline(name: BaselineName, parts: Assembled, asked: RunConfig) -> Method:
+def make_baseline(name: BaselineName, parts: RunParts, asked: RunConfig) -> Method:
     """The baseline that reads the assembled config: rate, clip, schedule, warm-up and averaging are its own.
 
     `asked` is the config before defaults were filled: where it leaves the rate of DPGD-0th open, that of one scalar
@@ -108,14 +109,12 @@ def make_baseline(name: BaselineName, parts: Assembled, asked: RunConfig) -> Met
         raise DpzoError(
             f"--constant-time: the baseline {name} evaluates as many micro-batches as a batch has; leave it out"
         )
-    rate, average = training.learning_rate, training.average
-    assert rate is not None
-    assert average is not None
+    rate = training.learning_rate
     common: dict[str, Any] = {
         "learning_rate": rate,
         "schedule": training.schedule,
         "warmup_steps": training.warmup_steps,
-        "average": average,
+        "average": training.average,
     }
     if name == "zero-shot":
         return ZeroShot()
@@ -127,27 +126,22 @@ def make_baseline(name: BaselineName, parts: Assembled, asked: RunConfig) -> Met
         if asked.training.learning_rate is None:
             common["learning_rate"] = rate / math.sqrt(parts.job.parameters.dimension)
         return VectorNoise(**common)
-    assert config.privacy.clip_norm is not None
     rule: Rule = LMO[name][0] if name in LMO else "sgd" if name == "dp-sgd" else "adam"
     if rule == "sgd":
         if asked.training.learning_rate is None:
             plan = replace(parts.job.plan, num_directions=1, clip_norm=config.privacy.clip_norm)
-            common["learning_rate"] = drift_rate(part_named(config), parts.job.parameters.dimension, plan)
+            common["learning_rate"] = drift_rate(part_of(config.model.trainable), parts.job.parameters.dimension, plan)
         common["momentum"] = training.momentum if training.update == "momentum" else 0.0
     descent = DpGradient(rule, clip_norm=config.privacy.clip_norm, **common)
     return LmoGradient(descent, config.privacy.mechanism, LMO[name][1]) if name in LMO else descent
 
 
-def as_trained(config: RunConfig, card: dict[str, Any]) -> RunConfig:
-    """The filled config with the rate that a baseline really had."""
+def as_trained(config: ResolvedConfig, card: dict[str, Any]) -> ResolvedConfig:
+    """The resolved config with the rate that a baseline really had."""
     rate = card.get("settings", {}).get("learning_rate")
-    return config if rate is None else with_values(config, training={"learning_rate": rate})
-
-
-def part_named(config: RunConfig) -> Part:
-    """What learns, of a filled config."""
-    trainable = config.model.trainable
-    return "head" if trainable == "head" else "lora" if trainable in ADAPTERS else "full"
+    if rate is None:
+        return config
+    return config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": rate})})
 
 
 def held_out(task: Task, data_dir: Path, layout: str | None) -> Any:
