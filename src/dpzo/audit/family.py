@@ -8,8 +8,8 @@ Nasr et al. (2023, "Tight auditing of differentially private machine learning");
 any family with a known curve serves.
 
 What is assumed, and Clopper–Pearson does not assume: the mechanism is of the family. What is not assumed: that r is 1.
-So a flag (r < 1) contradicts the claimed curve itself. The bound is in the accountant's terms: where that one is loose
-(Rényi, at a δ below what PLD resolves), so is the ε of the refuted noise, and it is compared with a claim as loose.
+So a flag (r < 1) contradicts the claimed curve itself. The bound is in the accountant's terms: where that one is loose,
+so is the ε of the refuted noise, and it is compared with a claim as loose.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ REFINED = 0.0015
 NODES = 6
 MOST_POINTS = 1_000_000
 LARGEST_STEP = 0.5
-"""Loss between two points, above which the nodes are too few: such noise (below 0.01 or so) is left to RDP."""
+"""Loss between two points, above which the nodes are too few: the points lie closer for noise that asks for it."""
 LAPLACE_CELLS = 4096
 """Cells between the means at scales of 1 and more; at smaller scales as many to one unit of loss."""
 
