@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/dpzo demo
 
+# The heavier half of the tests runs in CI, and with `make test CI=1`.
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal $(if $(CI),,-m 'not slow')
 
 fuzz: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/at_length.py

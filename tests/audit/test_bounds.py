@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -71,6 +71,7 @@ def test_epsilon_of_known_rates() -> None:
     assert clopper_pearson_epsilon(pair(1.0, 1.0), 0.1)[0] == 0.0
 
 
+@settings(max_examples=25, deadline=None)
 @given(mu=st.floats(0.1, 4.0), threshold=st.floats(-2.0, 4.0), steps=st.sampled_from([1, 7]))
 def test_exact_rates_of_a_gaussian_give_its_own_noise(
     make_plan: MakePlan, mu: float, threshold: float, steps: int

@@ -44,6 +44,7 @@ def test_a_gaussian_plan_at_one_is_measured_to_within_a_fifth() -> None:
     assert 0.8 * plan.epsilon <= found.epsilon_lower <= 1.2 * plan.epsilon
 
 
+@pytest.mark.slow
 def test_a_gaussian_plan_at_four_is_measured_to_within_a_fifth() -> None:
     plan = solved(4.0, steps=2)
     (found, counted, _) = audit_mechanism(plan, draws=60_000, channel_draws=20_000, confidence=EVEN)
@@ -54,6 +55,7 @@ def test_a_gaussian_plan_at_four_is_measured_to_within_a_fifth() -> None:
         assert not report.flagged
 
 
+@pytest.mark.slow
 def test_pure_laplace_is_measured_by_both(make_plan: MakePlan) -> None:
     plan = make_plan(Laplace(1.0), delta=0.0)
     for report in audit_mechanism(plan, draws=20_000, channel_draws=32_000, confidence=CERTAIN)[:-1]:
@@ -68,6 +70,7 @@ def test_a_table_is_counted_and_has_no_family(make_plan: MakePlan) -> None:
     assert 0.7 * plan.epsilon <= report.epsilon_lower <= plan.epsilon
 
 
+@pytest.mark.slow
 def test_long_plans_are_audited_in_part_and_say_so(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The f-DP estimator goes on from the noise it has seen to all T steps; Clopper–Pearson counts what it has seen."""
     plan = make_plan(Gaussian(30.0), steps=1000)

@@ -39,6 +39,7 @@ def private(x: Tensor, y: Tensor, folder: Path) -> nn.Linear:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [by_heart, private])
 def test_members_are_found_without_privacy_and_not_with_it(
     train: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -59,6 +59,7 @@ SOUND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mechanism", "sampler", "claims"), SOUND, ids=str)
 def test_dpzos_channel_is_not_flagged(
     audited: Audited, make_plan: MakePlan, mechanism: Mechanism, sampler: Any, claims: dict[str, Any]
@@ -73,6 +74,7 @@ def test_dpzos_channel_is_not_flagged(
 # --- too little noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", [Gaussian(1.0), pytest.param(Laplace(0.5), marks=pytest.mark.slow)], ids=str)
 def test_half_the_noise(audited: Audited, make_plan: MakePlan, planted: Plant, mechanism: Mechanism) -> None:
     mutant = planted(channel, (NOISE, f"[value // 2 for value in {NOISE}]"))
@@ -81,6 +83,7 @@ def test_half_the_noise(audited: Audited, make_plan: MakePlan, planted: Plant, m
     assert flagged(audited(wide, 3000, channel_factory=mutant.PrivateChannel))
 
 
+@pytest.mark.slow
 def test_a_mechanism_that_draws_a_quarter(
     audited: Audited, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +191,7 @@ WRONG_CLIPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swap", WRONG_CLIPS.values(), ids=WRONG_CLIPS.keys())
 @pytest.mark.parametrize("mechanism", [Gaussian(1.5), pytest.param(Laplace(1.0), marks=pytest.mark.slow)], ids=str)
 def test_clips_that_bound_nothing(
@@ -221,6 +225,7 @@ def test_a_plan_that_claims_sampling_that_it_does_not_do(audited: Audited, make_
     assert flagged(audited(boastful.PrivacyPlan(**claims), 20_000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_step_more_than_accounted(audited: Audited, make_plan: MakePlan, planted: Plant, steps: int) -> None:
     mutant = planted(channel, ("if self._step >= self.plan.steps:", "if self._step > self.plan.steps:"))
@@ -277,6 +282,7 @@ def test_two_answers_to_one_question(audited: Audited, make_plan: MakePlan, plan
         assert flagged(audited(plan, 15_000, channel_factory=mutant.PrivateChannel, run=twice))
 
 
+@pytest.mark.slow
 def test_a_relation_that_is_not_doubled(audited: Audited, make_plan: MakePlan, planted: Plant) -> None:
     source = "return accounting.epsilon(self.event, self.delta, self.relation)"
     mutant = planted(plans, (source, source.replace("self.relation", "NeighboringRelation.ZERO_OUT")))

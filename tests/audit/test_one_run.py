@@ -53,6 +53,7 @@ def test_known_values_of_the_gaussian_bound() -> None:
         before = gaussian
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_both_bounds_fail_as_seldom_as_they_say(shift: float) -> None:
     """Each exceeds the truth in at most 10 % of the runs, up to what 100 runs may show by chance."""

@@ -127,6 +127,7 @@ def test_the_run_is_a_real_one() -> None:
     assert job.parameters.materialise == held
 
 
+@pytest.mark.slow
 def test_too_little_noise_is_flagged() -> None:
     """The loop that is audited adds a fiftieth of the noise that the claim is computed from."""
     plan = plan_of(epsilon=1.0, num_directions=64)

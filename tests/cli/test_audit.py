@@ -41,6 +41,7 @@ def a_run(folder: Path, *, secret: bool) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_table(dpzo: Dpzo, plan_file: Path) -> None:
     said = dpzo("audit", "--plan", plan_file, "--draws", 1000)
     assert said.code == 0
@@ -53,6 +54,7 @@ def test_the_table(dpzo: Dpzo, plan_file: Path) -> None:
     assert all(len(line) <= 120 for line in lines[:-1])
 
 
+@pytest.mark.slow
 def test_the_object_of_a_run(dpzo: Dpzo, tmp_path: Path) -> None:
     said = dpzo("audit", a_run(tmp_path / "run", secret=True), "--draws", 1000, "--confidence", 0.99, "--json")
     assert (said.code, said.err) == (0, "")

@@ -133,6 +133,7 @@ def test_an_updates_state_is_what_it_makes(rule: str, bytes_each: int) -> None:
     assert state_bytes(update, torch.float32) == bytes_each
 
 
+@pytest.mark.slow
 def test_a_model_too_large_is_refused_with_what_fits(tmp_path: Path) -> None:
     folder = opt_66b(tmp_path / "opt-66b")
     for kind in ("full", "lora"):

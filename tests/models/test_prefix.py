@@ -99,6 +99,7 @@ def calls_of(loaded: LoadedModel, index: int) -> list[int]:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["batch", "run"])
 @pytest.mark.parametrize("family", DEEP)
 def test_slopes_are_those_of_the_whole_module_to_the_bit(deep: Made, family: str, keep: Keep) -> None:

@@ -60,6 +60,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("q", "steps", "epsilon", "delta", "winner", "most", "known"), ROWS)
 def test_the_table_is_met(
     q: float, steps: int, epsilon: float, delta: float, winner: str | None, most: float, known: dict[str, float]
@@ -174,6 +175,7 @@ def test_a_cache_that_cannot_be_written_is_no_matter(monkeypatch: pytest.MonkeyP
     assert SearchResult.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
+@pytest.mark.slow
 def test_auto_is_resolved_in_the_plan_whatever_the_cache_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     asked = {"num_examples": 50, "expected_batch_size": 50, "steps": 1, "delta": 1e-10, "mechanism": "auto"}

@@ -40,6 +40,7 @@ def undisturbed(linear: ModuleType, folder: Path, steps: int) -> str:
     return trained
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_times(linear: ModuleType, tmp_path: Path) -> None:
     steps, kills = 120, 6
     folder = tmp_path / "run"
@@ -52,6 +53,7 @@ def test_kill_9_at_random_times(linear: ModuleType, tmp_path: Path) -> None:
     assert set(drawn(linear, folder)) == set(range(steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_request_to_stop_is_honoured_between_two_steps(linear: ModuleType, tmp_path: Path, number: int) -> None:
     folder = tmp_path / "run"

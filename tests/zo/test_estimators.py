@@ -118,6 +118,7 @@ def test_central_is_off_by_the_square_of_phi_and_forward_by_phi() -> None:
     assert error("forward", 2.0**-6) / error("forward", 2.0**-7) == pytest.approx(2, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
 @pytest.mark.parametrize("kind", ["rademacher", "gaussian", "sphere"])
 def test_unclipped_estimates_of_both_average_to_the_gradient(name: str, kind: str) -> None:

@@ -107,6 +107,7 @@ def grouped(values: Array) -> Array:
     return values.reshape(STEPS, PER_STEP, DIMENSION)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_the_estimate_is_the_gradient_on_average(drawn: dict[str, Draws], kind: str) -> None:
     made = drawn[kind]
@@ -230,6 +231,7 @@ def private_error(curvature: Array, seed: int, linear: ModuleType) -> float:
     return float(np.mean(tail))
 
 
+@pytest.mark.slow
 def test_private_error_is_flat_in_d_for_a_low_rank_and_grows_for_the_identity(linear: ModuleType) -> None:
     """Same steps, noise and first gradient, d × 16: the rank grows by 1.6 or by 16. Three runs, two standard errors."""
     growth, errors = {}, {}

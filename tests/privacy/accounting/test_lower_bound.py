@@ -136,6 +136,7 @@ def lowest(made: Event, relation: NeighboringRelation, epsilon: float, delta: fl
     return max(found)
 
 
+@pytest.mark.slow
 def test_the_reported_plan_is_covered_and_the_bound_has_power() -> None:
     """ε = 0.106368 was claimed at δ = 3e-13; an observer of sums of cells sees more than that."""
     made = event(GaussianEvent, 0.6530310114846732, 3.432645536499535e-6, 541)
