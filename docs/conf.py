@@ -83,7 +83,8 @@ def docstring_as_rst(app: Sphinx, what: str, name: str, of: object, options: obj
         if listed and found and found[-1].strip() and not in_list and not deeper and not _in_item(found, line):
             found.append("")
         found.append(plain(line))
-    lines[:] = found
+    # Napoleon would read a property's `The card: …` as a type and a description, but only in the first line: a comment.
+    lines[:] = ["..", "", *found] if what in ("property", "attribute", "data") else found
 
 
 def _in_item(found: list[str], line: str) -> bool:

@@ -62,3 +62,13 @@ def test_every_link_of_the_pages_beside_the_code_leads_to_a_file() -> None:
         text = (ROOT / name).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
             assert (ROOT / target).exists(), f"{name} → {target}"
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    """In the form of keepachangelog.com: an open section, then versions, the newest first."""
+    page = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[(.+?)\]", page, re.MULTILINE)
+    assert versions[:2] == ["Unreleased", dpzo.__version__]
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.+)$", page, re.MULTILINE)) <= kinds
+    assert re.search(rf"^## \[{re.escape(dpzo.__version__)}\] - \d{{4}}-\d\d-\d\d$", page, re.MULTILINE)
