@@ -39,7 +39,7 @@ from dpzo.models.families import FAMILIES, make_tiny
 from dpzo.models.frozen_cache import Keep
 from dpzo.models.isolation import CANDIDATES, check_isolation, choose_microbatch, lively, synthetic_rows
 from dpzo.models.models import LoadedModel
-from dpzo.models.objectives import Objective, compute_features
+from dpzo.models.objectives import RecordObjective, compute_features
 from dpzo.models.shapes import HEAD_BLOCKS, FeatureProbe, TokenProbe, head_rows, synthetic_head
 from dpzo.models.storage import Storage
 from dpzo.zo import DirectionScheme, TrainableParameters
@@ -144,7 +144,7 @@ class Case:
 
     records: int
     evaluate: Callable[[NDArray[np.int64]], list[Found]]  # of one micro-batch
-    make: Callable[[Encoded, int], Objective]  # what start-up checks
+    make: Callable[[Encoded, int], RecordObjective]  # what start-up checks
     shape: RowShape
     sick: Sick | None = None  # None: the records have no tokens
 

@@ -21,7 +21,7 @@ from dpzo.audit.draws import whole_run
 from dpzo.audit.noise_checks import check_entropy, check_independence, check_law
 from dpzo.audit.noise_law import NoiseLaw, sum_beyond
 from dpzo.audit.observed import Observed
-from dpzo.audit.tally import Tally
+from dpzo.audit.tally import CheckTally
 from dpzo.noise.table import LatticeNoise
 from dpzo.noise.tabled import Tabled
 from dpzo.privacy import (
@@ -139,7 +139,7 @@ def test_p_values_are_valid(make_plan: MakePlan, mechanism: Any, claims: dict[st
     for _ in range(repeats):
         seen = made_up(plan, draw, runs)
         z = law.normals(seen.noise, draw.random(seen.noise.shape))
-        tallies = [Tally(str(i)) for i in range(4)]
+        tallies = [CheckTally(str(i)) for i in range(4)]
         check_law(tallies[0], z, seen)
         check_independence(tallies[1], z, seen)
         check_entropy(tallies[2], law, seen, 1e-8)
@@ -160,7 +160,7 @@ def test_hostile_rows_at_the_bound_are_no_finding(make_plan: MakePlan) -> None:
     values = sums + np.floor(2**grid.bits * draw.standard_normal(sums.shape))
     same = np.zeros(len(kinds), dtype=np.int64)
     seen = Observed(plan, values, sums, same, same, same + count, kinds, batches=[np.arange(count)] * len(kinds))
-    tally = Tally("clip")
+    tally = CheckTally("clip")
     check_clip(tally, law_of(plan), seen, rows)
     check_hidden_noise(tally, law_of(plan), seen, rows)
     assert tally.tests > 1000
@@ -168,7 +168,7 @@ def test_hostile_rows_at_the_bound_are_no_finding(make_plan: MakePlan) -> None:
 
 
 def test_the_verdict_is_bonferronis() -> None:
-    tally = Tally("a")
+    tally = CheckTally("a")
     tally.add("few", [0.3, 0.9])
     tally.add("one of many", 1e-6, 998)
     tally.add("nothing", [])

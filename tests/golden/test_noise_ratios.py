@@ -12,14 +12,14 @@ from fractions import Fraction
 import pytest
 
 from dpzo.noise import families
-from dpzo.noise.search.parametric import Task, calibrated
+from dpzo.noise.search.parametric import SearchTask, calibrated
 from dpzo.privacy.accounting import calibrate
 from dpzo.privacy.events import ComposedEvent, GaussianEvent, NeighboringRelation, PoissonSampledEvent
 
 FEW = Fraction(2048, 67350)
 
 
-def sigma(task: Task) -> float:
+def sigma(task: SearchTask) -> float:
     def event(noise: float) -> ComposedEvent:
         one = GaussianEvent(noise)
         return ComposedEvent(
@@ -47,14 +47,14 @@ def sigma(task: Task) -> float:
     ],
 )
 def test_laplace_full_batch(steps: int, epsilon: float, ratio: float) -> None:
-    task = Task(epsilon, 1e-10, 1.0, steps)
+    task = SearchTask(epsilon, 1e-10, 1.0, steps)
     found = calibrated(task, "laplace", families.laplace, steps / epsilon, 1e-4)
     assert found.cost / sigma(task) ** 2 == pytest.approx(ratio, rel=0.01)
 
 
 @pytest.mark.parametrize(("epsilon", "table"), [(0.1, 0.7), (1.0, 0.584)])
 def test_laplace_pinned_by_its_pure_epsilon(epsilon: float, table: float) -> None:
-    task = Task(epsilon, 1e-10, 1.0, 10)
+    task = SearchTask(epsilon, 1e-10, 1.0, 10)
     found = calibrated(task, "laplace", families.laplace, 10 / epsilon, 1e-4)
     assert found.cost == pytest.approx(2 * (10 / epsilon) ** 2, rel=1e-3)
     assert 0.97 * table < found.cost / sigma(task) ** 2 < table
@@ -76,7 +76,7 @@ def test_laplace_pinned_by_its_pure_epsilon(epsilon: float, table: float) -> Non
 def test_sampled(
     family: str, parameter: float, sampling_prob: Fraction, steps: int, epsilon: float, delta: float, ratio: float
 ) -> None:
-    task = Task(epsilon, delta, float(sampling_prob), steps)
+    task = SearchTask(epsilon, delta, float(sampling_prob), steps)
     gaussian = sigma(task)
     if family == "huber":
         found = calibrated(task, family, lambda s: families.Huber(s, parameter), gaussian, 1e-4)

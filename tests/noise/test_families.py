@@ -10,9 +10,9 @@ import pytest
 
 from dpzo.errors import DpzoError
 from dpzo.noise import families, lattice_pld
-from dpzo.noise.tabulate import MOST_CELLS, Family, table
+from dpzo.noise.tabulate import MOST_CELLS, ScalarLaw, table
 
-FAMILIES: list[Family] = [
+FAMILIES: list[ScalarLaw] = [
     families.laplace(0.7),
     families.gaussian(0.9),
     families.GeneralisedNormal(1.1, 1.4),
@@ -27,7 +27,7 @@ FAMILIES: list[Family] = [
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_variance_and_survival_belong_together(family: Family) -> None:
+def test_variance_and_survival_belong_together(family: ScalarLaw) -> None:
     """E X² = ∫ 2x·P(|X| > x) dx, P from the closed form."""
     gamma = getattr(family, "gamma", 0.5)
     steps = sorted([k + edge for k in range(21) for edge in (0.0, gamma)] + [30, 60, 200])
@@ -38,7 +38,7 @@ def test_variance_and_survival_belong_together(family: Family) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @pytest.mark.parametrize("cells", [16, 64])
-def test_floats_and_integers_are_one_law(family: Family, cells: int) -> None:
+def test_floats_and_integers_are_one_law(family: ScalarLaw, cells: int) -> None:
     noise, shape = table(family, cells), family.shape(cells)
     known = shape.masses > 1e-30
     assert len(noise.weights) == len(shape.masses)
@@ -50,7 +50,7 @@ def test_floats_and_integers_are_one_law(family: Family, cells: int) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_cells_follow_the_continuous_law(family: Family) -> None:
+def test_cells_follow_the_continuous_law(family: ScalarLaw) -> None:
     """Survival at the edges of cells and the variance, to the second order of the cell's width."""
     cells = 512
     shape = family.shape(cells)

@@ -17,7 +17,7 @@ from dpzo.errors import DpzoError
 from dpzo.noise import families, lattice_pld, published
 from dpzo.noise.search import certified_epsilon
 from dpzo.noise.shape import Array, Shape
-from dpzo.noise.tabulate import Family
+from dpzo.noise.tabulate import ScalarLaw
 from dpzo.privacy.accounting import tilted
 from dpzo.privacy.accounting.closed_form import gaussian_delta, laplace_pure_epsilon
 from dpzo.privacy.events import NeighboringRelation
@@ -97,7 +97,7 @@ def test_dp_accounting_agrees(
     ids=["huber", "gennorm 1.4", "gennorm 3"],
 )
 @pytest.mark.parametrize("sampling_prob", [1.0, 0.1])
-def test_quadrature_agrees(family: Family, log_density: object, sampling_prob: float) -> None:
+def test_quadrature_agrees(family: ScalarLaw, log_density: object, sampling_prob: float) -> None:
     assert callable(log_density)
     scale, q = getattr(family, "scale"), sampling_prob  # noqa: B009
     corner = getattr(family, "corner", 1.0) * scale
@@ -316,7 +316,7 @@ def test_the_booked_error_covers_the_true_one() -> None:
     ],
     ids=["huge losses", "huge epsilon", "delta above the variation", "tiny delta", "rare losses", "pinned"],
 )
-def test_far_corners_are_answered(family: Family, sampling_prob: float, count: int, delta: float) -> None:
+def test_far_corners_are_answered(family: ScalarLaw, sampling_prob: float, count: int, delta: float) -> None:
     shape = family.shape(16)
     found = lattice_pld.epsilon(shape, delta, sampling_prob, count, tolerance=1e-3)
     assert 0.0 <= found <= lattice_pld.pure_epsilon(shape, sampling_prob, count)

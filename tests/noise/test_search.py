@@ -13,7 +13,7 @@ from dpzo.config.solve import solve_plan
 from dpzo.errors import DpzoError
 from dpzo.noise import families, lattice_pld
 from dpzo.noise.search import NO_GAIN, SearchResult, result, search
-from dpzo.noise.search.parametric import Task, calibrated, cells_for, least, polished
+from dpzo.noise.search.parametric import SearchTask, calibrated, cells_for, least, polished
 from dpzo.noise.search.searching import tabulated, tempered
 from dpzo.noise.shape import Shape
 from dpzo.noise.tabled import Tabled
@@ -225,13 +225,13 @@ def test_bad_input_is_refused_in_one_line(changes: dict[str, object], fragment: 
 
 def test_an_epsilon_that_a_family_cannot_reach_is_said() -> None:
     """Truncated noise of a fixed reach loses q·T·tail whatever its scale."""
-    task = Task(0.5, 1e-10, 1.0, 1)
+    task = SearchTask(0.5, 1e-10, 1.0, 1)
     with pytest.raises(DpzoError, match=r"no scale reaches `epsilon` 0\.5"):
         calibrated(task, "truncated", lambda scale: families.TruncatedLaplace(scale, 2.0), 1.0)
 
 
 def test_calibration_is_tight() -> None:
-    task = Task(1.0, 1e-5, 0.1, 20)
+    task = SearchTask(1.0, 1e-5, 0.1, 20)
     found = polished(task, calibrated(task, "laplace", families.laplace, 5.0))
     spent = lattice_pld.epsilon(found.shape(), 1e-5, 0.1, 20)
     assert 1.0 - 3e-4 < spent <= 1.0

@@ -18,12 +18,12 @@ from scipy import stats
 from dpzo.errors import DpzoError
 from dpzo.noise import families, mixture, published
 from dpzo.noise.table import RATIO_BITS, SIDE_BITS, LatticeNoise
-from dpzo.noise.tabulate import Family, Side, table, tabulate
+from dpzo.noise.tabulate import ScalarLaw, Side, table, tabulate
 from dpzo.privacy import SecretRandom
 
 DRAWS = 1_000_000
 FALSE_ALARM = 1e-7
-LAWS: list[Family] = [
+LAWS: list[ScalarLaw] = [
     families.laplace(0.6),
     families.gaussian(0.8),
     families.GeneralisedNormal(0.9, 1.4),
@@ -58,7 +58,7 @@ def chi_square_p(noise: LatticeNoise, cells: npt.NDArray[np.int64]) -> float:
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name.split(",")[0])
-def test_draws_have_the_masses_of_the_table(law: Family) -> None:
+def test_draws_have_the_masses_of_the_table(law: ScalarLaw) -> None:
     noise = table(law, cells=16)
     cells = noise.draw_cells(SecretRandom().word_array(2 * DRAWS).reshape(-1, 2))
     assert chi_square_p(noise, cells) > FALSE_ALARM

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from dpzo.audit.observed import Integers, Observed
-from dpzo.audit.tally import Tally, of_count
+from dpzo.audit.tally import CheckTally, of_count
 
 TRACKED = 64  # units at either end of the data set whose pairs are looked at
 LAGS = (*range(1, 17), 32, 64, 128, 256)
@@ -22,7 +22,7 @@ MOST_SIZES = 64
 Members = npt.NDArray[np.float32]
 
 
-def check_batches(tally: Tally, seen: Observed, miss: float) -> None:
+def check_batches(tally: CheckTally, seen: Observed, miss: float) -> None:
     """Tests of every data set's batches, in the order in which they were drawn."""
     q = seen.plan.sampler.sampling_prob
     if q >= 1.0:
@@ -38,14 +38,14 @@ def check_batches(tally: Tally, seen: Observed, miss: float) -> None:
             _places(tally, batches, seen.steps[at], int(units), q)
 
 
-def _counts(tally: Tally, batches: list[npt.NDArray[np.int64]], units: int, q: float) -> None:
+def _counts(tally: CheckTally, batches: list[npt.NDArray[np.int64]], units: int, q: float) -> None:
     counts = np.bincount(np.concatenate(batches).astype(np.int64), minlength=units)[:units]
     tally.add("members altogether", of_count(counts.sum(), len(batches) * units, q))
     values, times = np.unique(counts, return_counts=True)
     tally.add("batches with a unit", of_count(values, len(batches), q), int(times.sum()))
 
 
-def _sizes(tally: Tally, sizes: Integers, units: int, q: float) -> None:
+def _sizes(tally: CheckTally, sizes: Integers, units: int, q: float) -> None:
     """How often each size comes, and one above the median twice running."""
     law, draws = stats.binom(units, q), len(sizes)
     middle = int(law.median())
@@ -82,7 +82,7 @@ def _members(batches: list[npt.NDArray[np.int64]], units: int) -> Members:
     return member
 
 
-def _together(tally: Tally, member: Members, q: float) -> None:
+def _together(tally: CheckTally, member: Members, q: float) -> None:
     """Two units in one batch; one in a batch and one in a later batch, itself or another."""
     draws, width = member.shape
     if width > 1:
@@ -97,14 +97,14 @@ def _together(tally: Tally, member: Members, q: float) -> None:
                 _many(tally, "a unit after another", found.ravel(), len(first), q * q)
 
 
-def _many(tally: Tally, what: str, found: npt.NDArray[np.float32], trials: int, probability: float) -> None:
+def _many(tally: CheckTally, what: str, found: npt.NDArray[np.float32], trials: int, probability: float) -> None:
     """Of equal counts one is tested, and all are counted."""
     if len(found):
         extremes = np.array([found.min(), found.max()], dtype=np.float64).round()
         tally.add(what, of_count(extremes, trials, probability), len(found))
 
 
-def _repeats(tally: Tally, batches: list[npt.NDArray[np.int64]], units: int, q: float, miss: float) -> None:
+def _repeats(tally: CheckTally, batches: list[npt.NDArray[np.int64]], units: int, q: float, miss: float) -> None:
     """The same batch twice: P ≤ pairs·(q² + (1 − q)²)^N."""
     chance = len(batches) ** 2 / 2.0 * (q * q + (1.0 - q) ** 2) ** units
     if chance < miss / 1e4:
@@ -112,7 +112,7 @@ def _repeats(tally: Tally, batches: list[npt.NDArray[np.int64]], units: int, q: 
         tally.add("the same batch twice", chance if distinct < len(batches) else 1.0)
 
 
-def _places(tally: Tally, batches: list[npt.NDArray[np.int64]], steps: Integers, units: int, q: float) -> None:
+def _places(tally: CheckTally, batches: list[npt.NDArray[np.int64]], steps: Integers, units: int, q: float) -> None:
     """Members altogether in each step, in the last, and in every n-th."""
     sizes = np.array([len(batch) for batch in batches])
     groupings = [steps, (steps == steps.max(initial=0)).astype(np.int64), *(steps % n for n in (2, 3, 4, 5, 8, 10))]

@@ -29,7 +29,7 @@ from dpzo.audit.draws import ChannelFactory, DataSet, Run, whole_run
 from dpzo.audit.noise_checks import check_entropy, check_independence, check_law
 from dpzo.audit.noise_law import NoiseLaw
 from dpzo.audit.observed import Numbers, Observed, Observer
-from dpzo.audit.tally import Finding, Tally
+from dpzo.audit.tally import CheckTally, Defect
 from dpzo.privacy import FullBatch, PrivacyPlan, lattice
 
 CHECKS = ("law of the noise", "independence", "entropy", "clip", "batches")
@@ -51,7 +51,7 @@ KINDS = ("zeros", "level", "opposed", "random", "tiny", "one NaN", "one infinite
 class Checked:
     """`findings`: what a sound channel shows with a chance of at most the allowed one; after `releases` releases."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Defect, ...]
     releases: int
     steps: int
 
@@ -76,30 +76,30 @@ def _look(plan: PrivacyPlan, make: ChannelFactory, run: Run, releases: int, miss
     audited = plan if steps == plan.steps else replace(plan, steps=steps)
     draw = np.random.default_rng()
     law = NoiseLaw(plan.mechanism, lattice(plan.mechanism, plan.clip_norm, plan.num_directions))
-    tallies, each = {name: Tally(name) for name in CHECKS}, miss / len(CHECKS)
+    tallies, each = {name: CheckTally(name) for name in CHECKS}, miss / len(CHECKS)
     seen = _observe_noise(audited, make, run, releases, draw)
     watched = [("channel", seen)]
     if run is whole_run and _resumes(make, plan):
         watched.append(("channel, resumed", _observe_resumed(plan, make, releases // 8, draw)))
     certain = []
     for what, observed in watched:
-        certain += [Finding(what, fault, 0.0) for fault in observed.faults]
+        certain += [Defect(what, fault, 0.0) for fault in observed.faults]
         if len(observed.values):
             _check_noise(tallies, law, observed, draw, each)
     if not (certain or _findings(tallies, each)):
         for rows, hostile in _observe_hostile(audited, make, run, draw, thorough=thorough):
-            certain += [Finding("clip", fault, 0.0) for fault in hostile.faults]
+            certain += [Defect("clip", fault, 0.0) for fault in hostile.faults]
             check_clip(tallies["clip"], law, hostile, rows)
             check_hidden_noise(tallies["clip"], law, hostile, rows)
     return Checked((*dict.fromkeys(certain), *_findings(tallies, each)), len(seen.values), steps)
 
 
-def _findings(tallies: dict[str, Tally], miss: float) -> list[Finding]:
+def _findings(tallies: dict[str, CheckTally], miss: float) -> list[Defect]:
     return [found for tally in tallies.values() if (found := tally.finding(miss)) is not None]
 
 
 def _check_noise(
-    tallies: dict[str, Tally], law: NoiseLaw, seen: Observed, draw: np.random.Generator, miss: float
+    tallies: dict[str, CheckTally], law: NoiseLaw, seen: Observed, draw: np.random.Generator, miss: float
 ) -> None:
     z = law.normals(seen.noise, draw.random(seen.noise.shape))
     check_law(tallies["law of the noise"], z, seen)

@@ -15,7 +15,7 @@ from scipy import stats
 
 from dpzo.audit.noise_law import NoiseLaw, sum_beyond
 from dpzo.audit.observed import Numbers, Observed
-from dpzo.audit.tally import Tally
+from dpzo.audit.tally import CheckTally
 from dpzo.privacy import Lattice, PrivacyPlan, clip_rows, lattice
 
 SIZES = (  # of a row's largest entry, in clip norms
@@ -90,7 +90,7 @@ def batch_of(plan: PrivacyPlan, hostile: Hostile, count: int) -> Numbers:
     return np.concatenate([harmless(plan, count - 1), hostile.row[None, :]])
 
 
-def check_clip(tally: Tally, law: NoiseLaw, seen: Observed, rows: list[Hostile]) -> None:
+def check_clip(tally: CheckTally, law: NoiseLaw, seen: Observed, rows: list[Hostile]) -> None:
     """In several directions, whether the releases of each kind of rows go further than the bound allows."""
     grid = lattice(seen.plan.mechanism, seen.plan.clip_norm, seen.plan.num_directions)
     known = clip_rows(harmless(seen.plan, 1), grid)[0].astype(np.float64)
@@ -145,7 +145,7 @@ def rounding_rows(plan: PrivacyPlan) -> list[Hostile]:
     ]
 
 
-def check_hidden_noise(tally: Tally, law: NoiseLaw, seen: Observed, rows: list[Hostile]) -> None:
+def check_hidden_noise(tally: CheckTally, law: NoiseLaw, seen: Observed, rows: list[Hostile]) -> None:
     """Two releases of the same hostile row, beside harmless ones, differ as two draws of the noise do.
 
     Whatever the row was clipped to cancels. A difference of two draws is at most d with probability at most (2d + 1)·p,

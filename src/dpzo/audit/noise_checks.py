@@ -15,7 +15,7 @@ from scipy import special, stats
 
 from dpzo.audit.noise_law import NoiseLaw
 from dpzo.audit.observed import Integers, Numbers, Observed
-from dpzo.audit.tally import Tally, of_correlation, of_count, of_squares, of_sums
+from dpzo.audit.tally import CheckTally, of_correlation, of_count, of_squares, of_sums
 
 THRESHOLDS = np.array([0.01, 0.1, 0.3, 0.6, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5])  # of |z|
 LEAST_FOR_SHAPE = 200  # draws of a group whose shape is looked at, beside its spread and mean
@@ -33,7 +33,7 @@ def magnitudes(z: Numbers) -> Numbers:
     return np.asarray(-special.ndtri(np.clip(2.0 * special.ndtr(-np.abs(z)), 1e-300, 1.0 - 1e-16)))
 
 
-def check_law(tally: Tally, z: Numbers, seen: Observed) -> None:
+def check_law(tally: CheckTally, z: Numbers, seen: Observed) -> None:
     """Spread, mean and shape: of all, and of each step, coordinate, kind of rows, size of batch and data set."""
     _shape(tally, "the noise", z.ravel())
     for what, groups in _groups(seen):
@@ -87,7 +87,7 @@ def _codes(labels: Integers) -> Integers:
     return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
 
 
-def _spread(tally: Tally, what: str, z: Numbers, groups: Integers) -> None:
+def _spread(tally: CheckTally, what: str, z: Numbers, groups: Integers) -> None:
     """Σz² and Σz of each group."""
     counts = np.bincount(groups)
     some = counts > 0
@@ -98,7 +98,7 @@ def _spread(tally: Tally, what: str, z: Numbers, groups: Integers) -> None:
     tally.add(what, of_sums(sums, numbers))
 
 
-def _shape(tally: Tally, what: str, z: Numbers) -> None:
+def _shape(tally: CheckTally, what: str, z: Numbers) -> None:
     """Counts of |z| and of z up to thresholds, exactly binomial; and the largest gap of the distribution function.
 
     P(gap ≥ d) ≤ 2·exp(−2nd²) (Massart 1990), for every n.
@@ -124,7 +124,7 @@ def _slots(z: Numbers, seen: Observed) -> Numbers | None:
     return z.reshape(len(runs), -1)
 
 
-def check_independence(tally: Tally, z: Numbers, seen: Observed) -> None:
+def check_independence(tally: CheckTally, z: Numbers, seen: Observed) -> None:
     """No draw says anything of another: across steps, runs, coordinates; nor does a combination of draws lack noise."""
     for y, what in ((z, "noise"), (magnitudes(z), "sizes of noise")):
         _lags(tally, what, y)
@@ -142,7 +142,7 @@ def check_independence(tally: Tally, z: Numbers, seen: Observed) -> None:
         tally.add("the signs of a release", of_count(positive.sum(), len(z), 0.5))
 
 
-def _lags(tally: Tally, what: str, z: Numbers) -> None:
+def _lags(tally: CheckTally, what: str, z: Numbers) -> None:
     """Products of draws a fixed number of releases apart, each draw in at most one product of a test."""
     n, width = z.shape
     most = int(max(1, min(MOST_LAGS, MOST_PRODUCTS / max(1, n * width * width))))
@@ -155,13 +155,13 @@ def _lags(tally: Tally, what: str, z: Numbers) -> None:
                 _products(tally, f"{what} and that of {lag} releases later", z[first], z[first + lag])
 
 
-def _products(tally: Tally, what: str, x: Numbers, y: Numbers) -> None:
+def _products(tally: CheckTally, what: str, x: Numbers, y: Numbers) -> None:
     squares = np.outer((x**2).sum(axis=0), (y**2).sum(axis=0))
     chances = of_correlation(x.T @ y, squares, len(x))
     tally.add(what, chances.min(), chances.size)
 
 
-def _pairs(tally: Tally, what: str, z: Numbers) -> None:
+def _pairs(tally: CheckTally, what: str, z: Numbers) -> None:
     """All pairs of columns."""
     width = z.shape[1]
     if width < 2 or len(z) < 4:
@@ -173,7 +173,7 @@ def _pairs(tally: Tally, what: str, z: Numbers) -> None:
     tally.add(f"{what} agree", of_correlation(most, np.ones(()), len(z)), width * (width - 1) // 2)
 
 
-def _combinations(tally: Tally, z: Numbers) -> None:
+def _combinations(tally: CheckTally, z: Numbers) -> None:
     """Sums, alternating sums, and the combination of least and most noise: found on one half, tested on the other."""
     n, width = z.shape
     if width < 2:
@@ -188,7 +188,7 @@ def _combinations(tally: Tally, z: Numbers) -> None:
             tally.add("a combination of coordinates", of_squares(((z[half:] @ vector) ** 2).sum(), n - half))
 
 
-def check_entropy(tally: Tally, law: NoiseLaw, seen: Observed, miss: float) -> None:
+def check_entropy(tally: CheckTally, law: NoiseLaw, seen: Observed, miss: float) -> None:
     """Repeats that chance does not make, and remainders that are not spread over all."""
     noise = seen.noise
     for folded in (noise, np.abs(noise), np.maximum(noise, -noise - 1.0)):
@@ -199,7 +199,7 @@ def check_entropy(tally: Tally, law: NoiseLaw, seen: Observed, miss: float) -> N
     _remainders(tally, law, noise.ravel()[:RESIDUES])
 
 
-def _repeated_stretches(tally: Tally, law: NoiseLaw, noise: Numbers, seen: Observed, miss: float) -> None:
+def _repeated_stretches(tally: CheckTally, law: NoiseLaw, noise: Numbers, seen: Observed, miss: float) -> None:
     """The same w numbers from the start of one release as from that of another, anywhere: P ≤ pairs·(2p)^w.
 
     p is the largest probability of a number, 2p of one of either sign; w is the least for which a single repeat
@@ -221,7 +221,7 @@ def _repeated_stretches(tally: Tally, law: NoiseLaw, noise: Numbers, seen: Obser
     tally.add("the same noise twice", pairs * largest**length if repeated else 1.0)
 
 
-def _repeated_slots(tally: Tally, law: NoiseLaw, noise: Numbers, seen: Observed) -> None:
+def _repeated_slots(tally: CheckTally, law: NoiseLaw, noise: Numbers, seen: Observed) -> None:
     """Two places of a run that hold the same number in every run: at any distance, in any coordinates."""
     slots = _slots(noise, seen)
     if slots is None or slots.shape[1] < 2:
@@ -231,7 +231,7 @@ def _repeated_slots(tally: Tally, law: NoiseLaw, noise: Numbers, seen: Observed)
     tally.add("the same noise in two places of every run", min(1.0, bound) if repeated else 1.0)
 
 
-def _repeated_runs(tally: Tally, law: NoiseLaw, seen: Observed) -> None:
+def _repeated_runs(tally: CheckTally, law: NoiseLaw, seen: Observed) -> None:
     """Runs of the second half whose first numbers were those of a run of the first half: binomial, its chance known."""
     slots = _slots(seen.noise, seen)
     if slots is None or len(slots) < 100:
@@ -247,7 +247,7 @@ def _repeated_runs(tally: Tally, law: NoiseLaw, seen: Observed) -> None:
     tally.add("runs that begin alike", stats.binom.sf(hits - 1, len(begins) - half, chance))
 
 
-def _repeated_numbers(tally: Tally, law: NoiseLaw, noise: Numbers) -> None:
+def _repeated_numbers(tally: CheckTally, law: NoiseLaw, noise: Numbers) -> None:
     """Numbers that one half of the draws holds too often, counted in the other half: few states give few numbers."""
     half = len(noise) // 2
     if half < 1000:
@@ -260,7 +260,7 @@ def _repeated_numbers(tally: Tally, law: NoiseLaw, noise: Numbers) -> None:
     tally.add("numbers that return", stats.binom.sf(hits - 1, len(noise) - half, chance))
 
 
-def _remainders(tally: Tally, law: NoiseLaw, noise: Numbers) -> None:
+def _remainders(tally: CheckTally, law: NoiseLaw, noise: Numbers) -> None:
     """No remainder is too frequent: P(N ≡ r mod m) ≤ 1/m + p for a unimodal law of largest mass p."""
     if len(noise) < 100:
         return

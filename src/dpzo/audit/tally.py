@@ -12,7 +12,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Defect:
     """`check` fails: `what` was seen, which a sound channel shows with probability at most `chance`."""
 
     check: str
@@ -25,7 +25,7 @@ class Finding:
 
 
 @dataclass
-class Tally:
+class CheckTally:
     """Collects p-values under the name of one check.
 
     Guarantee: every p-value added is valid (P(p ≤ x) ≤ x on a sound channel, for every x and every number of draws),
@@ -45,11 +45,11 @@ class Tally:
         least = float(np.nanmin(np.append(found, 1.0)))
         self._least[what] = min(least, self._least.get(what, 1.0))
 
-    def finding(self, miss: float) -> Finding | None:
+    def finding(self, miss: float) -> Defect | None:
         """What failed first, if the smallest p-value lies below `miss` ÷ the number of tests."""
         if not self._least or self.chance > miss:
             return None
-        return Finding(self.check, min(self._least, key=lambda name: self._least[name]), self.chance)
+        return Defect(self.check, min(self._least, key=lambda name: self._least[name]), self.chance)
 
     @property
     def chance(self) -> float:

@@ -93,7 +93,7 @@ FAMILIES: dict[str, Family] = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FamilyOutcome:
     """What was found for one family; `reason` is set for one that is refused."""
 
     family: str
@@ -158,7 +158,7 @@ def encode_tiny(loaded: LoadedModel) -> Encoded:
     return encode_completions(loaded.tokenizer, TEXTS, TEXTS[::-1], max_length=WIDTH, max_answer_tokens=9)
 
 
-def check_family(family: str, folder: Path) -> Outcome:
+def check_family(family: str, folder: Path) -> FamilyOutcome:
     """Load, isolate, step, save and reload, full-parameter and LoRA; AssertionError says what does not hold."""
     form = FAMILIES[family].form
     base = make_tiny(family, folder / "base")
@@ -177,9 +177,9 @@ def check_family(family: str, folder: Path) -> Outcome:
             sizes.append(_step(loaded))
             check_round_trip(loaded, ("no", "yes") if form == "masked" else None)
         except DpzoError as refusal:
-            return Outcome(family, form, reason=_reason(refusal).replace(str(base), family))
+            return FamilyOutcome(family, form, reason=_reason(refusal).replace(str(base), family))
         passed += [f"{trainable} step", f"{trainable} reload"]
-    return Outcome(family, form, min(sizes), tuple(passed))
+    return FamilyOutcome(family, form, min(sizes), tuple(passed))
 
 
 def _step(loaded: LoadedModel) -> int:
@@ -214,7 +214,7 @@ def _reason(refusal: DpzoError) -> str:
     return re.sub(r" \(the loss[^)]*\)", "", str(refusal))
 
 
-def row(outcome: Outcome) -> str:
+def row(outcome: FamilyOutcome) -> str:
     """One line of the table."""
     if outcome.reason:
         return f"| {outcome.family} | {outcome.form} | refused: {outcome.reason.partition(': ')[2]} | – | – |"

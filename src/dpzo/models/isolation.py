@@ -14,7 +14,7 @@ from torch import nn
 
 from dpzo.errors import DpzoError
 from dpzo.models.batching import Encoded, Form
-from dpzo.models.objectives import Indices, Losses, Objective
+from dpzo.models.objectives import Indices, Losses, RecordObjective
 from dpzo.models.operators import same_course
 
 _SYNTHETIC_SEED = 20_240_607
@@ -99,7 +99,7 @@ def synthetic_rows(shape: RowShape, records: int) -> Encoded:
     )
 
 
-def check_isolation(objective: Objective, microbatch_size: int, records: int | None = None) -> bool:
+def check_isolation(objective: RecordObjective, microbatch_size: int, records: int | None = None) -> bool:
     """True if no arrangement of neighbours changes a record's loss by a single bit.
 
     `objective` is the production objective over `records` public synthetic records (2 · `microbatch_size` unless
@@ -151,7 +151,7 @@ def _arrangements(size: int, total: int) -> list[NDArray[np.int64]]:
 
 
 def choose_microbatch(
-    make_objective: Callable[[Encoded, int], Objective],
+    make_objective: Callable[[Encoded, int], RecordObjective],
     shape: RowShape,
     preferred: int | None = None,
     candidates: Sequence[int] = CANDIDATES,

@@ -28,7 +28,7 @@ Losses = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
-class Objective(Protocol):
+class RecordObjective(Protocol):
     """Any function from a model and records to one number a record, smaller being better.
 
     A zeroth-order step asks for values only, so the number may be an accuracy, an F1 score or the verdict of a program:

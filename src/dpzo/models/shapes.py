@@ -21,7 +21,7 @@ from dpzo.models.objectives import (
     FeatureObjective,
     Indices,
     Losses,
-    Objective,
+    RecordObjective,
     TokenObjective,
     compute_features,
 )
@@ -70,7 +70,7 @@ def isolated_shapes(loaded: LoadedModel, shape: RowShape, preferred: int | None 
     depth = 0 if keep == "none" or keeps_features(loaded) else _frozen_depth(loaded, shape)
     kept_for_run = depth if keep == "run" else 0
 
-    def make(rows: Encoded, size: int) -> Objective:
+    def make(rows: Encoded, size: int) -> RecordObjective:
         if isinstance(module, EncoderClassifier) and keeps_features(loaded):
             return FeatureProbe(module, rows, size)
         return TokenProbe(module, rows, size, states_of=kept_for_run)
@@ -115,7 +115,7 @@ def _shares_bits(loaded: LoadedModel, shape: RowShape, size: int, depth: int, ke
     return True
 
 
-def settle_shift(parameters: TrainableParameters, synthetic: Objective, records: int) -> None:
+def settle_shift(parameters: TrainableParameters, synthetic: RecordObjective, records: int) -> None:
     """Hold shifted weights by layers or slices where that gives the right bits, else whole.
 
     Some families read a weight outside the call of the layer that owns it, and a shift held by layers would miss it.

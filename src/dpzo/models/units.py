@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpzo.models.objectives import Indices, Losses, Objective
+from dpzo.models.objectives import Indices, Losses, RecordObjective
 from dpzo.zo.estimators import PaddedObjective, VariantObjective
 from dpzo.zo.exceptions import FillableObjective, ForgetfulObjective
 from dpzo.zo.stack import Weights
@@ -22,7 +22,7 @@ class UnitObjective:
     nor on where they stood in a batch. A unit without records has loss 0; one non-finite record makes its unit NaN.
     """
 
-    objective: Objective
+    objective: RecordObjective
     unit_records: Sequence[Indices]  # records of unit u
 
     def losses(self, records: Indices) -> Losses:

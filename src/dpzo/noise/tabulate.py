@@ -36,7 +36,7 @@ class Side:
     period: int = 1
 
 
-class Family(Protocol):
+class ScalarLaw(Protocol):
     """A parametric scalar noise, in units of clip_norm."""
 
     @property
@@ -62,7 +62,7 @@ class Family(Protocol):
         ...
 
 
-def table(family: Family, cells: int = CELLS, block: int | None = None) -> LatticeNoise:
+def table(family: ScalarLaw, cells: int = CELLS, block: int | None = None) -> LatticeNoise:
     """The integer table of `family`, `cells` cells of `block` lattice units in one clip norm.
 
     `block` is by default the least odd number that makes a clip norm RESOLUTION units.

@@ -36,7 +36,7 @@ NOT_COVERED = (
 
 
 @dataclass(frozen=True)
-class Assumption:
+class _Assumption:
     """One thing the claim rests on. `assumed` is for what no program can check."""
 
     statement: str
@@ -172,11 +172,11 @@ def _unit(header: Mapping[str, Any]) -> str:
     return "single record" if column is None else f"set of all records that share a value of column {column!r}"
 
 
-def _assumptions(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
+def _assumptions(transcript: Transcript, plan: PrivacyPlan) -> list[_Assumption]:
     header = transcript.header
 
-    def checked(statement: str, holds: bool) -> Assumption:
-        return Assumption(statement, "pass" if holds else "fail")
+    def checked(statement: str, holds: bool) -> _Assumption:
+        return _Assumption(statement, "pass" if holds else "fail")
 
     return [
         checked("Noise and batches come from operating-system entropy", header["secret_randomness"] is True),
@@ -191,11 +191,11 @@ def _assumptions(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
         ),
         checked("No more releases were made than the plan accounts for", transcript.num_steps <= plan.steps),
         checked("No non-private diagnostic was switched on", not header["nonprivate_uses"]),
-        Assumption("Labels, lengths and all other options were chosen without looking at the private data", "assumed"),
-        Assumption(
+        _Assumption("Labels, lengths and all other options were chosen without looking at the private data", "assumed"),
+        _Assumption(
             "The unit above is what needs protection: a unit's records do not reappear under another", "assumed"
         ),
-        Assumption("The operating system's entropy is unpredictable and the training machine is trusted", "assumed"),
+        _Assumption("The operating system's entropy is unpredictable and the training machine is trusted", "assumed"),
     ]
 
 

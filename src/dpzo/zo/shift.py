@@ -25,7 +25,7 @@ _MANY_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Layout:
+class WeightLayout:
     """Who is shifted when, for one way of holding.
 
     `together`: small parameters, in groups, for as long as the block lasts. `served`: modules whose call needs more,
@@ -36,9 +36,9 @@ class Layout:
     served: dict[nn.Module, tuple[int | None, tuple[int, ...]]]
 
 
-def _layout(parameters: TrainableParameters, held: Held) -> Layout:
+def _layout(parameters: TrainableParameters, held: Held) -> WeightLayout:
     """Found once for each way; a step asks twice for each direction."""
-    known: Layout | None = parameters.layouts.get(held)
+    known: WeightLayout | None = parameters.layouts.get(held)
     if known is None:
         together, tensors = parameters.together(held), list(parameters)
         apart, served = set(range(len(parameters))).difference(*together), {}
@@ -47,7 +47,7 @@ def _layout(parameters: TrainableParameters, held: Held) -> Layout:
             table = piecewise(module, tensors, own, held)
             if own:
                 served[module] = table, tuple(index for index in own if index != table)
-        known = parameters.layouts[held] = Layout(together, served)
+        known = parameters.layouts[held] = WeightLayout(together, served)
     return known
 
 

@@ -45,7 +45,7 @@ class DifferentiableObjective(Protocol):
 
 
 @dataclass(frozen=True, repr=False)
-class Source:
+class GradientSource:
     """A differentiable objective by record, and which records each unit holds (None: unit i is record i)."""
 
     objective: DifferentiableObjective
@@ -62,7 +62,7 @@ class Source:
         return np.concatenate([np.zeros(0, dtype=np.int64), *held]), places, 1.0 / counts[places]
 
 
-def differentiable(objective: Objective, microbatch_size: int | None = None) -> Source:
+def differentiable(objective: Objective, microbatch_size: int | None = None) -> GradientSource:
     """The gradients' source behind an objective. Raises DpzoError where there is none."""
     members: Callable[[int], Indices] | None = None
     inner: object = objective
@@ -73,9 +73,9 @@ def differentiable(objective: Objective, microbatch_size: int | None = None) -> 
             raise DpzoError(f"--objective {inner.measure}: has no gradient; first-order methods need the loss")
         own = inner.microbatch_size
         by_record = _Tokens(inner) if isinstance(inner, TokenObjective) else _Features(inner)
-        return Source(by_record, members, own if microbatch_size is None else microbatch_size)
+        return GradientSource(by_record, members, own if microbatch_size is None else microbatch_size)
     if isinstance(inner, DifferentiableObjective):
-        return Source(inner, members, 32 if microbatch_size is None else microbatch_size)
+        return GradientSource(inner, members, 32 if microbatch_size is None else microbatch_size)
     raise DpzoError("objective: gives values and no gradients; first-order methods need a differentiable loss")
 
 

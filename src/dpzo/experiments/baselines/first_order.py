@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dpzo.errors import DpzoError
 from dpzo.experiments.baselines.cards import FLOAT_NOISE_LACKS, GRADIENTS_IN_MEMORY, NO_PRIVACY_LACKS, baseline_card
-from dpzo.experiments.baselines.differentiable import Source, differentiable
+from dpzo.experiments.baselines.differentiable import GradientSource, differentiable
 from dpzo.experiments.baselines.gradients import Clipping, clipped_sums, trainable_by_autograd
 from dpzo.experiments.baselines.method import Outcome, require_float32
 from dpzo.experiments.baselines.noise import add_noise
@@ -166,7 +166,7 @@ def settings_of(method: Any) -> dict[str, Any]:
     return {name: value for name, value in asdict(method).items() if name != "nonprivate_randomness"}
 
 
-def _gradient_sum(parameters: TrainableParameters, source: Source, units: NDArray[np.int64]) -> list[Tensor]:
+def _gradient_sum(parameters: TrainableParameters, source: GradientSource, units: NDArray[np.int64]) -> list[Tensor]:
     records, _, weights = source.owned(units)
     start = 0
     for parameter in parameters:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dpzo.errors import DpzoError
-from dpzo.experiments.baselines.differentiable import Pass, Source
+from dpzo.experiments.baselines.differentiable import GradientSource, Pass
 from dpzo.models.quiet import silent_libraries
 from dpzo.models.virtual_tokens import virtual_prompt
 from dpzo.zo import TrainableParameters
@@ -49,7 +49,11 @@ def trainable_by_autograd(parameters: TrainableParameters) -> Iterator[None]:
 
 @contextmanager
 def clipped_sums(
-    parameters: TrainableParameters, source: Source, clip_norm: float, clipping: Clipping = "hooks", order: int = 2
+    parameters: TrainableParameters,
+    source: GradientSource,
+    clip_norm: float,
+    clipping: Clipping = "hooks",
+    order: int = 2,
 ) -> Iterator[ClippedSum]:
     """Within the block: units (B,) → Σ of their clipped gradients, one fp32 tensor a parameter, in header order.
 
@@ -94,7 +98,7 @@ def _opacus() -> Any:
     return grad_sample
 
 
-def _refuse_what_ghosts_cannot(parameters: TrainableParameters, source: Source) -> None:
+def _refuse_what_ghosts_cannot(parameters: TrainableParameters, source: GradientSource) -> None:
     if source.members is not None:
         raise DpzoError("clipping ghost: sees one row a unit, and units hold several records here; use hooks")
     uses: dict[int, int] = {}
@@ -121,7 +125,7 @@ class _Tape:
     """The module as Opacus records it, and how many rows its layers see just now."""
 
     parameters: TrainableParameters
-    source: Source
+    source: GradientSource
     hooks: Any
     order: int
     rows: int = 1

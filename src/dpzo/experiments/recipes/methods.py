@@ -50,7 +50,7 @@ ALMOST_NO_NOISE = 1e-2
 
 
 @dataclass(frozen=True)
-class Rates:
+class DescentRates:
     """What a first-order method is run with: `clip_norm` of a gradient, None for one that does not clip.
 
     `learning_rate` None: `drift_rate`, by the plan.
@@ -60,10 +60,18 @@ class Rates:
     clip_norm: float | None = None
 
 
-FIRST_ORDER: Mapping[str, Mapping[Part, Rates]] = {
-    "dp-sgd": {"head": Rates(None, 0.5), "lora": Rates(None, 0.5), "full": Rates(None, 0.5)},
-    "dp-adam": {"head": Rates(0.03, 0.5), "lora": Rates(3e-3, 0.5), "full": Rates(3e-4, 0.5)},
-    "adamw": {"head": Rates(0.01), "lora": Rates(1e-3), "full": Rates(1e-4)},
+FIRST_ORDER: Mapping[str, Mapping[Part, DescentRates]] = {
+    "dp-sgd": {
+        "head": DescentRates(None, 0.5),
+        "lora": DescentRates(None, 0.5),
+        "full": DescentRates(None, 0.5),
+    },
+    "dp-adam": {
+        "head": DescentRates(0.03, 0.5),
+        "lora": DescentRates(3e-3, 0.5),
+        "full": DescentRates(3e-4, 0.5),
+    },
+    "adamw": {"head": DescentRates(0.01), "lora": DescentRates(1e-3), "full": DescentRates(1e-4)},
 }
 FIRST_ORDER = {**FIRST_ORDER, **{name: FIRST_ORDER[f"dp-{rule}"] for name, (rule, _) in LMO.items()}}
 FIRST_ORDER_AVERAGE = 0.5

@@ -17,7 +17,7 @@ from dpzo.errors import DpzoError
 from dpzo.noise import families, lattice_pld
 from dpzo.noise.mixture import LaplaceMixture
 from dpzo.noise.shape import Shape
-from dpzo.noise.tabulate import Family
+from dpzo.noise.tabulate import ScalarLaw
 
 COARSE = 1e-3
 """Tolerance of the accountant while searching, and of a scale in ln."""
@@ -26,7 +26,7 @@ NARROW = 0.05
 
 
 @dataclass(frozen=True)
-class Task:
+class SearchTask:
     """What noise is wanted for: (ε, δ) of `steps` releases at sampling probability q, and what to keep small.
 
     `objective`: "variance", "absolute" (E|X|) or "usefulness" (P(|X| > gamma), gamma in clip norms).
@@ -63,13 +63,13 @@ class Candidate:
     """A calibrated member of a family: `at` gives the member at another scale, which a certification may ask for."""
 
     family: str
-    at: Callable[[float], Family]
+    at: Callable[[float], ScalarLaw]
     scale: float
     cells: int
     cost: float
 
     @property
-    def member(self) -> Family:
+    def member(self) -> ScalarLaw:
         return self.at(self.scale)
 
     def shape(self, factor: float = 1.0) -> Shape:
@@ -83,7 +83,7 @@ def cells_for(std: float, fine: int = 24) -> int:
 
 
 def calibrated(
-    task: Task, name: str, at: Callable[[float], Family], start: float, tolerance: float = COARSE
+    task: SearchTask, name: str, at: Callable[[float], ScalarLaw], start: float, tolerance: float = COARSE
 ) -> Candidate:
     """The least scale within budget, to `tolerance` in ε. Errors: DpzoError when no scale reaches the ε."""
     fine = 24 if tolerance >= COARSE else 64
@@ -133,7 +133,7 @@ def calibrated(
     return Candidate(name, at, scale, cells, task.cost(at(scale).shape(cells)))
 
 
-def polished(task: Task, candidate: Candidate) -> Candidate:
+def polished(task: SearchTask, candidate: Candidate) -> Candidate:
     """The same member on finer cells, its scale to a tenth of the tolerance."""
     return calibrated(task, candidate.family, candidate.at, candidate.scale, 0.1 * COARSE)
 
@@ -163,11 +163,11 @@ def least(low: float, high: float, of: Callable[[float], Candidate]) -> Candidat
     return min(found.values(), key=lambda candidate: candidate.cost)
 
 
-def candidates(task: Task, noise_multiplier: float) -> Iterator[tuple[str, Callable[[], Candidate]]]:
+def candidates(task: SearchTask, noise_multiplier: float) -> Iterator[tuple[str, Callable[[], Candidate]]]:
     """Each family's name and its search; `noise_multiplier` is the calibrated Gaussian's."""
     known: dict[str, float] = {"std": noise_multiplier * min(1.4, math.sqrt(0.06 * task.steps + 0.05))}
 
-    def member(name: str, at: Callable[[float], Family], unit_std: float) -> Candidate:
+    def member(name: str, at: Callable[[float], ScalarLaw], unit_std: float) -> Candidate:
         """Calibrated from where the last one ended."""
         found = calibrated(task, name, at, known["std"] / unit_std)
         known["std"] = math.sqrt(found.member.variance)
@@ -183,7 +183,7 @@ def candidates(task: Task, noise_multiplier: float) -> Iterator[tuple[str, Calla
         return member("huber", lambda scale: families.Huber(scale, corner), unit)
 
     def staircase(shift: float) -> Candidate:
-        def at(scale: float) -> Family:
+        def at(scale: float) -> ScalarLaw:
             gamma = families.Staircase.best(1.0 / scale).gamma
             odds = gamma / (1.0 - gamma) * math.exp(shift)
             return families.Staircase(1.0 / scale, odds / (1.0 + odds))
@@ -194,7 +194,7 @@ def candidates(task: Task, noise_multiplier: float) -> Iterator[tuple[str, Calla
         share = 1.0 / (1.0 + math.exp(-logit))
         lost = min(0.4, share * task.delta / (task.steps * task.sampling_prob))
 
-        def at(scale: float) -> Family:
+        def at(scale: float) -> ScalarLaw:
             return families.TruncatedLaplace(scale, families.TruncatedLaplace.of(1.0 / scale, lost).reach)
 
         return member("truncated laplace", at, math.sqrt(2.0))

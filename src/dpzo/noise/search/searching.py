@@ -14,7 +14,7 @@ from dpzo.errors import DpzoError
 from dpzo.noise import families, lattice_pld
 from dpzo.noise.search import free
 from dpzo.noise.search.direct import certified_epsilon
-from dpzo.noise.search.parametric import Candidate, Task, calibrated, candidates, polished
+from dpzo.noise.search.parametric import Candidate, SearchTask, calibrated, candidates, polished
 from dpzo.noise.search.result import NO_GAIN, Found, SearchResult, cached
 from dpzo.noise.shape import Array, Shape
 from dpzo.noise.table import LatticeNoise
@@ -49,7 +49,7 @@ def search(
     return cached(asked, lambda: _search(task, objective)) if keep else _search(task, objective)
 
 
-def _task(epsilon: float, delta: float, sampling_prob: float, steps: int, objective: str) -> Task:
+def _task(epsilon: float, delta: float, sampling_prob: float, steps: int, objective: str) -> SearchTask:
     if not 0.0 < epsilon < math.inf:
         raise DpzoError(f"`epsilon` is {epsilon:g}, must be positive and finite")
     if not 1e-30 <= delta < 1.0:
@@ -68,10 +68,10 @@ def _task(epsilon: float, delta: float, sampling_prob: float, steps: int, object
         raise DpzoError("`objective` must be variance, absolute or usefulness:γ, as in usefulness:0.9")
     if not 0.0 < gamma < math.inf:
         raise DpzoError("`objective` usefulness:γ needs γ, a positive number of clip norms, as in usefulness:0.9")
-    return Task(epsilon, delta, sampling_prob, steps, name, gamma)
+    return SearchTask(epsilon, delta, sampling_prob, steps, name, gamma)
 
 
-def _search(task: Task, objective: str) -> SearchResult:
+def _search(task: SearchTask, objective: str) -> SearchResult:
     sigma, found = _gaussian(task)
     known, refused, tables = {"gaussian": found}, {}, {}
     chosen: list[Candidate] = []
@@ -104,7 +104,7 @@ def _search(task: Task, objective: str) -> SearchResult:
     )
 
 
-def _gaussian(task: Task) -> tuple[float, Found]:
+def _gaussian(task: SearchTask) -> tuple[float, Found]:
     def event(noise_multiplier: float) -> ComposedEvent:
         one = GaussianEvent(noise_multiplier)
         sampled = one if task.sampling_prob == 1.0 else PoissonSampledEvent(task.sampling_prob, one)
@@ -115,12 +115,12 @@ def _gaussian(task: Task) -> tuple[float, Found]:
     return sigma, Found(1.0, 1.0, sigma**2, {"noise_multiplier": sigma}, spent)
 
 
-def _found(task: Task, sigma: float, noise: LatticeNoise, certified: float, parameters: dict[str, Any]) -> Found:
+def _found(task: SearchTask, sigma: float, noise: LatticeNoise, certified: float, parameters: dict[str, Any]) -> Found:
     cost = noise.variance if task.objective == "variance" else task.cost(noise.shape)
     return Found(cost / task.gaussian_cost(sigma), noise.variance / sigma**2, noise.variance, parameters, certified)
 
 
-def _certified(task: Task, at: Noise, origin: str) -> tuple[LatticeNoise, float]:
+def _certified(task: SearchTask, at: Noise, origin: str) -> tuple[LatticeNoise, float]:
     """The integer table of the least noise, in steps of MARGIN, that both accountants find within ε."""
     factor = 1.0
     for attempt in range(ATTEMPTS):
@@ -154,7 +154,7 @@ def tabulated(shape: Shape, origin: str) -> LatticeNoise:
         )
 
 
-def _worth_a_free_form(task: Task, sigma: float) -> bool:
+def _worth_a_free_form(task: SearchTask, sigma: float) -> bool:
     """Whether theory leaves room: T = 1 has a known optimum, and the central limit a bound on what it may gain.
 
     V/V_gauss ≥ ln(1 + c)/c, c = e^{1/σ²} − 1, once T is some times ln(1/δ) (Hammersley, Chapman and Robbins).
@@ -165,7 +165,7 @@ def _worth_a_free_form(task: Task, sigma: float) -> bool:
     return math.log1p(c) / c < NO_GAIN or task.steps < 5.0 * math.log(1.0 / task.delta)
 
 
-def _free(task: Task, ranked: list[Candidate], sigma: float) -> tuple[LatticeNoise, float, str]:
+def _free(task: SearchTask, ranked: list[Candidate], sigma: float) -> tuple[LatticeNoise, float, str]:
     """The best free form from the best family and from a law without corners."""
     cost = free.Cost(task.objective, task.gamma)
     unit = math.sqrt(families.GeneralisedNormal(1.0, SHOULDER).variance)
@@ -191,7 +191,7 @@ def _free(task: Task, ranked: list[Candidate], sigma: float) -> tuple[LatticeNoi
     return best[1:]
 
 
-def _cut(task: Task, start: Candidate) -> Shape:
+def _cut(task: SearchTask, start: Candidate) -> Shape:
     """The start on at most 64 cells in a clip norm, cut where nothing counts, with a plain geometric tail."""
     shape = start.member.shape(min(start.cells, 64))
     rare = 1e-3 * task.delta / (task.steps * task.sampling_prob)
@@ -213,7 +213,7 @@ def _temperable(shape: Shape) -> Noise:
     return lambda factor: tempered(shape, 1.0 / factor)
 
 
-def _tempered_within(task: Task, shape: Shape) -> Shape:
+def _tempered_within(task: SearchTask, shape: Shape) -> Shape:
     """The steepest power of the law that is within budget, to 1e-5 in ε or in the power."""
 
     def over(factor: float) -> bool:
