@@ -41,8 +41,8 @@ def test_a_task_file_is_shown_too(dpzo: Callable[..., Any], tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["tasks", "show"], "which one?"),
-        (["tasks", "list"], "there is dpzo tasks, and dpzo tasks show NAME"),
+        (["tasks", "show"], "the name of the task is missing"),
+        (["tasks", "list"], "no such action; use dpzo tasks or dpzo tasks show NAME"),
         (["tasks", "show", "mlni"], "did you mean mnli?"),
         (["tasks", "show", "none.yaml"], "none.yaml"),
     ],

@@ -101,7 +101,7 @@ def _usage(error: Exception) -> int:
     elif type(error).__name__ == "MissingParameter":
         message = _missing(error, context)
     path = getattr(context, "command_path", "dpzo")
-    _say(f"error: {message[:1].lower()}{message[1:].rstrip('.')} ({path} --help lists what there is)")
+    _say(f"error: {message[:1].lower()}{message[1:].rstrip('.')} (see {path} --help)")
     return 2
 
 

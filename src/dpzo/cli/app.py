@@ -48,16 +48,19 @@ def root(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
 RunFolder = Annotated[Path, typer.Argument(help="A folder that dpzo train wrote.")]
-Base = Annotated[str | None, typer.Option(help="Where the base model lies now, if it moved.")]
+Base = Annotated[str | None, typer.Option(help="Current location of the base model, if it moved.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Set a run in --output aside under a new name; its ε stays spent.")
+    bool,
+    typer.Option(
+        "--overwrite", help="Rename an existing run in --output and start a new one; the ε of the old run stays spent."
+    ),
 ]
 
 
-app.command(short_help="Plan a run's ε; with --model its memory and time.")(plan)
+app.command(short_help="Plan a run's ε; with --model, memory and time too.")(plan)
 
 
-@app.command(short_help="Fine-tune privately: model, journal and privacy card.")
+@app.command(short_help="Fine-tune a model privately.")
 @takes_options()
 def train(
     output: Annotated[Path | None, typer.Option(help="New folder for the run. [required]")] = None,
@@ -65,18 +68,22 @@ def train(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Private csv, tsv, jsonl, json or parquet file, save_to_disk folder, or hub:NAME; repeatable."
+            help="Private data: csv, tsv, jsonl, json or parquet file, save_to_disk folder, or hub:NAME; repeatable."
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a saved data set or hub name. [default: train]")] = None,
-    data_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set of the hub.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML with groups model, data, privacy, training.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="group.field=value, repeatable.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a saved data set or a hub:NAME. [default: train]")] = None,
+    data_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with the groups model, data, privacy and training.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Set a config field: group.field=value; repeatable.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     **given: Any,
 ) -> None:
-    """Fine-tune privately: a model, a journal and a privacy card in --output."""
+    """Fine-tune a model privately; write the model, a journal and a privacy card to --output."""
     from dpzo.cli.checks import require_options
     from dpzo.config.reading import merged, parse_config
 
@@ -110,7 +117,7 @@ def train(
 
 @app.command(short_help="Resume an interrupted run.")
 def resume(run: RunFolder, base: Base = None, as_json: Json = False) -> None:
-    """Resume an interrupted run. A step in flight at a crash is redone with the same draw."""
+    """Resume an interrupted run. A step interrupted by a crash is repeated with the same random draw."""
     with ending_well(run, resumable=True):
         from dpzo.cli.screen import finished, nothing_left, teller, watching
         from dpzo.run.run import Run
@@ -132,7 +139,7 @@ def replay(
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Rebuild the model from base model and journal alone, and compare it with the run's, bit for bit."""
+    """Rebuild the model from the base model and the journal alone; compare it with the run's bit for bit."""
     with ending_well(output, resumable=False):
         from dpzo.cli.checks import check_output
 
@@ -146,17 +153,21 @@ def replay(
     show_replay(rebuilt, as_json)
 
 
-@app.command(short_help="Score a finished run on other records.", cls=PanelledCommand)
+@app.command(short_help="Evaluate a trained model on other records.", cls=PanelledCommand)
 def evaluate(
     run: RunFolder,
-    data_is: Annotated[str, typer.Option(help="public, or private (then no ε covers the result).")],
-    data: Annotated[str | None, typer.Option(help="File, folder or hub:NAME with the run's columns.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a saved data set or hub name; test by default.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files; its test split is read.")] = None,
+    data_is: Annotated[
+        str, typer.Option(help="public or private; the run's ε does not cover a result on private data.")
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="File, folder or hub:NAME with the columns of the run's data.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a saved data set or a hub:NAME; test by default.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the task's files; the test split is used.")] = None,
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Score a finished run's model on other records: accuracy or F1, or the mean loss of a completion task."""
+    """Evaluate a finished run's model on other records: accuracy, F1, or the mean loss of a completion task."""
     if data_is not in ("public", "private"):
         raise DpzoError("--data-is must be public or private")
     if (data is None) == (data_dir is None):
@@ -175,17 +186,19 @@ def evaluate(
 @app.command(short_help="Generate text with a trained model.")
 def generate(
     run: RunFolder,
-    prompt: Annotated[list[str], typer.Option(help="What the model goes on from; repeatable.")],
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to say at most.")] = 50,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above, tokens are drawn.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Public seed of the draws.")] = 0,
-    stop: Annotated[str | None, typer.Option(help="Text to stop before; by default the task's.")] = None,
+    prompt: Annotated[list[str], typer.Option(help="Prompt; repeatable.")],
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum number of tokens to generate.")] = 50,
+    temperature: Annotated[
+        float, typer.Option(help="Sampling temperature; 0 always takes the most likely token.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Public seed of the sampling.")] = 0,
+    stop: Annotated[str | None, typer.Option(help="Text before which generation stops; by default the task's.")] = None,
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Generate text with a finished run's causal model. The model is private by its ε, the prompt is not.
+    """Generate text with a finished run's causal model. The run's ε covers the model, not the prompt.
 
-    A run of --kind chat reads the prompt as the user's turn, in the model's chat template.
+    In a run of --kind chat, the prompt is the user's turn in the model's chat template.
     """
     with ending_well(None, resumable=False):
         _check_base(base)
@@ -198,17 +211,21 @@ def generate(
     show_texts(prompt, said, as_json)
 
 
-@app.command(short_help="List the built-in tasks; tasks show NAME for one.")
+@app.command(short_help="List the built-in tasks, or show one.")
 def tasks(
-    action: Annotated[str | None, typer.Argument(help="Nothing, or show.", metavar="[show]")] = None,
-    name: Annotated[str | None, typer.Argument(help="The task to show, or a task file.", metavar="[NAME]")] = None,
+    action: Annotated[
+        str | None, typer.Argument(help="show, to print one task; omit it to list all.", metavar="[show]")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of a built-in task, or a task file.", metavar="[NAME]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the built-in tasks, or show one with a rendered example, which is made up and no one's record."""
+    """List the built-in tasks, or show one with a rendered example. The example is made up."""
     if action not in (None, "show"):
-        raise DpzoError(f"dpzo tasks {action}: there is dpzo tasks, and dpzo tasks show NAME")
+        raise DpzoError(f"dpzo tasks {action}: no such action; use dpzo tasks or dpzo tasks show NAME")
     if action == "show" and name is None:
-        raise DpzoError("dpzo tasks show: which one? give its name; dpzo tasks lists them")
+        raise DpzoError("dpzo tasks show: the name of the task is missing; dpzo tasks lists the names")
     from dpzo.cli.task_screen import show_task, show_tasks
 
     if name is None:
@@ -219,17 +236,17 @@ def tasks(
 
 app.command(short_help="Verify a run independently, without the private data.")(verify)
 app.command(short_help="Sign a run with an OpenSSH key.")(sign)
-app.command(short_help="Search the noise of least variance for an ε.")(noise)
-app.command(short_help="Measure a lower bound on ε beside the claim.")(audit)
-app.command(short_help="Run methods side by side; one table and figure.")(compare)
-app.add_typer(recipes, name="recipe", help="Published experiments by name.")
+app.command(short_help="Find the noise of least variance for an ε.")(noise)
+app.command(short_help="Audit a plan: measure a lower bound on its ε.")(audit)
+app.command(short_help="Compare methods in one table and one figure.")(compare)
+app.add_typer(recipes, name="recipe", help="List, show and run published experiments.")
 
 
-@app.command(short_help="Watch an encoder learn privately, in 4 minutes.")
+@app.command(short_help="Train an encoder privately, in 4 minutes.")
 def demo(
-    output: Annotated[Path | None, typer.Option(help="Keep the demo's run in this new folder.")] = None,
+    output: Annotated[Path | None, typer.Option(help="New folder in which to keep the demo's run.")] = None,
 ) -> None:
-    """Watch a pretrained encoder learn a small data set at ε = 2, from beginning to replay (4 minutes)."""
+    """Fine-tune a pretrained encoder on a small data set at ε = 2 and replay the run (4 minutes)."""
     with ending_well(output, resumable=False):
         if output is not None and output.exists():
             raise DpzoError(f"--output {output}: exists; choose a new folder")
@@ -240,7 +257,7 @@ def demo(
 
 @app.command()
 def env(as_json: Json = False) -> None:
-    """Print versions and machine, for bug reports."""
+    """Print versions and hardware, for bug reports."""
     with ending_well(None, resumable=False):
         from dpzo.cli.screen import show_environment
 

@@ -21,31 +21,33 @@ def audit(
     run: Annotated[
         Path | None, typer.Argument(help="A folder that dpzo train wrote; its plan is audited.", metavar="[RUN]")
     ] = None,
-    plan: Annotated[Path | None, typer.Option(help="plan.json, or what dpzo plan --json printed.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="plan.json of a run, or the output of dpzo plan --json.")] = None,
     draws: Annotated[
-        int | None, typer.Option(help="Transcripts a side for Clopper-Pearson; 3 000 000 by default.")
+        int | None, typer.Option(help="Transcripts per side for Clopper-Pearson; 3 000 000 by default.")
     ] = None,
     confidence: Annotated[
         float | None,
-        typer.Option(help="With which all lower bounds hold together; 0.95 by default. A flag errs once in a million."),
+        typer.Option(
+            help="Joint confidence of all lower bounds; 0.95 by default. At most one audit in a million flags falsely."
+        ),
     ] = None,
     canaries: Annotated[
-        int | None, typer.Option(help="Train RUN once more with this many canaries on --data, and find them again.")
+        int | None, typer.Option(help="Retrain RUN on --data with this many canaries inserted, and detect them.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="With --canaries: a file with the run's columns.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="With --canaries: the folder of the task's files.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="With --canaries: folder with the task's files.")] = None,
     data_is: Annotated[
-        str | None, typer.Option(help="public; or charged: private, and the run's ε is spent on it once more.")
+        str | None, typer.Option(help="public, or charged: private data, on which the run's ε is spent once more.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="With --canaries: where the base model lies now, if it moved.")
+        str | None, typer.Option(help="With --canaries: current location of the base model, if it moved.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a lower bound on ε: releases of the plan's own objects on made-up neighbours, told apart.
+    """Measure a lower bound on ε by distinguishing the plan's releases on synthetic neighboring data sets.
 
-    Reads no data and spends no privacy. Takes a minute or two. With --canaries a whole training run is audited
-    instead, on public records. Exit code 1 when a bound lies above the claim.
+    Reads no data, spends no ε and takes a minute or two. With --canaries, audits a whole training run on public
+    records, or on private ones at the cost of its ε once more. Exit code 1 if a lower bound exceeds the claim.
     """
     from dpzo.audit import joint, mechanism, transcript
     from dpzo.cli.screen import print_json, teller

@@ -17,23 +17,25 @@ if TYPE_CHECKING:
 recipes = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
-Name = Annotated[str, typer.Argument(help="A recipe's name; dpzo recipe list has them.", metavar="NAME")]
-ScaleName = Annotated[str, typer.Option(help="paper: as published. small: the same method, for a laptop.")]
+Name = Annotated[str, typer.Argument(help="Name of a recipe; dpzo recipe list prints them.", metavar="NAME")]
+ScaleName = Annotated[str, typer.Option(help="paper: as published; small: the same method at a size for a laptop.")]
 Model = Annotated[str | None, typer.Option(help="Another base model: a hub name or a local folder.")]
 Budget = Annotated[float | None, typer.Option(help="Another ε; the noise is solved for it.")]
 Seed = Annotated[int | None, typer.Option(help="Public seed of directions and new parameters.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", help="group.field=value, repeatable.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="Set a config field: group.field=value; repeatable.")
+]
 
 
 @recipes.command("list", short_help="List the recipes.")
 def recipe_list(as_json: Json = False) -> None:
-    """List the recipes: name, paper, and the figure in print."""
+    """List the recipes: name, paper and published result."""
     from dpzo.cli.experiment_screen import show_recipes
 
     show_recipes(as_json)
 
 
-@recipes.command("show", short_help="Show one: config, source, figure and ε.")
+@recipes.command("show", short_help="Show a recipe: config, source, result and ε.")
 def recipe_show(
     name: Name,
     scale: ScaleName = "paper",
@@ -43,7 +45,7 @@ def recipe_show(
     set_: Assignments = None,
     as_json: Json = False,
 ) -> None:
-    """Show a recipe as a config file: what it is in comments, among them the ε that our accountant gives."""
+    """Print a recipe as a config file; comments give its source and the ε by dpzo's accountant."""
     from dpzo.cli.experiment_screen import show_recipe
     from dpzo.experiments.recipes.registry import find_recipe
 
@@ -52,12 +54,14 @@ def recipe_show(
     show_recipe(recipe, built.with_options(epsilon=epsilon, seed=seed, assignments=set_ or ()), as_json)
 
 
-@recipes.command("run", short_help="Carry one out.")
+@recipes.command("run", short_help="Run a recipe.")
 def recipe_run(
     name: Name,
     data_dir: Annotated[
         Path,
-        typer.Option(help="Folder with the task's files. A baseline's score on held-out records is read: public data."),
+        typer.Option(
+            help="Folder with the task's files. Must be public data for a baseline, whose held-out score is reported."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="New folder for the run.")],
     scale: ScaleName = "paper",
@@ -67,7 +71,7 @@ def recipe_run(
     set_: Assignments = None,
     as_json: Json = False,
 ) -> None:
-    """Carry a recipe out: a run folder as dpzo train leaves it, or a baseline's model with its card and score."""
+    """Run a recipe: writes a run folder like dpzo train, or a baseline's model with its card and score."""
     with ending_well(output, resumable=True):
         from dpzo.cli.checks import check_model, check_run
         from dpzo.cli.experiment_screen import baseline_finished
@@ -102,41 +106,48 @@ def _compared(option: Option) -> bool:
 @takes_options(_compared)
 def compare(
     names: Annotated[list[str], typer.Argument(help="Methods or recipes: dpzero, dp-aggzo-16 …", metavar="NAME...")],
-    output: Annotated[Path, typer.Option(help="Folder of cells, table and figure; what it holds is not run again.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder for cells, table and figure; finished cells in it are not run again.")
+    ],
     task: Annotated[
         list[str] | None, typer.Option(help="A built-in task (dpzo tasks), repeatable; or with --data your task.yaml.")
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with the built-in tasks' files. Public data: scores are read.")
+        Path | None,
+        typer.Option(help="Folder with the built-in tasks' files. Must be public data: scores are reported."),
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="In place of --data-dir: your own public files, as dpzo train reads them; repeatable."),
+        typer.Option(help="Instead of --data-dir: your own public files, in the formats of dpzo train; repeatable."),
     ] = None,
     eval_data: Annotated[
-        str | None, typer.Option(help="With --data: a public held-out file with the same columns, which is scored.")
+        str | None,
+        typer.Option(help="With --data: public held-out file with the same columns, on which models are scored."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of --data, of a saved data set or hub name.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of --data, for a saved data set or a hub:NAME.")] = None,
     eval_split: Annotated[str | None, typer.Option(help="Split of --eval-data; test by default.")] = None,
-    data_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of data sets of the hub.")] = None,
+    data_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of Hub data sets.")] = None,
     model: Annotated[str | None, typer.Option(help="Base model; by default the packaged MiniLM encoder.")] = None,
     epsilons: Annotated[str, typer.Option(help="ε of the private methods, comma-separated.")] = "2",
-    seeds: Annotated[str, typer.Option(help="Public seeds, comma-separated: a cell for each.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Public seeds, comma-separated; one cell per seed.")] = "0",
     layouts: Annotated[
-        str | None, typer.Option(help="Splits, comma-separated; seed i takes the i-th, over and over.")
+        str | None, typer.Option(help="Layouts of the task's data, comma-separated; the seeds cycle through them.")
     ] = None,
-    delta: Annotated[float, typer.Option(help="δ of all private methods; 0 for laplace alone.")] = 1e-5,
+    delta: Annotated[float, typer.Option(help="δ of all private methods; only laplace accepts 0.")] = 1e-5,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="group.field=value, or NAME:group.field=value; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="Set a config field: group.field=value, or NAME:group.field=value for one method; repeatable."
+        ),
     ] = None,
     as_json: Json = False,
     **given: Any,
 ) -> None:
-    """Run methods under one sampler, accountant, model and score; write table.md, table.json and figure.png.
+    """Run methods with the same sampler, accountant, model and metric; write table.md, table.json and figure.png.
 
     Methods: dp-zo, dpzero, dp-aggzo-K, laplace, dpgd-0th, dp-sgd, dp-adam, lmo-sgd, lmo-adam (with -l2, with a
-    published set as in lmo-sgd-l2-0.7), mezo, mezo-K, adamw, zero-shot; or a recipe. Stopped, it goes on by the same
-    command. Scores are read and no ε covers them, so all data must be public.
+    published set as in lmo-sgd-l2-0.7), mezo, mezo-K, adamw, zero-shot; or a recipe. To resume, repeat the same
+    command. All data must be public: the scores are reported, and no ε covers them.
     """
     with ending_well(output, resumable=False, again=True):
         from dpzo.cli.checks import check_model, require_public_data

@@ -13,16 +13,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 def noise(
     epsilon: Annotated[float, typer.Option(help="Privacy budget ε.")],
     delta: Annotated[float, typer.Option(help="δ of all releases together, above 0.")],
-    sampling_prob: Annotated[float, typer.Option(help="q, the chance of a unit to be in a batch; 1: every step.")],
-    steps: Annotated[int, typer.Option(help="Releases T.")],
+    sampling_prob: Annotated[
+        float, typer.Option(help="Sampling probability q of a unit; 1: every unit in every step.")
+    ],
+    steps: Annotated[int, typer.Option(help="Number of releases T.")],
     objective: Annotated[
-        str, typer.Option(help="What is kept small: variance, absolute, or usefulness:γ (γ in clip norms).")
+        str, typer.Option(help="Search objective: variance, absolute, or usefulness:γ (γ in clip norms).")
     ] = "variance",
     as_json: Json = False,
 ) -> None:
-    """Search the noise of least variance for one number a step: families, a free form, each with a certified ε.
+    """Search families and a free form for the noise of least variance for one number per step, each with a certified ε.
 
-    Reads no data: the search costs no privacy. Results are kept in the user's cache, by what was asked.
+    Reads no data and spends no ε. Results are kept in the user's cache.
     """
     from dpzo.cli.fields import with_flags
     from dpzo.cli.screen import print_json, print_line, rounded_up

@@ -35,15 +35,17 @@ PRIVACY = (
 
 @takes_options()
 def plan(
-    config: Annotated[Path | None, typer.Option(help="With --model: YAML as for dpzo train.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="With --model: group.field=value.")] = None,
+    config: Annotated[Path | None, typer.Option(help="With --model: YAML file, as for dpzo train.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="With --model: set a config field, group.field=value; repeatable.")
+    ] = None,
     as_json: Json = False,
     **given: Any,
 ) -> None:
-    """Solve a privacy plan: ε → noise, or noise → ε; with --model, forecast memory and time. Reads no data.
+    """Solve a privacy plan: noise from ε, or ε from noise. With --model, forecast memory and time. Reads no data.
 
-    It takes the flags of dpzo train that set a field. Without --model only the privacy is planned: those under
-    Privacy, all but --tuning.
+    Accepts the flags of dpzo train that set a config field. Without --model only the privacy is planned, from the
+    flags under Privacy except --tuning.
     """
     if given["model"] is not None or config is not None:
         _plan_run(field_values(given), config, set_ or [], as_json)
@@ -72,7 +74,7 @@ def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise DpzoError(
-            f"{', '.join(missing)} {verb} missing; dpzo plan --help lists what there is (with --model, batch and steps "
+            f"{', '.join(missing)} {verb} missing; see dpzo plan --help (with --model, batch and steps "
             "have defaults)"
         )
     from dpzo.config.solve import AUTO, auto_note, plan_summary, solve_plan

@@ -46,9 +46,9 @@ def verify(
 
 def sign(
     run: RunFolder,
-    key: Annotated[Path, typer.Option(help="An OpenSSH private key; ssh-keygen -t ed25519 makes one.")],
+    key: Annotated[Path, typer.Option(help="OpenSSH private key; ssh-keygen -t ed25519 creates one.")],
 ) -> None:
-    """Sign journal, card and weights of a run by ssh-keygen: journal.sums and journal.sig beside the journal."""
+    """Sign a run's journal, card and weights with ssh-keygen; writes journal.sums and journal.sig."""
     with ending_well(run, resumable=False):
         from dpzo.cli.screen import print_line
         from dpzo.verify import sign as signed

@@ -58,25 +58,23 @@ class ModelConfig(_Group):
     trainable: str | None = Field(
         None,
         **about(
-            "what learns: head, full, lora, prefix, prompt, ia3, or a regular expression over parameter names",
+            "trained parameters: head, full, lora, prefix, prompt, ia3, or a regular expression over their names",
             derived="head for a bare encoder, else lora",
         ),
     )
     lora_rank: Rank = Field(8, **about("rank of the LoRA matrices"))
     lora_alpha: Tokens = Field(16, **about("scale of the LoRA product, before it is divided by the rank", flag=False))
     lora_targets: tuple[str, ...] | None = Field(None, **about("names of the layers that lora adapts", flag=False))
-    lora_layers: str | None = Field(
-        None, **about("top:2 adapts the two topmost layers alone; default: all", flag=False)
-    )
+    lora_layers: str | None = Field(None, **about("top:2 adapts only the two topmost layers; default: all", flag=False))
     lora_scaling: Literal["rank", "root-rank"] = Field(
         "rank", **about("alpha over the rank, or its root (rsLoRA)", flag=False)
     )
     virtual_tokens: Rank = Field(10, **about("tokens of a prefix or a soft prompt", flag=False))
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", **about("of the base; adapters are float32", flag=False)
+        "float32", **about("data type of the base model; adapters are float32", flag=False)
     )
     quantization: Literal["none", "int8", "int4", "bnb-int8", "bnb-nf4"] = Field(
-        "none", **about("of the base's linear layers; torchao, or bitsandbytes for bnb-…", flag=False)
+        "none", **about("quantization of the base's linear layers: torchao, or bitsandbytes for bnb-…", flag=False)
     )
 
 
@@ -85,7 +83,7 @@ class DataConfig(_Group):
 
     task: str | dict[str, Any] | None = Field(None, **about("a built-in task (dpzo tasks), or your own: task.yaml"))
     layout: str | None = Field(
-        None, **about("which published form of the task's data; default: the first found", flag=False)
+        None, **about("published layout of the task's data; default: the first found", flag=False)
     )
     kind: Literal["classification", "completion", "chat"] | None = Field(
         None,
@@ -108,17 +106,19 @@ class DataConfig(_Group):
         None, **about("column that identifies the privacy unit, for example a patient", derived="each record is a unit")
     )
     max_records_per_unit: Units | None = Field(
-        None, **about("records of a privacy unit that are used, the first in file order", derived="all of them")
+        None, **about("most records used per privacy unit, the first in file order", derived="all of them")
     )
-    labels: tuple[str, ...] | None = Field(None, **about("declared labels, in order, as in yes,no; or repeated"))
-    label_words: tuple[str, ...] | None = Field(None, **about("a causal model's word for each label, as ' bad, good'"))
-    template: str = Field("{text}", **about("prompt around {text}; with {mask} for a masked language model"))
+    labels: tuple[str, ...] | None = Field(None, **about("declared labels in order: yes,no; or repeat the flag"))
+    label_words: tuple[str, ...] | None = Field(
+        None, **about("a causal model's word for each label, for example ' bad, good'")
+    )
+    template: str = Field("{text}", **about("prompt template with {text}; and {mask} for a masked language model"))
     objective: Literal["loss", "accuracy", "f1"] = Field("loss", **about("training objective: loss, accuracy or f1"))
     max_length: Tokens | None = Field(
-        None, **about("tokens a record is padded or cut to", derived="the task's; 64 for your own file")
+        None, **about("tokens to which a record is padded or truncated", derived="the task's; 64 for your own file")
     )
     max_answer_tokens: Tokens | None = Field(
-        None, **about("tokens a completion is cut to", flag=False, derived="the task's")
+        None, **about("tokens to which a completion is truncated", flag=False, derived="the task's")
     )
     end_token: EndToken | None = Field(
         None,
@@ -142,7 +142,7 @@ class PrivacyConfig(_Group):
         ),
     )
     count_share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.05, **about("share of ε that a private count of the units spends", flag=False)
+        0.05, **about("share of ε spent on a private count of the units", flag=False)
     )
     expected_batch_size: Positive | None = Field(
         None, **about("expected number of units in a batch, q·N", derived="1024 for a head, else 64; at most N/4")
@@ -153,11 +153,13 @@ class PrivacyConfig(_Group):
         **about("directions K in a step; under Gaussian noise they cost no privacy", derived="64 for a head, else 16"),
     )
     clip_norm: Positive | None = Field(
-        None, **about("bound C on the norm of one unit's K slopes", derived="by the trained part and K")
+        None, **about("clip norm C of one unit's K slopes", derived="from the trained part and K")
     )
-    mechanism: str = Field("gaussian", **about("gaussian, laplace, or auto: the best noise that a search finds"))
-    relation: str = Field("zero_out", **about("zero_out, add_or_remove_one or replace_one"))
-    tuning: str = Field("not declared", **about("how hyper-parameters were chosen, in your own words; on the card"))
+    mechanism: str = Field("gaussian", **about("gaussian, laplace, or auto: the best noise found by a search"))
+    relation: str = Field("zero_out", **about("neighboring relation: zero_out, add_or_remove_one or replace_one"))
+    tuning: str = Field(
+        "not declared", **about("how hyper-parameters were chosen, in your own words; stated on the card")
+    )
 
 
 class TrainingConfig(_Group):
@@ -165,16 +167,24 @@ class TrainingConfig(_Group):
 
     seed: int = Field(0, ge=0, lt=2**63, **about("public seed of directions and of new parameters"))
     directions: Literal["rademacher", "gaussian", "sphere", "orthogonal"] = Field(
-        "rademacher", **about("law of the random directions", flag=False)
+        "rademacher", **about("distribution of the random directions", flag=False)
     )
     density: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, **about("fraction of elements that a step moves", flag=False)
+        1.0, **about("fraction of elements that a step changes", flag=False)
     )
     direction_rank: int = Field(0, ge=0, le=1 << 13, **about("rank of a matrix's directions; 0: full", flag=False))
-    basis: str | None = Field(None, **about("safetensors file of public vectors that directions combine", flag=False))
-    estimator: Literal["central", "forward"] = Field("central", **about("2K evaluations a step, or K + 1", flag=False))
+    basis: str | None = Field(
+        None, **about("safetensors file of public vectors; directions are combinations of them", flag=False)
+    )
+    estimator: Literal["central", "forward"] = Field(
+        "central", **about("central: 2K evaluations per step; forward: K + 1", flag=False)
+    )
     smoothing: Positive | None = Field(
-        None, **about("length φ of a probe along a direction", derived="by the trained part and the base's precision")
+        None,
+        **about(
+            "smoothing radius φ: distance moved along a direction for an evaluation",
+            derived="from the trained part and the base's precision",
+        ),
     )
     learning_rate: Positive | None = Field(None, **about("learning rate η", derived="from the plan and its noise"))
     schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -184,34 +194,36 @@ class TrainingConfig(_Group):
         0, ge=0, le=MOST_STEPS, **about("steps over which the learning rate rises from 0", flag=False)
     )
     update: Literal["sgd", "momentum", "adam", "sign"] = Field(
-        "sgd", **about("rule that turns releases into steps", flag=False)
+        "sgd", **about("update rule applied to the releases", flag=False)
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.9, **about("decay of momentum, and Adam's first", flag=False)
     )
     shrinkage: Literal["none", "snr"] = Field(
-        "none", **about("snr: releases shrunk by their signal to noise", flag=False)
+        "none", **about("snr: releases are shrunk by their signal-to-noise ratio", flag=False)
     )
     average: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, **about("fraction of last steps averaged", flag=False)
+        None, **about("fraction of the last steps that are averaged", flag=False)
     )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, **about("decay of an average over all steps; 0: none", flag=False)
+        0.0, **about("decay of an exponential moving average over all steps; 0: none", flag=False)
     )
-    microbatch_size: Rows | None = Field(None, **about("records in one forward pass; memory only", flag=False))
+    microbatch_size: Rows | None = Field(None, **about("records per forward pass; affects memory only", flag=False))
     constant_time: bool = Field(
-        False, strict=True, **about("evaluate the planned number of micro-batches in every step, with filling")
+        False, strict=True, **about("evaluate the planned number of micro-batches in every step, padding where needed")
     )
     frozen_cache: Literal["batch", "run", "none"] = Field(
         "batch",
-        **about("how long the frozen lower layers' output is kept; run holds it on disk when large", flag=False),
+        **about("how long the frozen lower layers' output is cached; run caches on disk if large", flag=False),
     )
     eval_batch: Literal["auto"] | Rows = Field(
         "auto",
-        **about("settings of the trainable part in one pass over the base; auto: what is measured fastest", flag=False),
+        **about(
+            "settings of the trainable part evaluated in one pass over the base; auto: the fastest measured", flag=False
+        ),
     )
     master: Literal["none", "float32"] = Field(
-        "none", **about("copies of 16-bit weights that take the steps", flag=False)
+        "none", **about("precision of master copies of 16-bit weights, to which steps are applied", flag=False)
     )
     checkpoint_every: int = Field(500, ge=1, lt=1000, **about("steps between checkpoints", flag=False))
 

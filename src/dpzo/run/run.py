@@ -109,7 +109,7 @@ class Run:
         """Load the trained model in evaluation mode: a model of transformers, with PEFT's adapter where there is one.
 
         Args:
-            base: Where the base model lies now, if it moved.
+            base: Current location of the base model, if it moved.
 
         Returns:
             A module that is the caller's own: changing it changes neither the folder nor what `generate` uses.
@@ -314,7 +314,7 @@ def resume(
     Args:
         run: The run's folder.
         data: The same records as before: needed where they were held in memory, and where their file has moved.
-        base: Where the base model lies now, if it moved.
+        base: Current location of the base model, if it moved.
         watch: As for `dpzo.finetune`.
         tell: Called with a line about what the run is doing before its first step.
         nonprivate_randomness: For tests; only for a run that began with it.

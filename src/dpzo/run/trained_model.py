@@ -88,7 +88,7 @@ def evaluate(
         data: Records with the run's columns, in any form that `dpzo.finetune` takes.
         split: The split of a built-in task's folder or of a saved data set, where `data` names none.
         data_is: "public" or "private"; records are private unless this says otherwise.
-        base: Where the base model lies now, if it moved.
+        base: Current location of the base model, if it moved.
 
     Returns:
         `metric`, its `value`, the 95 % `interval` of resampled test sets, and `others`: further metrics.
@@ -133,9 +133,9 @@ def generate(
         prompts: One prompt, or several.
         max_new_tokens: Most tokens that are generated for a prompt.
         temperature: 0 takes the most probable token; above 0, tokens are drawn.
-        seed: Public seed of the draws.
+        seed: Public seed of the sampling.
         stop: Text before which the answer ends; by default the task's.
-        base: Where the base model lies now, if it moved.
+        base: Current location of the base model, if it moved.
 
     Returns:
         The generated texts, one a prompt, without the prompts.
