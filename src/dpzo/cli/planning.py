@@ -74,8 +74,7 @@ def _plan_privacy(given: dict[str, Any], as_json: bool) -> None:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise DpzoError(
-            f"{', '.join(missing)} {verb} missing; see dpzo plan --help (with --model, batch and steps "
-            "have defaults)"
+            f"{', '.join(missing)} {verb} missing; see dpzo plan --help (with --model, batch and steps have defaults)"
         )
     from dpzo.config.solve import AUTO, auto_note, plan_summary, solve_plan
     from dpzo.privacy.plan import relation_named
