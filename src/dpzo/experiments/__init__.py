@@ -1,1 +1,1 @@
-""""""
+"""Experiments: published recipes, non-private baselines, and comparisons of methods."""

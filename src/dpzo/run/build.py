@@ -1,4 +1,4 @@
-"""From a config to the parts of a run. Everything built here but the objective is public."""
+"""Build the parts of a run from its config. Everything built here except the objective is public."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ from dpzo.zo import (
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run is built from beside its config. Public.
+    """What a run is built from in addition to its config. Public.
 
     - `num_examples`, `num_examples_source`: N and where it comes from; `count`: its private count.
-    - `plan`: one that is solved already, a journal's or a baseline's; None: solved from the config.
-    - `base`: where the base model lies now; the fingerprint in the header decides whether it is the same model.
+    - `plan`: a plan that is already solved (a journal's or a baseline's); None: solved from the config.
+    - `base`: the base model's current location; its fingerprint must match the header's.
     """
 
     num_examples: int
@@ -94,29 +94,30 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take, from shapes and a measurement on synthetic tokens. Public."""
+    """A run's estimated memory and time, from shapes and a measurement on synthetic tokens. Public."""
 
     seconds_per_step: float
-    memory_bytes: int  # most that the process will show; 0 where shapes do not tell
+    memory_bytes: int  # peak memory of the process; 0 if shapes do not determine it
 
 
 @dataclass(frozen=True)
 class RunParts:
-    """A run's public parts: the model at θ_0 with all that is declared about it, the job that trains it, a forecast."""
+    """A run's public parts: the model at θ_0 with its declarations, the job that trains it, and a forecast."""
 
     subject: Subject
     job: Job
     forecast: Forecast = Forecast(0.0, 0)
-    notes: tuple[str, ...] = ()  # what the user should know before the run, in words
+    notes: tuple[str, ...] = ()  # messages for the user before the run
 
 
 def start(config: RunConfig, facts: RunFacts, sized: Sized | None = None) -> RunParts:
-    """The parts of a new run. Nothing private is read.
+    """Build the parts of a new run. No private data is read.
 
-    The base model is loaded, defaults are filled, the plan is solved; isolation, conformance to the plain libraries and
-    the learning rate are checked on synthetic tokens. `sized`: the run's memory, where it is known already.
+    Loads the base model, fills defaults and solves the plan. Checks isolation, conformance to the original libraries
+    and the learning rate on synthetic tokens. `sized`: the run's memory, if already known.
 
-    Raises: DpzoError for every user error, a model too large for memory among them.
+    Raises:
+        DpzoError: for every user error, including a model that is too large for memory.
     """
     task = task_of(config)
     require_used(config, _architecture(config, task, facts))
@@ -124,7 +125,7 @@ def start(config: RunConfig, facts: RunFacts, sized: Sized | None = None) -> Run
 
 
 def restart(transcript: Transcript, base: str | None) -> RunParts:
-    """The parts of an interrupted run, at θ_0; checked on this machine as those of a new one are."""
+    """Build the parts of an interrupted run, at θ_0, with the same checks as for a new run."""
     config, facts = _recorded(transcript, base)
     variants = transcript.header["evaluation"].get("variants", 1)
     with naming_base(base):
@@ -132,7 +133,7 @@ def restart(transcript: Transcript, base: str | None) -> RunParts:
 
 
 def rebuild(transcript: Transcript, base: str | None) -> RunParts:
-    """The parts of a run at θ_0, to replay it: nothing is evaluated. `base` replaces the header's base model."""
+    """Build the parts of a run at θ_0 for replay, without evaluation. `base` replaces the header's base model."""
     config, facts = _recorded(transcript, base)
     with refusing(no_run(transcript.path)):
         evaluation = transcript.header["evaluation"]
@@ -142,13 +143,13 @@ def rebuild(transcript: Transcript, base: str | None) -> RunParts:
 
 
 def start_at(config: RunConfig, facts: RunFacts, shapes: Shapes) -> RunParts:
-    """The parts of a run whose shapes are known already: nothing is evaluated."""
+    """Build the parts of a run whose shapes are already known, without evaluating the model."""
     found = _load(config, task_of(config), facts, None)
     return RunParts(Subject(found.config, found.task, found.loaded, shapes), _job(config, facts, found, shapes))
 
 
 def _recorded(transcript: Transcript, base: str | None) -> tuple[ResolvedConfig, RunFacts]:
-    """A journal's config and what else its run was built from."""
+    """A journal's config, and the other facts that its run was built from."""
     header = transcript.header
     check_header(header)
     with refusing(no_run(transcript.path)):
@@ -225,7 +226,7 @@ def _architecture(config: RunConfig, task: Task, facts: RunFacts) -> Architectur
 
 
 def _checked(config: RunConfig, task: Task, facts: RunFacts, sized: Sized | None, *, variants: int | None) -> RunParts:
-    """Parts with isolation, conformance and movement checked on synthetic tokens; `variants`: those of a journal."""
+    """Parts with isolation, conformance and movement checked on synthetic tokens; `variants`: the journal's."""
     found = _load(config, task, facts, sized)
     training, plan, loaded = found.config.training, found.plan, found.loaded
     shapes = isolated_or_refused(loaded, found.shape, training, found.config.model.quantization)
@@ -324,13 +325,14 @@ def _forecast(num_examples: int, found: _Loaded, shapes: Shapes) -> Forecast:
 
 
 def build_plan(privacy: ResolvedPrivacy, num_examples: int, count: PrivateCount | None = None) -> PrivacyPlan:
-    """The privacy plan of a run; what a private `count` has spent of ε is no longer there.
+    """The privacy plan of a run. The ε that a private `count` spent is subtracted from the privacy budget.
 
-    Raises: DpzoError on what is out of range, unsupported or infeasible.
+    Raises:
+        DpzoError: if a value is out of range, unsupported or infeasible.
     """
     epsilon, batch = privacy.epsilon, privacy.expected_batch_size
     if count is not None:
-        # A batch chosen above a private count cannot be had, and nobody could know.
+        # The user cannot know a private count in advance, so a larger chosen batch is reduced to it.
         batch = min(batch, num_examples)
         epsilon = None if epsilon is None else epsilon - count.epsilon
     return solve_plan(
@@ -361,9 +363,9 @@ def _directions(config: RunConfig, num_directions: int, parameters: TrainablePar
 
 
 def _basis_file(named: str) -> Path:
-    """Where the public basis lies: at its path, or, for a run that was made elsewhere, in the working directory.
+    """The public basis file: at its path, or, for a run from another machine, in the working directory.
 
-    Which of them serves decides nothing: the header holds the hash of its vectors.
+    The choice does not affect the result: the header holds the hash of the vectors.
     """
     path = Path(named).expanduser()
     return Path(path.name) if not path.exists() and Path(path.name).is_file() else path
@@ -372,7 +374,7 @@ def _basis_file(named: str) -> Path:
 def resolve_num_examples(
     config: RunConfig, task: Task, data_dir: Path | None, count_units: Callable[[], int]
 ) -> tuple[int, NumExamplesSource]:
-    """N and where it comes from: declared, a public fact of the task, or (no guarantee) counted from the file."""
+    """N and its source: declared, a public fact of the task, or (no guarantee) counted from the file."""
     declared = config.privacy.num_examples
     if declared == FROM_FILE:
         return count_units(), "from-file"

@@ -1,8 +1,8 @@
-"""Checkpoints: the public state after some step, so that a resume replays hundreds of steps and not thousands.
+"""Checkpoints: the public state after a step, so that resuming replays hundreds of steps instead of thousands.
 
-A checkpoint is post-processing of releases and therefore free. It is a convenience, never an authority: it counts only
-if its hash is the journal's at that step and its tensors are the ones that were saved; a missing, torn, damaged or
-foreign one costs a longer replay and nothing else.
+A checkpoint is post-processing of releases and costs no privacy budget. It is used only if its hash equals the
+journal's at that step and its tensors are the saved ones. If it is missing, incomplete, damaged or from another run,
+the resume replays more steps and has the same result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _VOUCHER = "dpzo"
 
 @dataclass(frozen=True)
 class Restored:
-    """Where a resume starts: parameters hold θ_step, `tensors` the update's state after `step` steps."""
+    """The state at which a resume starts: parameters hold θ_step, `tensors` the update's state after `step` steps."""
 
     step: int
     tensors: dict[str, torch.Tensor]
@@ -58,7 +58,7 @@ def save(
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """The metadata of a checkpoint that can be read."""
+    """The metadata of a readable checkpoint."""
     with safetensors.safe_open(path, framework="pt") as file:
         return dict(file.metadata())
 
@@ -75,10 +75,10 @@ def discard(folder: Path) -> None:
 
 
 def load(folder: Path, parameters: TrainableParameters, update: Update, transcript: Transcript) -> Restored:
-    """Load the checkpoint into `parameters` if the journal vouches for it; otherwise leave θ_0 and start at step 0."""
+    """Load the checkpoint into `parameters` if it matches the journal; otherwise keep θ_0 and start at step 0."""
     fresh = update.init(parameters)
     with suppress(OSError):
-        (folder / f"{CHECKPOINT}.new").unlink()  # of a process that was killed while it saved
+        (folder / f"{CHECKPOINT}.new").unlink()  # left by a process that was killed while saving
     try:
         with safetensors.safe_open(folder / CHECKPOINT, framework="pt") as file:
             step, chain_hash, content = _stated(file.metadata())
@@ -115,7 +115,7 @@ def _vouched(transcript: Transcript, step: int, chain_hash: str) -> bool:
 
 
 def _content(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bits: a flipped bit on the disk may not pass for a state of the run."""
+    """SHA-256 of names, types, shapes and bits, to detect corruption on disk."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

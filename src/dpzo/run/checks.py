@@ -17,7 +17,7 @@ from dpzo.zo import evaluations
 
 
 def require_conformance(subject: Subject, shape: RowShape) -> None:
-    """What is computed and what will be saved are the plain libraries' own; see docs/isolation.md."""
+    """Require that computed and saved values equal those of the original libraries; see docs/isolation.md."""
     loaded, shapes = subject.loaded, subject.shapes
     examples = encode_examples(subject)
     check_conformance(loaded, lambda rows: make_objective(loaded, rows, shapes), shape, examples)
@@ -25,7 +25,7 @@ def require_conformance(subject: Subject, shape: RowShape) -> None:
 
 
 def isolated_or_refused(loaded: LoadedModel, shape: RowShape, training: ResolvedTraining, quantization: str) -> Shapes:
-    """`isolated_shapes`, with a model that cannot read such rows refused in words: only synthetic tokens were seen."""
+    """`isolated_shapes`, with a DpzoError for a model that cannot read such rows; it sees only synthetic tokens."""
     try:
         return isolated_shapes(loaded, shape, training.microbatch_size, training.frozen_cache)
     except (RuntimeError, IndexError, ValueError, AssertionError) as error:
@@ -46,7 +46,7 @@ def isolated_or_refused(loaded: LoadedModel, shape: RowShape, training: Resolved
 
 
 def padded(shapes: Shapes, config: ResolvedConfig, plan: PrivacyPlan) -> Shapes:
-    """`shapes` with the planned number of micro-batches, where `--constant-time` asks for it."""
+    """`shapes` with the planned number of micro-batches, if `--constant-time` is set."""
     if not config.training.constant_time:
         return shapes
     most = records_per_unit(config.data)
@@ -55,6 +55,6 @@ def padded(shapes: Shapes, config: ResolvedConfig, plan: PrivacyPlan) -> Shapes:
 
 
 def planned_work(plan: PrivacyPlan, training: ResolvedTraining, shapes: Shapes) -> Work:
-    """Evaluations of a run, by which it is decided how many go through one pass."""
+    """A run's number of evaluations, which determines how many share one forward pass."""
     passes = plan.steps * (shapes.planned_passes or math.ceil(plan.expected_batch_size / shapes.rows))
     return Work(evaluations(training.estimator, plan.num_directions), training.smoothing, passes)

@@ -1,4 +1,4 @@
-"""What a run's options declare about its data: the kind of records, and that no option would be ignored."""
+"""What a run's options declare about its data: the kind of records. Options that would be ignored are errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What computed a run: versions for the card and for bug reports."""
+"""The software environment of a run: versions for the card and for bug reports."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import dpzo
 
 _INSTALLED = ("torch", "transformers", "peft", "safetensors", "numpy", "scipy", "numba", "dp-accounting")
 PACKAGES = ("python", "dpzo", *_INSTALLED, "threads")
-"""All that an environment may name."""
+"""The keys that an environment may have."""
 
 
 def environment() -> dict[str, str]:
-    """Versions of what computes, and the thread count: for bug reports and the card."""
+    """Package versions and the thread count, for bug reports and the card."""
     found = {"python": platform.python_version(), "dpzo": dpzo.__version__}
     for name in _INSTALLED:
         try:

@@ -1,4 +1,4 @@
-"""The private examples of `dpzo.fit`, in whatever form PyTorch users have them, as named tensors with a row a unit."""
+"""Convert the private examples of `dpzo.fit` from common PyTorch forms to named tensors with one row per unit."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ _PAIR = ("x", "y")
 
 
 def read_examples(given: object, floats: torch.dtype, name: str = "examples") -> dict[str, Tensor]:
-    """Name → tensor (N, …), one row a unit, of the forms that `_FORMS` lists.
+    """Return name → tensor (N, …), one row per unit, from any form in `_FORMS`.
 
-    What has no names of its own is called x, or x and y. Tensors stay as they are; other floats take the dtype
-    `floats`, the model's. A DataLoader is read for its records alone: the plan draws the batches.
+    Unnamed columns are called x, or x and y. Tensors are not converted; other floats get the dtype `floats` (the
+    model's). Only the records of a DataLoader are used: the plan draws the batches.
 
-    Raises DpzoError naming `name`, and the column where one is at fault; never with a value from a record.
+    Raises:
+        DpzoError: naming `name`, and the column if one is invalid; never a value from a record.
     """
     problem = "they hold no unit"
     try:
         columns = {str(key): _column(str(key), value, floats) for key, value in _columns(given).items()}
     except _Unreadable as error:
         problem = str(error)
-    except Exception as error:  # a data set's own code, whose words may quote a record
+    except Exception as error:  # a data set's own code, whose message may quote a record
         problem = f"reading them raised {type(error).__name__}, whose message is withheld: it may quote a record"
     else:
         lengths = {len(tensor) for tensor in columns.values()}
@@ -48,7 +49,7 @@ def read_examples(given: object, floats: torch.dtype, name: str = "examples") ->
 
 
 class _Unreadable(Exception):
-    """Why examples cannot be read, in words without a value from a record."""
+    """The reason why examples cannot be read, without a value from a record."""
 
 
 def _columns(given: object) -> Mapping[Any, Any]:
@@ -78,7 +79,7 @@ def _columns(given: object) -> Mapping[Any, Any]:
 
 
 def _is_table(given: object) -> bool:
-    """A DataFrame of pandas or of a library that follows it."""
+    """Whether the value is a DataFrame of pandas or of a compatible library."""
     return hasattr(given, "columns") and hasattr(given, "to_numpy")
 
 

@@ -1,4 +1,4 @@
-"""`dpzo.finetune`: fine-tune a language model from Python, with every option by keyword."""
+"""`dpzo.finetune`: fine-tune a language model from Python, with every option as a keyword."""
 
 from __future__ import annotations
 
@@ -45,33 +45,34 @@ def finetune(
 ) -> Run:
     """Fine-tune a language model on private data, as `dpzo train` does.
 
-    What the run publishes (weights, journal, card) is (ε, δ)-differentially private for every privacy unit, under the
-    assumptions that its card lists. Data that is held in memory is read in place: no copy of it is left on disk, and to
-    resume the run it has to be given again. For any other `nn.Module` use `dpzo.fit`.
+    The published output (weights, journal, card) is (ε, δ)-differentially private for every privacy unit, under the
+    assumptions that the card lists. In-memory data is read in place: no copy is written to disk, so you must pass it
+    again to resume the run. For any other `nn.Module`, use `dpzo.fit`.
 
     Args:
-        model: A Hugging Face name, or the folder of a model.
-        data: The private records: a path (a csv, tsv, jsonl, json or parquet file, a folder of `save_to_disk`, or
+        model: A Hugging Face model name, or a model's folder.
+        data: The private data: a path (a csv, tsv, jsonl, json or parquet file, a folder of `save_to_disk`, or
             hub:NAME), several paths, a pandas or polars DataFrame, a `datasets.Dataset`, a list of dicts, or a
             `dpzo.DataSource` for a split, a revision, or the folder of a built-in task.
         output: A new folder for the run.
-        epsilon: The privacy budget ε; `noise_multiplier=` sets the noise in its place.
-        delta: δ of the guarantee, below 1/N.
-        num_examples: N, the number of privacy units: declared, or "private" (counted with noise), or "from-file" (then
-            there is no guarantee).
-        kind: What the records are; by default what the names of their columns say.
-        labels: The declared labels of a classification, in order.
-        unit_column: The column that identifies the privacy unit, for example a patient; by default each record is one.
-        max_length: Tokens that a record is padded or cut to.
-        trainable: What is trained: head, full, lora, prefix, prompt, ia3, or a regular expression.
+        epsilon: The privacy budget ε. Alternatively, set the noise directly with `noise_multiplier=`.
+        delta: δ of the guarantee; must be below 1/N.
+        num_examples: N, the number of privacy units: an integer that you declare, "private" (counted with noise, which
+            spends part of ε), or "from-file" (no guarantee).
+        kind: The kind of records; inferred from the column names by default.
+        labels: The labels of a classification task, in order.
+        unit_column: The column that identifies the privacy unit (for example, a patient). By default each record is a
+            unit.
+        max_length: Number of tokens to which each record is padded or truncated.
+        trainable: The parameters to train: head, full, lora, prefix, prompt, ia3, or a regular expression.
         steps: Number of steps; each is one release.
-        expected_batch_size: Expected number of units in a batch.
-        num_directions: Directions in a step.
-        learning_rate: The learning rate; by default from the plan and its noise.
+        expected_batch_size: Expected number of units per batch.
+        num_directions: Number of directions per step, K.
+        learning_rate: The learning rate; by default derived from the plan and its noise.
         seed: Public seed of the directions and of new parameters.
         config: A `RunConfig`, a mapping of its groups, or the path of a YAML file; a keyword overrides its field.
-        watch: Called with what is known before the first step; it returns what is called with each release.
-        tell: Called with a line about what the run is doing before its first step, for example `print`.
+        watch: Called once before the first step with a `Progress`; returns a callback that is called with each release.
+        tell: Called with progress lines before the first step, for example `print`.
         nonprivate_randomness: For tests; such a run claims no guarantee.
         **options: Any other field of `RunConfig` by its name, such as `clip_norm=8.0` or `lora_rank=4`.
 
@@ -79,8 +80,8 @@ def finetune(
         The finished run.
 
     Raises:
-        DpzoError: for whatever the caller can mend, such as an unknown option, a missing label or a taken folder.
-        dpzo.Stopped: after Ctrl-C or SIGTERM; `dpzo.resume(output)` continues.
+        DpzoError: for a user error, such as an unknown option, a missing label or an output folder that exists.
+        dpzo.Stopped: after Ctrl-C or SIGTERM; `dpzo.resume(output)` resumes the run.
 
     Example:
         ```python
@@ -115,9 +116,10 @@ def finetune(
 
 
 def chosen_config(config: ConfigLike | None, options: Mapping[str, Any]) -> RunConfig:
-    """The config of a run: that of `config`, with the fields that `options` names by their keywords in its place.
+    """Return `config` with the fields overridden that `options` names by keyword.
 
-    Errors: DpzoError for an unknown keyword, which names the nearest one, and for a config that is none.
+    Raises:
+        DpzoError: for an unknown keyword (the message suggests the nearest one), or an invalid config.
     """
     fields = {_field(name): value for name, value in options.items()}
     if config is None or isinstance(config, str | Path):
@@ -139,7 +141,7 @@ def _group(group: str, values: object) -> Mapping[str, Any]:
 
 
 def keywords() -> dict[str, list[str]]:
-    """Keyword → the fields of `RunConfig` (`group.field`) that it names. `model` stands for model.name."""
+    """Map each keyword to the `RunConfig` fields (`group.field`) that it names. `model` means model.name."""
     found = defaultdict(list)
     for group, info in RunConfig.model_fields.items():
         for leaf in info.annotation.model_fields:  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""A run as people see it: a folder. Train into one, resume it, replay it, evaluate it."""
+"""Run folders: train into one, resume it, and replay it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from dpzo.zo import Objective
 
 PLAN = "plan.json"
 _UNDECLARED = 10_000
-"""Units that a forecast of memory reckons with where N is not declared; only what is kept for a run hangs on it."""
+"""Units assumed by a memory forecast if N is not declared; it affects only the memory of per-run caches."""
 
 
 def train(
@@ -64,10 +64,12 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune on private records into the new folder `output`; returns the privacy card.
 
-    `config` may be a RunConfig, a mapping of its groups, or the path of a YAML file; `source` the records in
-    any form of `Data`.
+    `config` may be a RunConfig, a mapping of its groups, or the path of a YAML file; `source` holds the records in any
+    form of `Data`.
 
-    Raises DpzoError for whatever the user can mend, Stopped after Ctrl-C or SIGTERM (then `resume` goes on).
+    Raises:
+        DpzoError: for a user error.
+        Stopped: after Ctrl-C or SIGTERM; `resume` then resumes the run.
     """
     config, source, output = located(as_config(config)), DataSource.of(source), as_folder(output, "output")
     require_new(output)
@@ -120,8 +122,8 @@ def carry_out(
     watch: Watcher = unwatched,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
-    """The part of `train` after everything is prepared: fill the new folder `output`; returns the card."""
-    counted = parts.job.header.get("count") is not None  # then the folder was claimed when the count was written there
+    """Run the prepared training into the new folder `output`; return the card."""
+    counted = parts.job.header.get("count") is not None  # the folder was claimed when the count was written
     with nullcontext() if counted else claim_new(output):
         write_durably(output / CONFIG, config_text(parts.job.header).encode())
         plan = plan_facts(parts.job.plan, parts.job.header)
@@ -139,7 +141,7 @@ def _work(
     watch: Watcher,
     nonprivate_randomness: RandomnessAt | None,
 ) -> dict[str, Any]:
-    """Fit or resume, then save model and card; stopped on request, the card alone."""
+    """Fit or resume, then save the model and the card; if stopped on request, only the card."""
     observe = watch(progress_of(parts))
     try:
         with silent_libraries():
@@ -159,9 +161,9 @@ def resume(
     tell: Tell = untold,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> dict[str, Any]:
-    """Go on with the run in `output`, however it stopped; returns the card. Raises as `train` does.
+    """Resume the interrupted run in `output`; return the card. Raises as `train` does.
 
-    `source`: the records, where they moved or were held in memory; `base`: where the base model lies now, if it moved.
+    `source`: the records, if they moved or were held in memory; `base`: the base model's current location, if it moved.
     """
     output = as_folder(output, "run")
     require_begun(output)
@@ -180,9 +182,9 @@ def resume(
 
 @dataclass(frozen=True)
 class Replayed:
-    """`fingerprint` of the trained parameters rebuilt from the journal; `equals_run`: whether the run's are the same.
+    """`fingerprint` of the rebuilt trained parameters; `equals_run`: whether they equal the run's.
 
-    `equals_run` is None where the run folder holds no finished model to compare with.
+    `equals_run` is None if the run folder holds no finished model to compare with.
     """
 
     fingerprint: str
@@ -211,9 +213,9 @@ def _finish(parts: RunParts, output: Path) -> dict[str, Any]:
 
 
 def save_model(parts: RunParts, output: Path, *, flat: bool = False) -> None:
-    """model/ as plain save_pretrained, plus the fingerprint of the trained parameters for replay to compare.
+    """Save model/ with save_pretrained, and the fingerprint of the trained parameters for replay to compare.
 
-    `flat`: in the form of version 0.1.0 (`dpzo.models.save`), to be compared with a run of that version.
+    `flat`: use the format of version 0.1.0 (`dpzo.models.save`), to compare with a run of that version.
     """
     folder = output / MODEL
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -230,7 +232,7 @@ def _trained_fingerprint(folder: Path) -> str:
 
 
 def _count(config: RunConfig, num_units: int, output: Path, nonprivate_randomness: RandomnessAt | None) -> PrivateCount:
-    """A private count, on disk before it is used: whatever goes wrong later, its ε is seen to be spent."""
+    """A private count, written to disk before use, so that its ε is recorded as spent even if the run fails later."""
     assert config.privacy.epsilon is not None
     share = config.privacy.count_share * config.privacy.epsilon
     count = release_count(num_units, share, nonprivate_randomness=nonprivate_randomness)

@@ -1,9 +1,8 @@
 """The schema of a journal's header: every field, its type and its range, checked when it is written and when read.
 
-A header that someone else wrote is data of theirs. What it holds reaches the card and the verifier, so there is no
-field for free text but the declared ones (`tuning`, `unit_column`, names), and each of those has a greatest length.
-What a replay derives anew (directions, update, parameters, task) is compared with it there; here it has to be plain,
-short facts.
+A header from another party is untrusted input that reaches the card and the verifier. Therefore only `tuning`,
+`unit_column` and names are free text, each with a maximum length. A replay derives directions, update, parameters and
+task again and compares them; this module only requires short plain values.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ class _Prefix(_Part):
 
 
 class _Evaluation(_Part):
-    """How losses were evaluated: it does not enter the weights, so a replay does not derive it."""
+    """How losses were evaluated. It does not affect the weights, so a replay does not derive it."""
 
     microbatch_size: Annotated[int, Field(ge=1, le=2**20)]
     isolation: Word
@@ -100,7 +99,7 @@ class _Evaluation(_Part):
 
 
 class _Plan(_Part):
-    """Types and ranges; the plan's own class decides whether it is one that dpzo makes."""
+    """Types and ranges; `PrivacyPlan` decides whether the plan is valid."""
 
     num_examples: Annotated[int, Field(ge=1, le=2**53)]
     sampling: Word
@@ -121,7 +120,7 @@ class _Count(_Part):
 
 
 class _Header(_Part):
-    """What headers of every run hold."""
+    """The fields common to all headers."""
 
     base: _Base
     num_examples_source: NumExamplesSource
@@ -165,7 +164,7 @@ def run_header(
     scheme: DirectionScheme,
     **facts: Any,
 ) -> dict[str, Any]:
-    """The header of a run, checked: its plan and lattice, what is trained and along what, the caller's `facts`.
+    """The checked header of a run: plan, lattice, trained parameters, directions, and the caller's `facts`.
 
     Raises: DpzoError as `check_header` does.
     """
@@ -204,14 +203,15 @@ def described(parameters: TrainableParameters) -> list[list[Any]]:
 
 
 def check_header(header: Mapping[str, Any]) -> None:
-    """Refuse a header that no run writes: an unknown field, another type or range, or another spelling of a value.
+    """Reject a header that no run writes: an unknown field, a wrong type or range, or a non-canonical spelling.
 
-    Raises DpzoError naming the field, never its value.
+    Raises:
+        DpzoError: naming the field, never its value.
     """
     fields = _from_0_1(header)
     schema = _TextHeader if "config" in fields else _ModuleHeader
     try:
-        # Through JSON text: strict types then are JSON's own, where a tuple is a list.
+        # Through JSON text, so that strict types apply to JSON values, where a tuple is a list.
         schema.model_validate_json(canonical(fields))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
@@ -226,7 +226,7 @@ def check_header(header: Mapping[str, Any]) -> None:
 
 
 def _spelled_anew(fields: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Parts of a header as they are written again after reading: `true` for 1, 2.0 for 2 or a further key show."""
+    """Parts of a header as written again after reading, which exposes `true` for 1, 2.0 for 2, or extra keys."""
     found: list[tuple[str, Any]] = [("plan", PrivacyPlan.from_dict(fields["plan"]).to_dict())]
     if fields.get("count") is not None:
         found.append(("count", PrivateCount.from_dict(fields["count"]).to_dict()))
@@ -236,7 +236,7 @@ def _spelled_anew(fields: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def stated(config: Mapping[str, Mapping[str, Any]], of: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The fields of `config` that the config `of` states, by the names it has for them: a later version has more."""
+    """The fields of `config` that the config `of` has, by the names in `of`; a later version has more fields."""
     old = {new: name for name, new in RENAMED.items()}
     return {
         group: {
@@ -250,18 +250,19 @@ def stated(config: Mapping[str, Mapping[str, Any]], of: Mapping[str, Any]) -> di
 
 
 def canonical(value: Any) -> str:
-    """The one spelling in which values of headers are compared. ValueError for NaN and infinities."""
+    """The canonical JSON in which header values are compared. ValueError for NaN and infinities."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def is_of_0_1(header: Mapping[str, Any]) -> bool:
     """Whether version 0.1.0 wrote the header.
 
-    It did not tell derived fields of a config from chosen ones, and said that a module's losses had passed.
+    That version did not distinguish derived config fields from chosen ones, and recorded that a module's losses had
+    passed.
     """
     return "derived" not in header if "config" in header else header["evaluation"]["isolation"] == "passed"
 
 
 def _from_0_1(header: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The header as the present version would have written it; the one place where older headers are taken up."""
+    """The header as the current version would have written it; the only place that converts older headers."""
     return {**header, "derived": header.get("derived", [])} if "config" in header else header

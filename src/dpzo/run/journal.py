@@ -1,13 +1,14 @@
-"""The journal: every release of a run, in order, exactly once, on disk before anything is done with it.
+"""The journal: every release of a run, in order, exactly once, written to disk before use.
 
-`journal.jsonl` is a header line and one line a step: lattice integers (or `burnt`), each line carrying the SHA-256 of
-itself and of all before it. `journal.head` is a second, separately synced file that names the last step and its hash,
-so a journal cut short is noticed. Neither holds a time, a count or anything else that is not a release or public.
+`journal.jsonl` is a header line and one line per step: lattice integers (or `burnt`). Each line carries a hash chain:
+the SHA-256 of the line and all lines before it. `journal.head` is a second, separately synced file with the last step
+and its hash, so truncation of the journal is detected. Neither file holds a time, a count or anything else that is not
+a release or public.
 
-Order of every step: its key is on disk → draw → append and fsync the line → move the head → destroy the key and store
-the next → apply the update. Whoever opens the run after a death makes the step in flight again from its key, with the
-same batch and the same noise: nobody gets a second draw, and no file tells of the death. A step whose key is lost is
-*burnt*: written down as spent, never drawn again, and never applied.
+Order of every step: write its key to disk → draw → append and fsync the line → move the head → destroy the key and
+store the next → apply the update. After a crash, resuming repeats the interrupted step from its key, with the same
+batch and the same noise: there is no second draw, and no file shows the crash. A step whose key is lost is *burnt*:
+recorded as spent, never drawn again, and never applied.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ HEAD = "journal.head"
 
 @dataclass(frozen=True)
 class Burnt:
-    """A step that is spent without a release: it was in flight when the process died, and its key is lost."""
+    """A step that was spent without a release: the process died during the step, and its key is lost."""
 
     step: int
 
@@ -46,8 +47,8 @@ Entry = Release | Burnt
 class Transcript:
     """A verified journal, read-only: the header, and how many steps it holds. Public.
 
-    `last_hash` is the chain's hash after `num_steps` lines; `torn` says that a line without its end was found (and
-    disregarded); `closed` that the last process stopped cleanly.
+    `last_hash`: the hash of the hash chain after `num_steps` lines. `torn`: an incomplete last line was found and
+        ignored. `closed`: the last process stopped cleanly.
     """
 
     path: Path
@@ -72,11 +73,12 @@ class Transcript:
 def read(folder: Path) -> Transcript:
     """Read and verify a run's journal without changing it.
 
-    Raises DpzoError naming the first bad line: not JSON, wrong step, wrong hash, wrong shape, or fewer lines than the
-    head recorded.
+    Raises:
+        DpzoError: naming the first bad line: not JSON, wrong step, wrong hash, wrong shape, or fewer lines than the
+            head recorded.
     """
     for _ in range(_READS):
-        # Another process may be writing: what is judged is a journal beside a head that stood still meanwhile.
+        # Another process may be writing: judge only a journal whose head did not change during the read.
         before = _head_bytes(folder / HEAD)
         found = _scan(folder)
         if _head_bytes(folder / HEAD) == before:
@@ -85,12 +87,12 @@ def read(folder: Path) -> Transcript:
 
 
 _READS = 50
-"""Looks at a run that is being written, before the last one is judged as it is."""
+"""Attempts to read a run that is being written; the last attempt is judged regardless."""
 
 
 @dataclass(frozen=True)
 class _Scanned:
-    """A journal's lines, verified among themselves; `hashes`: the chain's last two (one for a header alone)."""
+    """A journal's lines, verified against each other; `hashes`: the chain's last two (one for a header alone)."""
 
     path: Path
     header: Mapping[str, Any]
@@ -116,7 +118,7 @@ def _scan(folder: Path) -> _Scanned:
             # Byte for byte, not only by value: another spelling of the same JSON may mean something else to another
             # reader.
             whole = line == canonical({**header, "hash": hashed}) + b"\n"
-        except (ValueError, RecursionError):  # NaN, which JSON does not know and Python reads
+        except (ValueError, RecursionError):  # NaN, which is not JSON but which Python accepts
             whole = False
         if not whole or header.keys() != {"format", "header", "hash"}:
             raise DpzoError(f"{path}: line 1 was changed after it was written (its hash does not fit)")
@@ -138,7 +140,7 @@ def _scan(folder: Path) -> _Scanned:
 
 
 def _judged(found: _Scanned, head: Mapping[str, Any]) -> Transcript:
-    """The journal as its head vouches for it. The head moves after its line: it may be one behind, never ahead."""
+    """The journal, checked against its head. The head moves after its line: it may be one behind, never ahead."""
     behind = found.num_steps - int(head["step"])
     if behind < 0:
         raise DpzoError(f"{found.path}: cut short after step {found.num_steps}; {HEAD} knows {head['step']} steps")
@@ -163,9 +165,9 @@ class Journal:
 
     @classmethod
     def create(cls, folder: Path, header: Mapping[str, Any]) -> Journal:
-        """Start a journal in `folder` (which must hold none): header line, head and the first key are on disk then.
+        """Create a journal in `folder`, which must hold none: write header line, head and first key to disk.
 
-        It gets its name last, so that a process that dies here leaves no half a run.
+        The file is renamed last, so that a crash here leaves no partial run.
         """
         path, scratch = folder / JOURNAL, folder / f"{JOURNAL}.new"
         try:
@@ -194,9 +196,10 @@ class Journal:
 
     @classmethod
     def reopen(cls, folder: Path) -> Journal:
-        """Take up a run again: lock, verify, drop a torn line; hold the key of the step in flight, or burn that step.
+        """Reopen a run: lock, verify, drop an incomplete line; recover the interrupted step's key, or burn that step.
 
-        Raises DpzoError if another process holds the run or the journal does not verify.
+        Raises:
+            DpzoError: if another process has locked the run, or the journal does not verify.
         """
         try:
             file = os.open(folder / JOURNAL, os.O_RDWR | os.O_APPEND)
@@ -210,14 +213,14 @@ class Journal:
                 os.ftruncate(file, found.size)
                 os.fsync(file)
             burns = not journal._recover_key(found)
-            # The head catches up first: a death within the burning may leave it one line behind, and never two.
+            # Update the head first: a crash while burning may then leave it one line behind, never two.
             journal._move_head(closed=False)
             if burns:
                 journal._append({"step": found.num_steps, "burnt": True})
         return journal
 
     def _recover_key(self, found: Transcript) -> bool:
-        """Hold the key of the step that is due; False if it was in flight and its key is lost."""
+        """Recover the key of the current step; False if the step was interrupted and its key is lost."""
         with self._disk(STEP_KEY):
             if self.num_steps >= self._steps:
                 self._key.destroy()
@@ -233,19 +236,19 @@ class Journal:
         return True
 
     def step_key(self, step: int) -> bytes:
-        """The key of the step that is due, for the channel alone; it is on disk. ValueError for any other step."""
+        """The key of the current step, which is on disk; only for the channel. ValueError for any other step."""
         return self._key.of(step)
 
     def append(self, release: Release) -> None:
-        """Write a release down, durably. Only after this returns may the update be applied."""
+        """Append a release durably. Apply the update only after this returns."""
         if release.step != self.num_steps or len(release.values) != self._width:
             raise ValueError("a journal takes each step once, in order, with all its directions")
         self._append({"step": release.step, "values": list(release.values)})
 
     def close(self, *, clean: bool) -> None:
-        """Let go of the run. `clean` promises that this process has no draw in flight; then no key is left.
+        """Release the run's lock. `clean`: this process has no draw in progress, so no key is kept.
 
-        A step that an earlier process may have drawn stays in flight, and its key on the disk, until it is made again.
+        The key of a step that an earlier process may have drawn stays on disk until the step is repeated.
         """
         try:
             if clean and not self._key.found:
@@ -272,7 +275,7 @@ class Journal:
     def _write_line(self, fields: Mapping[str, Any]) -> None:
         line = canonical(fields) + b"\n"
         with self._disk(JOURNAL):
-            # A short write leaves a torn line, which the next reader drops.
+            # A short write leaves an incomplete line, which the next reader drops.
             while line:
                 line = line[os.write(self._file, line) :]
             os.fsync(self._file)
@@ -290,7 +293,7 @@ class Journal:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` as one atomic, synced act, owner-only. DpzoError if the disk refuses."""
+    """Replace `path` by `content` atomically and synced, owner-only. DpzoError if writing fails."""
     scratch = path.with_name(path.name + ".new")
     try:
         file = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -318,7 +321,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _closed_on_failure(file: int) -> Iterator[None]:
-    """Let go of the file, and so of the lock, if the run cannot be taken up: a later attempt may be by this process."""
+    """Close the file, and so release the lock, if reopening fails: this process may try again."""
     try:
         yield
     except BaseException:
@@ -355,7 +358,7 @@ def _read_head(path: Path, content: bytes) -> dict[str, Any]:
     try:
         head = json.loads(content)
         plain = type(head["step"]) is int and isinstance(head["hash"], str) and isinstance(head["closed"], bool)
-        # Byte for byte: a further key, or another spelling, is not of this program.
+        # Byte for byte: this program writes no extra keys and only one spelling.
         if plain and head.keys() == {"step", "hash", "closed"} and content == canonical(head) + b"\n":
             return cast("dict[str, Any]", head)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -1,4 +1,4 @@
-"""One line of a journal: its spelling, its place in the hash chain, and what makes it one that a run writes."""
+"""One line of a journal: its canonical spelling, its link in the hash chain, and its validation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, cast
 from dpzo.errors import DpzoError
 
 _MOST_DIRECTIONS = 1 << 20
-"""Far above what a config may hold; a line of so many values is read at once."""
+"""Far above a config's limit; a line of so many values still fits in memory."""
 
 
 def canonical(fields: Mapping[str, Any]) -> bytes:
-    """The one spelling of a line or a head. ValueError for NaN and infinities."""
+    """The canonical spelling of a line or a head. ValueError for NaN and infinities."""
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
 def chain(previous: str, body: Mapping[str, Any]) -> str:
-    """The chain's hash after a line without its own hash, from the hash before it."""
+    """The hash of the hash chain after a line (without its own hash), from the previous hash."""
     return hashlib.sha256(previous.encode() + b"\n" + canonical(body)).hexdigest()
 
 
@@ -31,7 +31,7 @@ def longest_line(width: int) -> int:
 
 
 def begun_line(line: bytes, step: int) -> bool:
-    """Whether `line`, which lacks its end, is the beginning of the one that `append` writes for `step`."""
+    """Whether the incomplete `line` is a prefix of the line that `append` writes for `step`."""
     text = line.decode("latin-1")
     head, tail = '"hash":"', f'","step":{step}'
     return _begins(text, "{" + head, tail + ',"values":[', r"[-0-9,]*\]?\}?") or _begins(
@@ -40,7 +40,7 @@ def begun_line(line: bytes, step: int) -> bool:
 
 
 def _begins(text: str, before: str, after: str, rest: str) -> bool:
-    """Whether `text` is a beginning of `before`, 64 hexadecimal digits, `after` and what matches `rest`."""
+    """Whether `text` is a prefix of `before`, 64 hexadecimal digits, `after` and text that matches `rest`."""
     if len(text) <= len(before):
         return before.startswith(text)
     digits, left = text[len(before) : len(before) + 64], text[len(before) + 64 :]
@@ -61,7 +61,7 @@ def parse_line(path: Path, line: bytes, number: int) -> dict[str, Any]:
 
 
 def line_width(path: Path, header: Mapping[str, Any]) -> int:
-    """K as the header states it; DpzoError unless the header holds what reading needs."""
+    """K from the header; DpzoError if the header lacks a field that reading needs."""
     plan = header.get("plan")
     if isinstance(plan, dict) and type(header.get("lattice_unit")) is float:
         width, steps = plan.get("num_directions"), plan.get("steps")
@@ -71,7 +71,7 @@ def line_width(path: Path, header: Mapping[str, Any]) -> int:
 
 
 def verify_line(path: Path, line: bytes, step: int, previous: str, width: int) -> str:
-    """The chain hash after the line of `step`; DpzoError unless the line is, byte for byte, what `append` writes."""
+    """The chain hash after the line of `step`; DpzoError unless it is byte for byte the line that `append` writes."""
     fields = parse_line(path, line, step + 2)
     fields.pop("hash", None)
     values = fields.get("values")

@@ -1,4 +1,4 @@
-"""local.yaml of a run: where the private data and the base model lie on this machine. Owner-only, never published."""
+"""local.yaml of a run: the local paths of the private data and the base model. Owner-only, never published."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ from dpzo.run.output import no_run
 
 LOCAL = "local.yaml"
 NOT_KEPT: Literal["not kept"] = "not kept"
-"""What local.yaml says of records that were held in memory."""
+"""The entry in local.yaml for records that were held in memory."""
 _LARGEST = 1 << 20
-"""Bytes: more paths than anyone names."""
+"""Maximum bytes of local.yaml; far more than any list of paths needs."""
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where the private records lie. Kept out of all that is public.
+    """The location of the private data. Never part of public output.
 
-    - `file`: a csv, tsv, jsonl or parquet file, a folder of datasets' `save_to_disk`, or `hub:organisation/name`;
-      `more`: further ones with the same columns, read after it.
-    - `split` and `revision`: of a saved data set or a hub name.
-    - `folder`: in place of all these, the folder that holds a built-in task's files.
-    - `memory`: in place of all these, records that the caller holds. No copy of them is kept: where a run's local.yaml
-      is read they are `NOT_KEPT`.
+    Args:
+        file: A csv, tsv, jsonl or parquet file, a folder of datasets' `save_to_disk`, or `hub:organisation/name`.
+        more: Further files with the same columns, read after `file`.
+        split: The split of a saved data set or a hub name.
+        revision: The revision of a hub name.
+        folder: Instead of all these, the folder that holds a built-in task's files.
+        memory: Instead of all these, records in memory. No copy is kept: after reading a run's local.yaml, the value
+            is `NOT_KEPT`.
     """
 
     file: str | Path | None = None
@@ -58,7 +60,7 @@ class DataSource:
 
     @classmethod
     def of(cls, given: Data) -> DataSource:
-        """A source from any of its forms: itself, one file's path (or hub:NAME), several of them, a table in memory."""
+        """Convert any form of `Data`: a DataSource, a path (or hub:NAME), several paths, or a table in memory."""
         if isinstance(given, cls):
             return given
         if isinstance(given, str | Path):
@@ -68,7 +70,7 @@ class DataSource:
                 return cls(file=given[0], more=tuple(given[1:]))
             if not any(isinstance(row, Mapping) for row in given):
                 raise DpzoError("data: is a list of neither paths nor dicts; give a path, several, or a list of dicts")
-        return cls(memory=InMemory(given))  # type: ignore[arg-type]  # which refuses anything else
+        return cls(memory=InMemory(given))  # type: ignore[arg-type]  # which rejects anything else
 
     @property
     def data_folder(self) -> Path | None:
@@ -83,7 +85,7 @@ class DataSource:
         return self.more if self.file is None else (self.file, *self.more)
 
     def to_dict(self) -> dict[str, Any]:
-        """Absolute paths, for the owner-only file that a resume reads; what is not given is left out."""
+        """Absolute paths, for the owner-only file that a resume reads; unset fields are omitted."""
         given = {
             "file": None if self.file is None else _absolute(self.file),
             "folder": None if self.folder is None else _absolute(self.folder),
@@ -96,7 +98,7 @@ class DataSource:
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> DataSource:
-        """What `to_dict` gave. TypeError for another key."""
+        """The source that `to_dict` wrote. TypeError for an unknown key."""
         folder = given.get("folder")
         return cls(
             **{**given, "folder": None if folder is None else Path(folder), "more": tuple(given.get("more", ()))}
@@ -118,7 +120,7 @@ def records_of(
     split: Literal["train", "dev", "test"] = "train",
     tell: Tell = untold,
 ) -> Records:
-    """The records of a source as a run's config declares them; private unless the caller knows better."""
+    """The records of a source as a run's config declares them; private data unless known to be public."""
     if source.data_folder is not None:
         return task.load(source.data_folder, split, config.data.layout)
     if not source.places:
@@ -129,16 +131,16 @@ def records_of(
 
 
 def as_folder(given: str | Path, what: str) -> Path:
-    """A path from a text or a path. DpzoError naming `what` for anything else."""
+    """Convert a string or a path to a path. DpzoError naming `what` for anything else."""
     if not isinstance(given, str | Path) or not str(given):
         raise DpzoError(f"{what}: is a {type(given).__name__}; give a folder's path")
     return Path(given).expanduser()
 
 
 def located(config: RunConfig) -> RunConfig:
-    """The config with its local files named by absolute paths, found from anywhere: base model and public basis.
+    """The config with absolute paths for its local files: base model and public basis.
 
-    What the run publishes names them so: its journal, its card and an adapter's own configuration.
+    The published journal, card and adapter configuration contain these paths.
     """
     folder, basis = Path(config.model.name).expanduser(), config.training.basis
     if basis is not None:
@@ -147,13 +149,13 @@ def located(config: RunConfig) -> RunConfig:
 
 
 def base_name(transcript: Transcript) -> str:
-    """The base model as a journal names it."""
+    """The base model's name in a journal."""
     with refusing(no_run(transcript.path)):
         return str(transcript.header["base"]["name"])
 
 
 def found_base(run: Path, name: str, base: str | None) -> str | None:
-    """`base`; without one the folder that local.yaml notes, where the header's `name` is a relative path of old."""
+    """`base`, or else the folder in local.yaml if the header's `name` is a relative path (older versions)."""
     if base is not None:
         return base
     if Path(name).is_absolute() or Path(name).expanduser().is_dir() or not (run / LOCAL).is_file():
@@ -164,7 +166,7 @@ def found_base(run: Path, name: str, base: str | None) -> str | None:
 
 @contextmanager
 def naming_base(base: str | None) -> Iterator[None]:
-    """Errors about the base model name the option that mends them: --base."""
+    """Add the option --base, which fixes them, to errors about the base model."""
     try:
         yield
     except DpzoError as error:
@@ -177,14 +179,14 @@ def naming_base(base: str | None) -> Iterator[None]:
 
 
 def write_local(folder: Path, source: DataSource, base: str) -> None:
-    """Note where the records lie, and the base model if it is a local folder."""
+    """Write the location of the records, and of the base model if it is a local folder."""
     model = Path(base).expanduser()
     local = {"data": source.to_dict(), "base": str(model.resolve()) if model.is_dir() else None}
     write_durably(folder / LOCAL, yaml.safe_dump(local).encode())
 
 
 def source_again(run: Path, noted: DataSource, given: Data | None) -> DataSource:
-    """Where a run's records are now: as `given`, or as its local.yaml notes. DpzoError where no copy was kept."""
+    """The current location of a run's records: `given`, or from local.yaml. DpzoError if no copy was kept."""
     if given is not None:
         return DataSource.of(given)
     if noted.memory == NOT_KEPT:
@@ -196,7 +198,7 @@ def source_again(run: Path, noted: DataSource, given: Data | None) -> DataSource
 
 
 def read_local(folder: Path) -> tuple[DataSource, str | None]:
-    """What `write_local` noted. DpzoError where it is missing or damaged."""
+    """Read what `write_local` wrote. DpzoError if it is missing or damaged."""
     try:
         local = parse_yaml(read_regular(folder / LOCAL, _LARGEST).decode())
         return DataSource.from_dict(local["data"]), local["base"]

@@ -1,7 +1,7 @@
-"""fit, resume, replay: the loop that everything else serves.
+"""The training loop: fit, resume and replay.
 
-θ_T is a function of (θ_0, public seed, journal), bit for bit. The data enters through `rows`, leaves through the
-channel, and nothing below the `del` can see it.
+θ_T is a function of (θ_0, public seed, journal), bit for bit. Private data enters through `rows` and leaves only
+through the channel; code below the `del` cannot access it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RandomnessAt = Callable[[int], Randomness]
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is made of. `header` names all that θ_T depends on; it opens the journal and is public."""
+    """The parts that train a run. `header` is public, starts the journal and states everything that θ_T depends on."""
 
     plan: PrivacyPlan
     parameters: TrainableParameters
@@ -52,7 +52,7 @@ class Job:
 
 
 class Stopped(Exception):
-    """The run was asked to stop, by the signal `number`, and did so between two steps: nothing is lost."""
+    """The run stopped between two steps after the signal `number`. No work is lost; the run can be resumed."""
 
     def __init__(self, said: str, number: int = signal.SIGINT) -> None:
         super().__init__(said)
@@ -71,8 +71,11 @@ def fit(
     """Train from θ_0 in a folder that holds no run yet. On return the parameters hold θ_T.
 
     `objective.losses(units)` gives one loss per unit at the module's present weights; `observe` sees each Release
-    (None for a burnt step) and nothing else. A unit whose evaluation raises an exception counts 0, silently. Raises
-    Stopped after Ctrl-C or SIGTERM, DpzoError if the folder is taken or the disk refuses.
+    (None for a burnt step) and nothing else. A unit whose evaluation raises an exception counts as 0 without a message.
+
+    Raises:
+        Stopped: after Ctrl-C or SIGTERM.
+        DpzoError: if the folder is in use or writing fails.
     """
     _refuse_undeclared(job, nonprivate_randomness)
     check_epsilon(job.plan.event, job.plan.delta, job.plan.relation, job.plan.epsilon)
@@ -90,10 +93,12 @@ def resume(
     observe: Observer = lambda release: None,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> None:
-    """Resume a run, wherever and however it stopped. `job` must be the run's own, with parameters at θ_0.
+    """Resume an interrupted run. `job` must be the run's own, with parameters at θ_0.
 
-    A step that was in flight when the process died is made again with the same batch and the same noise. Raises
-    DpzoError if the journal does not verify or belongs to another model, plan or seed.
+    A step that a crash interrupted is repeated with the same batch and the same noise.
+
+    Raises:
+        DpzoError: if the journal does not verify or belongs to another model, plan or seed.
     """
     _refuse_undeclared(job, nonprivate_randomness)
     require_same_run(job.header, read(folder))
@@ -113,13 +118,12 @@ def replay(job: Job, transcript: Transcript, *, observe: Observer = lambda relea
 
 
 def require_same_run(header: Mapping[str, Any], transcript: Transcript) -> None:
-    """Refuse a journal whose header differs from what this job would write.
+    """Reject a journal whose header differs from the header that this job would write.
 
-    Versions and evaluation sizes do not enter θ_T. Nor does the config as such, or which of its fields were derived:
-    the job was built from it, later versions add fields to it, and whatever of it matters stands in the header under a
-    name of its own.
+    Versions and evaluation sizes do not affect θ_T and are not compared. Neither are the config and the list of its
+    derived fields: later versions add fields, and the header states separately every value of it that affects θ_T.
     """
-    # By spelling: to Python true is 1, and as the journal gives it back a tuple is a list.
+    # Compare the JSON text: in Python True equals 1, and a tuple comes back from the journal as a list.
     written, found = (
         {name: json.dumps(value, sort_keys=True) for name, value in fields.items()}
         for fields in (header, transcript.header)
@@ -130,7 +134,7 @@ def require_same_run(header: Mapping[str, Any], transcript: Transcript) -> None:
 
 
 def _refuse_undeclared(job: Job, nonprivate_randomness: RandomnessAt | None) -> None:
-    """A run whose header promises secret noise may not get any other, not even for its last steps."""
+    """A run whose header states secret noise must use it for every step."""
     if nonprivate_randomness is not None and job.header["secret_randomness"] is not False:
         raise ValueError("nonprivate_randomness needs a header that says so: journal_header(has_guarantee=False)")
 
@@ -162,10 +166,10 @@ def _train(
             units = channel.draw_batch(num_units)
             rows = estimator(objective, job.parameters, units, directions, job.smoothing)
             release = channel.release(rows)
-            del units, rows  # nothing below may see the data
+            del units, rows  # code below must not access the data
             journal.append(release)
             job.update.apply(job.parameters, state, directions, release.slopes(), step)
-            # By the plan's multiples and not by the last one saved: that would tell of an earlier stop.
+            # At multiples fixed in advance, not relative to the last save, which would reveal an earlier stop.
             if (step + 1) // job.checkpoint_every > saved // job.checkpoint_every:
                 checkpoint.save(journal.folder, job.parameters, state, step + 1, journal.last_hash)
                 saved = step + 1
@@ -175,7 +179,7 @@ def _train(
 
 
 def _last_checkpoint(job: Job, state: dict[str, torch.Tensor], journal: Journal, saved: int) -> None:
-    """What checkpoint a finished run holds follows from the plan: one that a stop has left would tell of the stop."""
+    """Save or discard the last checkpoint by the plan alone: one left by a stop would reveal that stop."""
     if job.plan.steps < job.checkpoint_every:
         checkpoint.discard(journal.folder)
     elif saved != job.plan.steps:
@@ -218,10 +222,10 @@ def _closing(journal: Journal) -> Iterator[Journal]:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], int]]:
-    """Turn the first Ctrl-C or SIGTERM into a request that is honoured between two steps; a second one is immediate.
+    """Turn the first Ctrl-C or SIGTERM into a stop between two steps; a second one stops immediately.
 
-    The first is answered at once by a line on standard error: a step may take minutes.
-    What is yielded gives the number of the signal that asked, 0 while none has.
+    The first prints a line on standard error at once, because a step may take minutes. Yields a function that returns
+    the number of the received signal, or 0.
     """
     requested = 0
     previous: dict[int, Any] = {}
@@ -235,15 +239,15 @@ def _stop_requests() -> Iterator[Callable[[], int]]:
             raise KeyboardInterrupt
         requested = number
         how = "press Ctrl-C" if number == signal.SIGINT else "send the signal"
-        # Straight to the descriptor: a handler may interrupt a buffered write of the same stream.
+        # Write to the descriptor directly: a handler may interrupt a buffered write of the same stream.
         with suppress(OSError):
-            below = "\n" if os.isatty(2) else ""  # a progress bar stands in the line
+            below = "\n" if os.isatty(2) else ""  # a progress bar may occupy the line
             os.write(2, f"{below}dpzo: stopping after this step; {how} again to stop now\n".encode())
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, request)
-    except ValueError:  # not the main thread: whoever owns it handles signals
+    except ValueError:  # not the main thread, which handles signals
         pass
     try:
         yield lambda: requested

@@ -1,7 +1,7 @@
-"""Private fine-tuning of any `nn.Module` with a per-example loss: the same channel, without a tokenizer.
+"""Private fine-tuning of any `nn.Module` with a per-example loss, through the same privacy channel.
 
-`fit` trains in place and leaves a run folder (journal, plan, card, trained weights); `replay` rebuilds the weights
-from the journal. Text models have a richer entry in `dpzo.run.folders`, which the command line uses.
+`fit` trains in place and writes a run folder (journal, plan, card, trained weights); `replay` rebuilds the weights
+from the journal. For language models, `dpzo.run.folders` offers more options; the command line uses it.
 """
 
 from __future__ import annotations
@@ -50,13 +50,32 @@ WEIGHTS = "trained.safetensors"
 
 @dataclass(frozen=True)
 class Settings:
-    """The public choices of a run; every one is in the journal's header.
+    """The public settings of a run; the journal's header records each of them.
 
-    `trainable`: names, or a regular expression searched in them, of parameters whose `requires_grad` is set.
-    `smoothing` φ in parameter units. `average`: the fraction of last steps whose weights are averaged (0: the last
-    weights). `estimator`: a key of `zo.ESTIMATORS`; `update`, `momentum`, `shrinkage`, `ema` (0: none) as for
-    `zo.build_update`: none of them changes the plan. `constant_time`: every evaluation takes the planned number of
-    micro-batches, filled with zero rows where a batch is smaller (docs/threat_model.md says what that hides).
+    Args:
+        learning_rate: Learning rate η, in parameter units per unit slope.
+        smoothing: Perturbation scale φ, in parameter units.
+        trainable: Parameter names, or a regular expression that is searched in the names; only parameters with
+            `requires_grad` set are trained.
+        seed: Public seed of the directions, 0 … 2⁶⁴ − 1.
+        directions: Kind of direction, a key of `zo.KINDS`.
+        estimator: A key of `zo.ESTIMATORS`.
+        update: Update rule, as for `zo.build_update`; like `momentum`, `shrinkage` and `ema`, it does not change the
+            plan.
+        momentum: Decay of `momentum`, and of Adam's first moment.
+        shrinkage: As for `zo.build_update`.
+        ema: Decay of the exponential average of the weights (0: none).
+        schedule: Learning-rate schedule, a key of `zo.SCHEDULES`.
+        warmup_steps: Steps of linear warm-up.
+        average: Fraction of final steps whose weights are averaged (0: the last weights).
+        microbatch_size: Rows per forward pass.
+        constant_time: Every evaluation runs the planned number of micro-batches, padded with zero rows if the batch is
+            smaller (docs/threat_model.md describes what this hides).
+        checkpoint_every: Steps between checkpoints.
+        tuning: How the hyper-parameters were chosen, for the card.
+
+    Raises:
+        DpzoError: for a value out of range or an unknown name.
     """
 
     learning_rate: float
@@ -102,30 +121,30 @@ def fit(
 ) -> dict[str, Any]:
     """Train any `nn.Module` privately, in place, with a per-example loss.
 
-    What the run publishes is (plan.epsilon, plan.delta)-differentially private for every unit, under the assumptions
-    that its card lists. That rows are isolated is one of them, since the loss is not one of dpzo's.
+    The published output is (plan.epsilon, plan.delta)-differentially private for every privacy unit, under the
+    assumptions that the card lists. Row isolation is one of these assumptions, because dpzo does not control the loss.
 
     Args:
-        model: The module at its start. Parameters with `requires_grad=False` are neither trained nor published.
-            Afterwards no parameter has it set; a further `fit` of the same model trains the same ones.
-        loss: `loss(model, batch)` gives (m,) losses of a batch of m = `settings.microbatch_size` rows, each a function
-            of the weights and of its own row alone. The last batch is filled with zero rows. A row for which it raises
-            an exception counts 0; nothing is said, since it would be said of a private row.
-        examples: The private examples, one row a unit: a dict of tensors, arrays or lists; a list of dicts or of pairs;
+        model: The module at its initial weights. Parameters with `requires_grad=False` are not trained or published.
+            `fit` clears `requires_grad` on every parameter; another `fit` of the same model trains the same ones.
+        loss: `loss(model, batch)` returns the (m,) per-example losses of a batch of m = `settings.microbatch_size`
+            rows, each a function of the weights and its own row alone. The last batch is padded with zero rows. A row
+            whose loss raises an exception counts as 0 without a message, which would reveal something of that row.
+        examples: The private data, one row per unit: a dict of tensors, arrays or lists; a list of dicts or of pairs;
             a pair (x, y); a `Dataset` with a length; a `DataLoader`; a `datasets.Dataset`; or a pandas DataFrame.
-        plan: The privacy plan, as `dpzo.solve_plan` gives it.
-        settings: The public choices of the run.
-        output: A new folder, or the folder of this run, which is then resumed.
-        public_examples: Rows of the same form that may be seen, to check at the start that a row's loss does not depend
-            on its neighbours. Without them synthetic rows are made (normal floats, 0/1 integers).
-        observe: Called with each release; with None for a burnt step.
+        plan: The privacy plan, from `dpzo.solve_plan`.
+        settings: The public settings of the run.
+        output: A new folder, or the folder of this run to resume it.
+        public_examples: Public rows of the same form, to check before training that a row's loss does not depend on
+            the other rows in its batch. By default synthetic rows are used (normal floats, 0/1 integers).
+        observe: Called with each release, and with None for a burnt step.
         nonprivate_randomness: For tests; such a run claims no guarantee.
 
     Returns:
         The privacy card. `dpzo.load(output)` opens the run.
 
     Raises:
-        DpzoError: for whatever the caller can mend, a loss whose rows are not isolated among it.
+        DpzoError: for a user error, including a loss whose rows are not isolated.
         dpzo.Stopped: after Ctrl-C or SIGTERM; the same call resumes the run.
 
     Example:
@@ -161,12 +180,12 @@ def fit(
 
 
 def stored(trained: dict[str, torch.Tensor]) -> bytes:
-    """What trained.safetensors holds."""
+    """The content of trained.safetensors."""
     return safetensors.torch.save(trained, {"fingerprint": fingerprint_tensors(trained)})
 
 
 def stored_fingerprint(run: Path) -> str | None:
-    """The hash of the trained weights that the folder holds; None where it holds none. DpzoError for a broken file."""
+    """The hash of the trained weights in the folder, or None if there are none. DpzoError for a damaged file."""
     path = run / WEIGHTS
     if not path.is_file():
         return None
@@ -177,14 +196,14 @@ def stored_fingerprint(run: Path) -> str | None:
 
 
 def replay(model: nn.Module, run: str | Path) -> str:
-    """Rebuild θ_T in `model` (which must hold θ_0) from a run's journal alone; returns the trained weights' hash.
+    """Rebuild θ_T in `model` (which must hold θ_0) from a run's journal alone; return the hash of the trained weights.
 
     Raises DpzoError if the journal does not verify or was written for another model.
     """
     transcript = read(Path(run))
     header = transcript.header
     check_header(header)
-    settings = Settings(**header["settings"])  # a journal of an older version leaves the newer ones at their defaults
+    settings = Settings(**header["settings"])  # settings that an older version did not record keep their defaults
     plan = PrivacyPlan.from_dict(header["plan"])
     model.eval()
     parameters, scheme, update = _parts(model, _journal_names(Path(run)), plan, settings)
@@ -230,7 +249,7 @@ def _job(
         update=_update_facts(settings),
         evaluation={
             "microbatch_size": settings.microbatch_size,
-            "isolation": "assumed",  # not a loss of ours
+            "isolation": "assumed",  # the loss is the user's
             **({"planned_passes": planned} if planned else {}),
         },
         num_examples_source="declared",
@@ -268,7 +287,7 @@ def _planned_passes(plan: PrivacyPlan, settings: Settings) -> int:
 def _parts(
     model: nn.Module, names: Sequence[str], plan: PrivacyPlan, settings: Settings
 ) -> tuple[TrainableParameters, DirectionScheme, Update]:
-    # Held whole: nothing is known of how this module reads its weights, and both ways give the same bits.
+    # Held whole: how this module reads its weights is unknown, and both ways give the same bits.
     parameters = TrainableParameters(model, names, materialise="all")
     scheme = DirectionScheme(settings.directions, settings.seed, plan.num_directions, parameters.sizes)
     if settings.schedule not in SCHEDULES:
@@ -304,11 +323,11 @@ def _require_types(model: object, loss: object, plan: object, settings: object, 
 
 
 _TRAINED: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
-"""Names that were trainable when a module was first given here: training clears `requires_grad` of all parameters."""
+"""Names that were trainable when `fit` first received a module: training clears `requires_grad` on all parameters."""
 
 
 def _trainable_names(model: nn.Module, trainable: str | Collection[str]) -> list[str]:
-    """The chosen parameters that `requires_grad` allows to be trained. DpzoError where there is none."""
+    """The selected parameters that have `requires_grad` set. Raises DpzoError if there are none."""
     learnable = [name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
     learnable = learnable or list(_TRAINED.get(model, ()))
     if isinstance(trainable, str):
@@ -340,12 +359,12 @@ def _journal_names(run: Path) -> list[str]:
 
 
 def _float_dtype(model: nn.Module) -> torch.dtype:
-    """What the model computes in: examples that are no tensors yet become tensors of it."""
+    """The model's floating-point dtype, to which examples that are not yet tensors are converted."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
 
 def _public(public: Examples, private: Examples) -> Examples:
-    """`public`, if its rows are of the form of the private ones."""
+    """Return `public` if its rows have the same form as the private ones."""
     forms = [{name: (tensor.dtype, tensor.shape[1:]) for name, tensor in rows.items()} for rows in (public, private)]
     if forms[0] != forms[1]:
         raise DpzoError("public_examples: must have the names, row shapes and dtypes of the examples")

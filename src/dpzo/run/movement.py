@@ -1,4 +1,4 @@
-"""How far a run's steps move the weights, judged on public synthetic records before any privacy budget is spent."""
+"""Estimate how far a run moves the weights, on public synthetic records, before any privacy budget is spent."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dpzo.zo.shift import shifted
 RUINED = 10.0
 """Nats by which the noise of a whole run may raise the mean loss of synthetic records: a perplexity of 22,000 times."""
 _SMALLEST = 1.4e-45
-"""The smallest positive float32: what is moved by less does not move, not even from zero."""
+"""The smallest positive float32: a smaller movement changes no element, not even zero."""
 _RELATIVE = 2.0**-25
 """Half the gap of float32 numbers, relative to their size."""
 
 
 def noise_walk(plan: PrivacyPlan, learning_rate: float, update: str) -> float:
-    """How far the noise of all steps moves an element, root mean square, parameter units.
+    """Root mean square movement of an element by the noise of all steps, in parameter units.
 
     η·√T·σC / (B·√K) for steps along the release, B = q·N; η·√T for Adam and sign steps, whose length is η.
     """
@@ -41,7 +41,7 @@ def check_rate(
     scheme: DirectionScheme,
     synthetic: TokenObjective | FeatureObjective,
 ) -> str | None:
-    """Refuse a learning rate whose noise alone ruins the model, or that moves nothing; a note where it moves little.
+    """Reject a learning rate whose noise ruins the model or that moves no weight; a note if it moves little.
 
     `synthetic`: the production objective over public synthetic records. θ is moved by `noise_walk` along a public
     direction and put back. Public. Errors: `DpzoError` naming the rate and what to do.

@@ -1,4 +1,4 @@
-"""A run's output folder: new, owner-only, never shared with something else."""
+"""A run's output folder: new, owner-only, and used by one run alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONFIG, COUNT = "config.yaml", "count.json"
 
 
 def require_new(folder: Path) -> None:
-    """Refuse a folder that holds anything, before any time is spent."""
+    """Reject a folder that is not empty, before any computation."""
     if folder.exists() and not folder.is_dir():
         raise DpzoError(f"--output {folder}: is a file; choose a new folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -29,15 +29,15 @@ def require_new(folder: Path) -> None:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run was begun in `folder`: what --overwrite may set aside."""
+    """Whether a run was started in `folder`, which --overwrite may then rename."""
     return any((folder / name).exists() for name in (JOURNAL, COUNT, CONFIG))
 
 
 def set_aside(folder: Path, tell: Callable[[str], None]) -> None:
     """Rename the run in `folder`, if there is one, to the first of `folder`.1, `folder`.2 … that is free.
 
-    Nothing is deleted: a journal is the record of ε that is spent, whether or not the run is kept. DpzoError where
-    another process works in it.
+    Nothing is deleted: the journal records spent ε even if the run is discarded. DpzoError if another process uses the
+    folder.
     """
     if not is_run(folder):
         return
@@ -63,12 +63,12 @@ def make_folder(folder: Path) -> None:
 
 
 def no_run(journal: Path) -> str:
-    """What to say of a journal that verifies, and whose header is none that a run writes."""
+    """The message for a journal that verifies but whose header no run writes."""
     return f"{journal}: line 1 is not the header of a run; it is damaged or of another version"
 
 
 def require_begun(folder: Path) -> None:
-    """Say what became of a run that died before its journal was made: there is nothing to go on with."""
+    """Raise DpzoError for a run that stopped before its journal was created: it cannot be resumed."""
     if (folder / JOURNAL).exists() or (not (folder / CONFIG).exists() and not (folder / COUNT).exists()):
         return
     if (folder / COUNT).exists():
@@ -84,15 +84,15 @@ def claim_new(folder: Path) -> Iterator[None]:
     require_new(folder)
     make_folder(folder)
     with claimed(folder):
-        require_new(folder)  # another process may have been quicker
+        require_new(folder)  # another process may have claimed it first
         yield
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """While the block runs no other process of ours works in `folder`, which must exist: two would mix their files.
+    """Lock the existing `folder` against other dpzo processes while the block runs.
 
-    A file system without such locks on folders leaves it at the journal's own. DpzoError where another process works.
+    On a file system without folder locks, only the journal's own lock applies. DpzoError if the folder is locked.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)

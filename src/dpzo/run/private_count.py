@@ -1,8 +1,8 @@
-"""A private number of units: one more query through the one channel, paid from the run's ε.
+"""A private number of units: one more release through the channel, paid from the run's ε.
 
-Where N itself may not be known, a run spends a share of ε on Ñ = N + Laplace(1/ε_count) and uses Ñ wherever N is
-asked for: sampling probability, defaults, the card. The rest of ε pays for the training, whose mechanism depends on Ñ
-alone, so the two add up (adaptive composition): (ε_count, 0) + (ε_training, δ).
+If N itself is private, a run spends a share of ε on Ñ = N + Laplace(1/ε_count) and uses Ñ in place of N: for the
+sampling probability, defaults and the card. The remaining ε is spent on training, whose mechanism depends on Ñ alone,
+so the two add up (adaptive composition): (ε_count, 0) + (ε_training, δ).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from dpzo.privacy.plan import relation_named
 
 @dataclass(frozen=True)
 class PrivateCount:
-    """What counting made public: `values` (1,) lattice integers of the one release of `plan`."""
+    """The public result of counting: `values` (1,), the lattice integers of the single release of `plan`."""
 
     plan: PrivacyPlan
     values: tuple[int, ...]
 
     @property
     def num_examples(self) -> int:
-        """Ñ, at least 1: released integers ÷ the integer that one unit counts for, so that it is not biased."""
+        """Ñ, at least 1: the released integer divided by the integer of one unit, to avoid bias."""
         bound = lattice(self.plan.mechanism, self.plan.clip_norm, self.plan.num_directions).bound
         return max(1, round(self.values[0] / bound))
 
     @property
     def epsilon(self) -> float:
-        """What it cost."""
+        """The ε that the count spent."""
         return self.plan.epsilon
 
     def to_dict(self) -> dict[str, Any]:
@@ -45,19 +45,19 @@ class PrivateCount:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> PrivateCount:
-        """What `to_dict` gave. DpzoError for anything else."""
+        """The count that `to_dict` wrote. DpzoError for anything else."""
         with refusing("count: not a private count as a journal's header holds it; the journal is damaged"):
             (value,) = fields["values"]
             return cls(PrivacyPlan.from_dict(fields["plan"]), (int(value),))
 
 
 def count_text(count: PrivateCount) -> str:
-    """What count.json holds."""
+    """The content of count.json."""
     return json.dumps(count.to_dict()) + "\n"
 
 
 def check_private_count(privacy: PrivacyConfig) -> None:
-    """Refuse `num_examples = private` where it cannot be paid for or would protect nothing."""
+    """Reject `num_examples = private` if the privacy budget cannot cover it or it would protect nothing."""
     if privacy.num_examples != PRIVATE:
         return
     if privacy.epsilon is None:
@@ -74,11 +74,11 @@ def release_count(
 ) -> PrivateCount:
     """Count `num_units` (secret) with ε = `epsilon` under add_or_remove_one: each unit is a row of 1, clipped to 1.
 
-    Pure ε, exact noise of scale 1/ε. Write the answer down before anything is done with it: another draw is another ε.
+    Pure ε, exact noise of scale 1/ε. Write the result to disk before using it: a second draw spends ε again.
     Source: the private n of Bao et al., DP-AggZO, USENIX Security 2025 (there 5 % of ε, floating-point noise).
     """
     plan = PrivacyPlan(
-        num_examples=1,  # not known; a full batch neither samples nor divides by it
+        num_examples=1,  # unknown; a full batch does not use it for sampling or division
         sampler=FullBatch(),
         mechanism=Laplace(1 / epsilon),
         clip_norm=1.0,

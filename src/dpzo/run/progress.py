@@ -1,4 +1,4 @@
-"""What the watcher of a run is told, all of it public."""
+"""Progress information of a run for its watcher. All of it is public."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpzo.run.published import promises, whole_epsilon
 
 @dataclass(frozen=True)
 class Progress:
-    """What a watcher is told, all of it public: the plan, the run's whole ε, a forecast made on synthetic data."""
+    """Public facts for a watcher: the plan, the run's total ε, and a forecast made on synthetic data."""
 
     plan: PrivacyPlan
     epsilon: float
@@ -25,12 +25,12 @@ Watcher = Callable[[Progress], Callable[[Release | None], None]]
 
 
 def unwatched(progress: Progress) -> Callable[[Release | None], None]:
-    """Tell nobody."""
+    """A watcher that ignores all progress."""
     return lambda release: None
 
 
 def progress_of(parts: RunParts) -> Progress:
-    """What there is to tell of a run before its first step."""
+    """The progress information before a run's first step."""
     plan, header, forecast = parts.job.plan, parts.job.header, parts.forecast
     return Progress(
         plan, whole_epsilon(plan, header), promises(header), forecast.seconds_per_step, forecast.memory_bytes

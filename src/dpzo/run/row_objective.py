@@ -1,4 +1,4 @@
-"""A user's loss over rows of tensors, evaluated in micro-batches of one size, and the check that rows are isolated."""
+"""A user's per-example loss over rows of tensors in micro-batches, and the check that rows are isolated."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ Losses = npt.NDArray[np.float64]
 
 
 class RowObjective:
-    """Losses of rows in micro-batches of one size, the last one filled with zero rows; at least `planned_passes`.
+    """Losses of rows in micro-batches of one size, the last one padded with zero rows; at least `planned_passes`.
 
-    The model's buffers are the same before each micro-batch: what an evaluation writes into one is undone, whether it
-    returns or raises, so no buffer carries anything from one unit to another.
+    The model's buffers are restored after each micro-batch, also after an exception, so no buffer carries information
+    from one unit to another.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class RowObjective:
             chosen = units[start : start + self._size]
             found[start : start + len(chosen)] = self._evaluate(chosen)[: len(chosen)]
         for _ in range(-(-len(units) // self._size), self.planned_passes):
-            with suppress(Exception):  # a loss that cannot take zero rows alone changes no unit's row
+            with suppress(Exception):  # a loss that fails on zero rows alone affects no unit's row
                 self.evaluate_filling()
         return found
 
     def evaluate_filling(self) -> None:
-        """Evaluate a micro-batch that holds no row: shows whether the machine can evaluate any."""
+        """Evaluate a micro-batch of padding, which shows whether the machine can evaluate any."""
         self._evaluate(np.zeros(0, dtype=np.int64))
 
     def _evaluate(self, chosen: Units) -> Losses:
@@ -89,7 +89,7 @@ class RowObjective:
 
 
 class _Buffers:
-    """A module's buffers as they were, to be put back; `changed` names those that had to be."""
+    """A copy of a module's buffers, to restore them; `changed` lists the buffers that were restored."""
 
     def __init__(self, model: nn.Module) -> None:
         self._owners = [(name, module, dict(module._buffers)) for name, module in model.named_modules()]
@@ -102,7 +102,7 @@ class _Buffers:
         self.changed: set[str] = set()
 
     def restore(self) -> None:
-        """Put back what was written to or replaced since; told by tensor versions, which cost no comparison."""
+        """Restore buffers that were written to or replaced, detected by tensor versions instead of comparing values."""
         for owner, module, buffers in self._owners:
             if len(module._buffers) != len(buffers) or any(
                 module._buffers.get(name) is not kept for name, kept in buffers.items()
@@ -120,11 +120,12 @@ class _Buffers:
 
 @dataclass(frozen=True)
 class IsolationCheck:
-    """Whether rows depend on their own unit alone, as far as public rows show, through the run's estimator.
+    """Check on public rows, through the run's estimator, that each row depends on its own unit alone.
 
-    Rows of three kinds, each beside many neighbours: as given (or synthetic), of scales up to 10⁶ and of NaN and
-    infinities; on a CPU integers up to 10⁶ too. Rows that raise count as they do in training. What passes may still
-    fail on other rows, at other weights or after more calls: the card says *assumed*.
+    Tests three kinds of rows, each in batches with many other rows: as given (or synthetic), at scales up to 10⁶, and
+    with NaN and infinities; on a CPU also integers up to 10⁶. Rows that raise an exception count as they do in
+    training. A loss that passes may still fail on other rows, at other weights or after more calls: the card says
+    *assumed*.
     """
 
     model: nn.Module
@@ -164,7 +165,7 @@ class IsolationCheck:
         return RowObjective(self.model, self.loss, examples, self.microbatch_size)
 
     def _require_one_loss_a_row(self, objective: RowObjective) -> None:
-        """What is wrong with the loss as such, told in its own words: the rows are public."""
+        """Raise DpzoError if the loss itself is invalid, quoting its error, because the rows are public."""
         try:
             objective.losses(np.arange(len(objective), dtype=np.int64))
         except DpzoError:
@@ -176,7 +177,7 @@ class IsolationCheck:
             ) from error
 
     def _keeps_rows(self, objective: RowObjective, written: set[str], most: int | None) -> bool:
-        # One direction shows what a loss does; what an estimator of the user's does may depend on how many there are.
+        # One direction is enough to test a loss; a user's estimator may depend on the number of directions.
         scheme, safe = self.scheme, ExceptionSafeEstimator(self.estimator, stop=_Never)
         if is_own(self.estimator):
             scheme = DirectionScheme(scheme.kind, scheme.seed, 1, self.parameters.sizes)
@@ -184,7 +185,7 @@ class IsolationCheck:
         def rows(units: Units) -> Losses:
             with torch.no_grad():
                 found = safe(objective, self.parameters, units, scheme.at(0), self.smoothing)
-            return np.where(np.isfinite(found).all(axis=1, keepdims=True), found, np.nan)  # all such rows count 0
+            return np.where(np.isfinite(found).all(axis=1, keepdims=True), found, np.nan)  # all such rows count as 0
 
         kept = keeps_bits(rows, min(self.microbatch_size, len(objective)), len(objective), most)
         written.update(objective.changed_buffers)
@@ -192,16 +193,16 @@ class IsolationCheck:
 
 
 _FEW = 6
-"""Arrangements of hostile rows: those that differ in kind, without the random ones."""
+"""Number of arrangements of extreme rows: those that differ in kind, without the random ones."""
 
 
 class _Never(Exception):
-    """No exception of public rows is passed on."""
+    """An exception type that is never raised: no exception on public rows is re-raised."""
 
 
 @dataclass(frozen=True)
 class _Shifted:
-    """An objective beside θ_0, where weights that start at zero can hide nothing."""
+    """An objective at weights near θ_0, so that weights that start at zero cannot hide a dependence."""
 
     rows: RowObjective
     parameters: TrainableParameters
@@ -227,11 +228,11 @@ def synthetic_examples(like: Examples, size: int) -> Examples:
 
 
 _DECADES = 7
-"""Scales of 10⁰ to 10⁶, by turns."""
+"""Scales 10⁰ to 10⁶, in rotation."""
 
 
 def _hostile(examples: Examples) -> Iterator[Examples]:
-    """The same rows at many scales, then some of them not finite; and, where none can harm a device, large integers."""
+    """The same rows at many scales, then some non-finite rows, and large integers where they cannot crash a device."""
     if any(tensor.is_floating_point() for tensor in examples.values()):
         yield {name: _scaled(tensor) if tensor.is_floating_point() else tensor for name, tensor in examples.items()}
         yield {name: _not_finite(tensor) for name, tensor in examples.items()}
@@ -257,7 +258,7 @@ def _not_finite(tensor: Tensor) -> Tensor:
 
 
 def _state(model: nn.Module) -> Iterator[tuple[str, object]]:
-    """What an evaluation could leave behind in a model: buffers by content, weights by version, plain attributes."""
+    """The model state that an evaluation could change: buffers by content, weights by version, plain attributes."""
     for name, buffer in model.named_buffers():
         yield name, _digest(buffer)
     for name, parameter in model.named_parameters():
@@ -269,7 +270,7 @@ def _state(model: nn.Module) -> Iterator[tuple[str, object]]:
 
 
 def _plain(value: object, depth: int = 3) -> object:
-    """A value that equals another if and only if both are the same plain data; whatever else is all alike."""
+    """A value that equals another if and only if both are the same plain data; all other values compare equal."""
     if isinstance(value, Tensor):
         return _digest(value)
     if isinstance(value, np.ndarray) and value.dtype != object:

@@ -1,4 +1,4 @@
-"""A run as an object: what `dpzo.finetune` and `dpzo.load` return, and what the commands work on."""
+"""The `Run` class, which `dpzo.finetune` and `dpzo.load` return and the commands use."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from dpzo.verify import Report, verify
 
 
 class Run:
-    """A run's folder: its card, plan and releases, its model, and what can be done with them.
+    """A run's folder: its privacy card, plan, releases and model, and the operations on them.
 
-    Everything is read from the folder when it is asked for, and all of it but the model's files is checked against the
-    journal's hash chain. Nothing private is read or shown, except by `evaluate` and `resume`, which say so.
+    Each attribute is read from the folder on access. Everything but the model's files is checked against the journal's
+    hash chain. Only `evaluate` and `resume` read private data.
 
     Args:
-        path: The run's folder. Nothing is read until something is asked for; `dpzo.load` reads the journal at once.
+        path: The run's folder. The constructor reads nothing; `dpzo.load` reads and checks the journal immediately.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -52,7 +52,7 @@ class Run:
     def card(self) -> dict[str, Any]:
         """The privacy card: `claim`, `epsilon`, `delta`, `guarantee`, `assumptions`, `not_covered` and more.
 
-        Computed from the journal, whatever the card's files in the folder say.
+        Computed from the journal; the card's files in the folder are not used.
         """
         transcript = read(self.path)
         state = (transcript.last_hash, transcript.num_steps, tuple(read_private_uses(self.path).items()))
@@ -62,41 +62,41 @@ class Run:
 
     @property
     def card_text(self) -> str:
-        """The privacy card as a page of Markdown."""
+        """The privacy card as Markdown."""
         return render_markdown(self.card)
 
     @property
     def plan(self) -> PrivacyPlan:
-        """The privacy plan: steps, sampling, noise, and the ε that they come to."""
+        """The privacy plan: steps, sampling, noise, and the resulting ε."""
         transcript = read(self.path)
         with refusing(no_run(transcript.path)):
             return PrivacyPlan.from_dict(transcript.header["plan"])
 
     @property
     def config(self) -> ResolvedConfig:
-        """The config as it ran, with the values that the run derived. DpzoError for a run of `dpzo.fit`."""
+        """The resolved config, including derived values. Raises DpzoError for a run of `dpzo.fit`."""
         transcript = self._of_text("has settings, and no config")
         with refusing(no_run(transcript.path)):
             return recorded_config(transcript.header["config"])
 
     @property
     def is_finished(self) -> bool:
-        """Whether all steps are made and the model and the card are saved: nothing is left to resume."""
+        """Whether all steps are complete and the model and the card are saved."""
         transcript = read(self.path) if (self.path / modules.WEIGHTS).is_file() else None
         if transcript is not None and "settings" in transcript.header:
             return transcript.num_steps >= int(transcript.header["plan"]["steps"])
         return finished_card(self.path) is not None
 
     def releases(self) -> list[dict[str, Any]]:
-        """Everything that the run published about its data, as a table.
+        """Return every release of the run as a table.
 
         Returns:
-            One dict a step, in order, which `pandas.DataFrame(run.releases())` takes: `step`; `burnt`, whether the step
-            is spent without a release; `values`, the K released integers (None where burnt); and `slopes`, the same in
-            slope units, which the update read.
+            One dict per step, in order, ready for `pandas.DataFrame(run.releases())`: `step`; `burnt`, whether the step
+            was spent without a release; `values`, the K released integers (None if burnt); and `slopes`, the same
+            values in slope units, as the update used them.
 
         Raises:
-            DpzoError: for a journal that does not verify.
+            DpzoError: if the journal does not verify.
 
         Example:
             ```python
@@ -106,22 +106,22 @@ class Run:
         return [_row(entry) for entry, _ in read(self.path).entries()]
 
     def model(self, base: str | Path | None = None) -> nn.Module:
-        """Load the trained model in evaluation mode: a model of transformers, with PEFT's adapter where there is one.
+        """Load the trained model in evaluation mode: a transformers model, with its PEFT adapter if it has one.
 
         Args:
             base: Current location of the base model, if it moved.
 
         Returns:
-            A module that is the caller's own: changing it changes neither the folder nor what `generate` uses.
+            A new module. Changing it affects neither the folder nor the model that `generate` uses.
 
         Raises:
-            DpzoError: for an unfinished run, a run of `dpzo.fit`, and a base model that is not found.
+            DpzoError: if the run is unfinished, is a run of `dpzo.fit`, or its base model is not found.
         """
         self._of_text("has no model folder; dpzo.replay(run, module) puts the trained weights into a module")
         return load_trained(self.path, base).loaded.module
 
     def tokenizer(self, base: str | Path | None = None) -> Any:
-        """Load the trained model's tokenizer. Arguments and errors: as `model`."""
+        """Load the trained model's tokenizer. Takes the arguments and raises the errors of `model`."""
         self._of_text("has no tokenizer")
         return load_trained_tokenizer(self.path, base)
 
@@ -135,7 +135,7 @@ class Run:
         stop: str | None = None,
         base: str | Path | None = None,
     ) -> tuple[str, ...]:
-        """Generate text with the trained model, which stays loaded. Arguments and errors: as `dpzo.generate`."""
+        """Generate text with the trained model, as `dpzo.generate` does; the model stays loaded."""
         return self._model(base).generate(
             prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop
         )
@@ -148,7 +148,7 @@ class Run:
         data_is: DataIs = "private",
         base: str | Path | None = None,
     ) -> dict[str, Any]:
-        """Score the trained model, which stays loaded, on other records. Arguments and errors: as `dpzo.evaluate`."""
+        """Score the trained model on other records, as `dpzo.evaluate` does; the model stays loaded."""
         source = DataSource.of(data)
         return self._model(base).evaluate(source, split, data_is=data_is)
 
@@ -160,19 +160,21 @@ class Run:
         module: nn.Module | None = None,
         tell: Callable[[str], None] = untold,
     ) -> Report:
-        """Verify the run independently of whoever made it, without the private data.
+        """Verify the run independently, without the private data.
 
         Args:
-            base: The base model's folder or hub name, if not the run's; its fingerprint has to be the header's.
+            base: The base model's folder or hub name, if it differs from the run's; its fingerprint must match the
+                header's.
             key: A file of the signer's OpenSSH public keys.
-            module: For a run of `dpzo.fit`: the module at its start. It holds the trained weights afterwards.
-            tell: Called with a line about what is being checked.
+            module: For a run of `dpzo.fit`: the module with its initial weights. Afterwards it holds the trained
+                weights.
+            tell: Called with a progress line for each check.
 
         Returns:
             A report: `ok`, `checks`, `first_bad`, `findings`, `not_checked`.
 
         Raises:
-            DpzoError: for a folder that holds no run.
+            DpzoError: if the folder holds no run.
 
         Example:
             ```python
@@ -184,7 +186,7 @@ class Run:
     def replay(
         self, target: str | Path | nn.Module, *, base: str | Path | None = None, watch: Watcher = unwatched
     ) -> folders.Replayed:
-        """Rebuild the trained weights from the journal alone. Arguments, result and errors: as `dpzo.replay`."""
+        """Rebuild the trained weights from the journal alone, as `dpzo.replay` does."""
         if isinstance(target, nn.Module):
             return self._replay_into(target)
         self._of_text("is rebuilt in a module at its start; give that in place of a folder")
@@ -199,7 +201,7 @@ class Run:
         tell: Tell = untold,
         nonprivate_randomness: RandomnessAt | None = None,
     ) -> Run:
-        """Resume the run, wherever it stopped; returns this object. Arguments and errors: as `dpzo.resume`."""
+        """Resume the interrupted run, as `dpzo.resume` does, and return this object."""
         if not self.is_finished:
             self._of_text("is resumed by the call of dpzo.fit that began it")
             folders.resume(
@@ -225,7 +227,7 @@ class Run:
         return self._trained[1]
 
     def _of_text(self, otherwise: str) -> Transcript:
-        """The journal. DpzoError with the words `otherwise` where it is one of `dpzo.fit`."""
+        """The journal of a text run. Raises DpzoError with the message `otherwise` for a run of `dpzo.fit`."""
         transcript = read(self.path)
         if "settings" in transcript.header:
             raise DpzoError(f"{self.path}: is a run of dpzo.fit, which {otherwise}")
@@ -235,7 +237,7 @@ class Run:
         return f"Run({str(self.path)!r}: {self._state()[0]})"
 
     def _repr_html_(self) -> str:
-        """The claim and what limits it, for a notebook."""
+        """The claim and its limits, as HTML for a notebook."""
         state, card = self._state()
         name = html.escape(str(self.path))
         if card is None:
@@ -256,7 +258,7 @@ class Run:
         )
 
     def _state(self) -> tuple[str, dict[str, Any] | None]:
-        """Where the run stands, in words, and its card; None for a folder whose run cannot be read."""
+        """The run's state in words, and its card; the card is None if the run cannot be read."""
         try:
             card = self.card
         except DpzoError as error:
@@ -285,10 +287,10 @@ def load(path: str | Path) -> Run:
         path: The folder that `dpzo.finetune`, `dpzo train` or `dpzo.fit` wrote.
 
     Returns:
-        The run. Its journal has been read and its hash chain holds.
+        The run. Its journal has been read and its hash chain is intact.
 
     Raises:
-        DpzoError: for a folder without a journal, or with one that does not verify.
+        DpzoError: if the folder has no journal, or if its journal does not verify.
 
     Example:
         ```python
@@ -309,21 +311,21 @@ def resume(
     tell: Tell = untold,
     nonprivate_randomness: RandomnessAt | None = None,
 ) -> Run:
-    """Resume an interrupted run of `dpzo.finetune`. A step in flight at a crash is made again with the same draw.
+    """Resume an interrupted run of `dpzo.finetune`. A step interrupted by a crash is repeated with the same draw.
 
     Args:
         run: The run's folder.
-        data: The same records as before: needed where they were held in memory, and where their file has moved.
+        data: The same records as before. Required if they were held in memory or their file has moved.
         base: Current location of the base model, if it moved.
         watch: As for `dpzo.finetune`.
-        tell: Called with a line about what the run is doing before its first step.
-        nonprivate_randomness: For tests; only for a run that began with it.
+        tell: Called with progress lines before the first step.
+        nonprivate_randomness: For tests; only for a run that started with it.
 
     Returns:
-        The run, finished. A run of which nothing is left to do is returned as it is.
+        The finished run. A run that was already finished is returned unchanged.
 
     Raises:
-        DpzoError: for a run of `dpzo.fit` (call `dpzo.fit` again), and for whatever the caller can mend.
+        DpzoError: for a user error, or for a run of `dpzo.fit` (call `dpzo.fit` again instead).
         dpzo.Stopped: after Ctrl-C or SIGTERM; the run can be resumed again.
 
     Example:
@@ -345,16 +347,16 @@ def replay(
 
     Args:
         run: The run's folder.
-        target: Where the weights go: a new folder, or, for a run of `dpzo.fit`, the module at its start.
-        base: Where the base model of a run of `dpzo.finetune` lies now, if it moved.
+        target: The destination: a new folder, or, for a run of `dpzo.fit`, the module with its initial weights.
+        base: The current location of the base model of a `dpzo.finetune` run, if it has moved.
         watch: As for `dpzo.finetune`.
 
     Returns:
-        The `fingerprint` of the rebuilt weights, and `equals_run`: whether the run's own are the same; None where it
-        holds none.
+        The `fingerprint` of the rebuilt weights, and `equals_run`: whether they equal the run's weights (None if the
+            run's folder holds no weights).
 
     Raises:
-        DpzoError: for a journal that does not verify or was written for another model.
+        DpzoError: if the journal does not verify or was written for another model.
 
     Example:
         ```python

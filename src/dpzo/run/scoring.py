@@ -18,11 +18,11 @@ from dpzo.run.subject import Subject, encode
 
 Seen = TokenObjective | FeatureObjective
 BOOTSTRAP_SEED = 0
-"""Public; one for all, so that two evaluations of one model give one interval."""
+"""A public constant, so that two evaluations of one model give the same interval."""
 
 
 def score(subject: Subject, records: Records) -> dict[str, Any]:
-    """The task's metric at the model's present weights: metric, value, its 95 % interval, and others beside it.
+    """The task's metric at the model's current weights: metric, value, its 95 % interval, and further metrics.
 
     `{"metric": name, "value": number, "interval": [low, high], "others": {name: number}}`. The interval is a percentile
     bootstrap over units, 1000 resamples with a public seed; Clopper–Pearson's where none or all of them err. It reads
@@ -35,9 +35,9 @@ def score(subject: Subject, records: Records) -> dict[str, Any]:
 
 
 def judge(subject: Subject, records: Records, seen: Seen | None = None) -> Callable[[], dict[str, Any]]:
-    """`score` prepared once (features of a frozen encoder are kept) and asked as often as the weights change.
+    """Prepare `score` once (caching the features of a frozen encoder), to call it again after each weight change.
 
-    `seen`: the records under the subject's module already, for whoever judges many models on the same ones.
+    `seen`: records already encoded by the subject's module, to evaluate many models on the same records.
     """
     task = subject.task
     if seen is None:
@@ -66,7 +66,7 @@ def judge(subject: Subject, records: Records, seen: Seen | None = None) -> Calla
 
 
 def _said(subject: Subject, records: Records) -> tuple[Tally, dict[str, float]]:
-    """Greedy answers to every prompt, scored against all that is accepted."""
+    """Greedy answers to every prompt, scored against all accepted answers."""
     task, data = subject.task, subject.config.data
     answers = [
         text.strip()

@@ -1,10 +1,10 @@
-"""The key of the step in flight: 32 bytes in an owner-only file beside the journal, for as long as they may be needed.
+"""The key of the current step: 32 bytes in an owner-only file beside the journal, kept only while it is needed.
 
-All secret words of a step come from its key, so a step that a death interrupts is made again with the same batch and
-the same noise. The file exists while a step may be in flight. It is never published: with it, the noise of that step
-can be subtracted.
+All secret random words of a step come from its key, so a step that a crash interrupts is repeated with the same batch
+and the same noise. The file exists while a step may be in progress. It is never published: with it, the noise of that
+step can be subtracted.
 
-Two places in one file are written in turn, so that a torn write never damages the key before it. A place holds the
+Two slots in one file are written in turn, so that an incomplete write never damages the previous key. A slot holds the
 step, the journal's hash before the step, the key and a checksum. Once the release of a step is durable its key is
 overwritten by zeros (in the same act that stores the next key, which is synced before it is used); when no step is
 due the file is overwritten, synced and unlinked.
@@ -23,14 +23,14 @@ from dpzo.privacy.randomness import KEY_BYTES
 STEP_KEY = "journal.key"
 """Name of the file in a run folder."""
 PLACE_BYTES = 4096
-"""Bytes from one place to the next: no block of a disk holds both."""
+"""Bytes from one slot to the next, so that no disk block holds both."""
 _NO_KEY = bytes(KEY_BYTES)
 _HASH_BYTES = 32
 
 
 @dataclass(frozen=True, repr=False)
 class _Record:
-    """One place: the key of `step`, which follows the journal's lines up to `chain_hash`; no key once it is spent."""
+    """One slot: the key of `step`, which follows the journal's lines up to `chain_hash`; no key once it is spent."""
 
     step: int
     chain_hash: bytes
@@ -56,13 +56,14 @@ _FILE_BYTES = PLACE_BYTES + _RECORD_BYTES
 
 
 class StepKey:
-    """The key file of one run folder, whose journal this process holds. Writes raise OSError; reads never do."""
+    """The key file of one run folder, whose journal this process has locked. Writes raise OSError; reads never do."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / STEP_KEY
         self._held: _Record | None = None
         self.found = False
-        """Whether the key was found after a death: its step may have been drawn, and may only be drawn with it."""
+        """Whether the key was found after a crash: its step may have been drawn, and may only be drawn with this key.
+        """
 
     def __repr__(self) -> str:
         return f"StepKey({str(self._path.parent)!r})"
@@ -71,18 +72,18 @@ class StepKey:
         raise TypeError("the key of a step is never pickled or copied")
 
     def of(self, step: int) -> bytes:
-        """The key of `step`, which is on disk. ValueError for any other step than the one that is due."""
+        """The key of `step`, which is on disk. ValueError unless `step` is the current step."""
         if self._held is None or self._held.step != step or self._held.key == _NO_KEY:
             raise ValueError("only the step that is due has a key")
         return self._held.key
 
     def start(self, step: int, chain_hash: str) -> None:
-        """Make the file anew with a fresh key of `step`; what lay there is destroyed. The caller syncs the folder."""
+        """Create the file with a fresh key of `step`, destroying any previous file. The caller syncs the folder."""
         self.destroy()
         self._make(_Record(step, bytes.fromhex(chain_hash), os.urandom(KEY_BYTES)))
 
     def mark_lost(self, step: int, chain_hash: str) -> None:
-        """Make the file anew and say in it that `step` has no key: it is to be burnt. The caller syncs the folder."""
+        """Create the file with a record that `step` has no key and must be burnt. The caller syncs the folder."""
         self.destroy()
         self._make(_Record(step, bytes.fromhex(chain_hash), _NO_KEY))
 
@@ -101,10 +102,11 @@ class StepKey:
         self._held, self.found = new, False
 
     def recover(self, step: int, chain_hash: str) -> bool:
-        """After a death: hold the key of `step`, found or, where nothing was drawn yet, fresh. False where it is lost.
+        """After a crash: load the key of `step`, or create one if nothing was drawn yet. False if the key is lost.
 
-        The key of a step is durable before its batch is drawn, and that of the step before lies in the other place
-        until then. So a file that knows the step before, and no key of this one, says that nothing was drawn.
+        The key of a step is durable before its batch is drawn, and the previous step's key stays in the other slot
+        until then. A file with the previous step's record and no key of this step therefore shows that nothing was
+        drawn.
         """
         found = {record.step: record for record in self._read()}
         own, before = found.get(step), found.get(step - 1)
@@ -124,7 +126,7 @@ class StepKey:
             file = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return
-        except OSError:  # a link or a folder in its place: no key of ours
+        except OSError:  # a link or a folder in its place is not a key file of dpzo
             self._path.unlink()
             return
         try:
@@ -137,7 +139,7 @@ class StepKey:
     def _make(self, record: _Record) -> None:
         file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            os.pwrite(file, bytes(_FILE_BYTES), 0)  # both places have their room on the disk from now on
+            os.pwrite(file, bytes(_FILE_BYTES), 0)  # reserve the disk space of both slots
             _write(file, record)
             os.fsync(file)
         finally:
@@ -145,7 +147,7 @@ class StepKey:
         self._held = record
 
     def _read(self) -> list[_Record]:
-        """The whole records of a file that is this user's alone; none of any other."""
+        """The complete records of a file that only this user can access; none of any other file."""
         try:
             file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:

@@ -1,4 +1,4 @@
-"""What records are read for, and how they become the rows of a model and the private objective over them."""
+"""The subject of a run: its task and model, and the conversion of records into model rows and the private objective."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from dpzo.models.encoding import answer_width
 from dpzo.zo import SCHEDULES, Objective, Update, build_update
 
 OWN_MAX_LENGTH = 64
-"""Tokens of a record of one's own file, where none are declared."""
+"""Default tokens per record for a user's own file."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What records are read for: the filled config, the task, a model, and the sizes it is evaluated at."""
+    """The resolved config, the task, the model, and the sizes at which the model is evaluated."""
 
     config: ResolvedConfig
     task: Task
@@ -56,8 +56,8 @@ def encode(records: Records, subject: Subject) -> Encoded:
 def encode_examples(subject: Subject) -> Encoded:
     """The task's public example records, encoded as private ones are.
 
-    Errors: `DpzoError` where template, label words or special tokens do not suit the model: a token that it has no
-    embedding for, two options of the same tokens, an answer of no token. Everything in the message is public.
+    Errors: `DpzoError` if template, label words or special tokens do not fit the model: a token without an embedding,
+    two options with the same tokens, an answer without tokens. Everything in the message is public.
     """
     data, task, loaded = subject.config.data, subject.task, subject.loaded
     found = _encode_block(public_examples(task, chat=data.kind == "chat"), 0, subject)
@@ -77,7 +77,7 @@ def encode_examples(subject: Subject) -> Encoded:
 
 
 def _require_distinct(found: Encoded, words: tuple[str, ...]) -> None:
-    """Two options of a record that are the same row can never be told apart."""
+    """Reject two options of a record that encode to the same row: they cannot be distinguished."""
     rows = found.tokens.reshape(len(found), found.options, found.max_length)
     for first in range(found.options):
         for second in range(first + 1, found.options):
@@ -89,10 +89,10 @@ def _require_distinct(found: Encoded, words: tuple[str, ...]) -> None:
 
 
 def _known_tokens(encoded: Encoded, subject: Subject) -> Encoded:
-    """Tokens that the model has no embedding for, replaced in place by the unknown token (or another that it has).
+    """Replace in place tokens without an embedding by the unknown token (or another known one).
 
-    A tokenizer may have more entries than the model has rows. Whether a private record holds one is private, so it is
-    no error.
+    A tokenizer may have more entries than the model's embedding has rows. Whether a private record contains such a
+    token is private, so it is not an error.
     """
     loaded = subject.loaded
     if len(loaded.tokenizer) > loaded.vocabulary:
@@ -169,7 +169,7 @@ def end_token(data: DataConfig, task: Task, tokenizer: Any) -> EndToken | None:
 
 
 def objective(records: Records, subject: Subject) -> Objective:
-    """The private objective: one loss per unit. Reads every record; what it holds never leaves the process."""
+    """The private objective: one loss per unit. Reads every record; its content never leaves the process."""
     by_record = make_objective(subject.loaded, encode(records, subject), subject.shapes, subject.config.data.objective)
     if records.num_units == len(records):
         return by_record
@@ -181,7 +181,7 @@ def objective(records: Records, subject: Subject) -> Objective:
 def row_shape(config: ResolvedConfig, task: Task, loaded: LoadedModel) -> RowShape:
     """The declared shape of a record's rows, for synthetic tokens."""
     data = config.data
-    encode_classes(loaded.tokenizer, [""], [0], max_length=data.max_length)  # refuses a length that holds nothing
+    encode_classes(loaded.tokenizer, [""], [0], max_length=data.max_length)  # rejects a length without room for text
     num_labels = 1 if task.labels is None else len(task.labels)
     answers, form = 0, "classes"
     words: tuple[int, ...] = ()
@@ -196,7 +196,7 @@ def row_shape(config: ResolvedConfig, task: Task, loaded: LoadedModel) -> RowSha
         answers, form = _word_width(task, loaded), "options"
         encode_options(
             loaded.tokenizer, [""], task.label_words, [0], max_length=data.max_length, max_answer_tokens=answers
-        )  # refuses words and a length that do not go together
+        )  # rejects words that do not fit the length
     elif loaded.takes_masks:
         form, words = "mask", _mask_words(task, loaded, data.max_length)
     return RowShape(
@@ -214,7 +214,7 @@ def row_shape(config: ResolvedConfig, task: Task, loaded: LoadedModel) -> RowSha
 
 
 def _word_width(task: Task, loaded: LoadedModel) -> int:
-    """Tokens of the longest label word, standing after the template: a function of public texts alone."""
+    """Tokens of the longest label word after the template: a function of public texts alone."""
     assert task.label_words is not None
     return answer_width(loaded.tokenizer, task.prompts(public_examples(task)), task.label_words)
 
@@ -259,8 +259,8 @@ def task_of(config: RunConfig) -> Task:
 
 
 def _own_masked(labels: tuple[str, ...], data: DataConfig) -> Task:
-    """The user's own file, asked by a template whose mask a masked language model fills."""
-    template_pieces(data.template)  # says what is wrong with it
+    """The user's own file, with a template whose mask a masked language model fills."""
+    template_pieces(data.template)  # raises if it is invalid
     if data.label_words is None:
         raise DpzoError("--label-words is missing: a template with {mask} needs a word for each label, as in bad,good")
     plain = own_classification(labels, max_length=OWN_MAX_LENGTH if data.max_length is None else data.max_length)
@@ -284,13 +284,13 @@ def update_of(training: ResolvedTraining, *, steps: int, expected_batch_size: fl
 
 
 def require_label_words(task: Task, model: LoadedModel) -> None:
-    """Errors: `DpzoError` where classes are told apart by words and the task has none."""
+    """Errors: `DpzoError` if classes are distinguished by label words and the task has none."""
     if model.takes_options and task.label_words is None and task.option_fields is None:
         raise DpzoError("--label-words is missing: a causal model needs a word for each label, as in ' bad, good'")
 
 
 def storage_of(model: ModelConfig) -> Storage:
-    """How the base's weights are held."""
+    """How the base model's weights are stored."""
     return Storage(model.dtype, model.quantization)
 
 

@@ -1,4 +1,4 @@
-"""The model of a finished run: score it on other records, or generate text with it."""
+"""Evaluate the model of a finished run on other records, or generate text with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DataIs = Literal["public", "private"]
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The model of a finished run, loaded for use, with what the run's config declares."""
+    """The loaded model of a finished run, with its config and task."""
 
     run: Path
     config: ResolvedConfig
@@ -39,7 +39,7 @@ class TrainedModel:
     def evaluate(
         self, data: Data, split: Literal["dev", "test"] = "test", *, data_is: DataIs = "private"
     ) -> dict[str, Any]:
-        """As `evaluate`, without loading the model again."""
+        """Like `evaluate`, without reloading the model."""
         _require_data_is(data_is)
         source = DataSource.of(data)
         if data_is == "private":
@@ -58,7 +58,7 @@ class TrainedModel:
         seed: int = 0,
         stop: str | None = None,
     ) -> tuple[str, ...]:
-        """As `generate`, without loading the model again."""
+        """Like `generate`, without reloading the model."""
         given = [prompts] if isinstance(prompts, str) else list(prompts)
         return continue_prompts(
             self.loaded,
@@ -80,21 +80,21 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a finished run's model on other records.
 
-    On private records no ε covers the result; that such an evaluation was made, and nothing of it, is recorded in the
-    run's folder first, and the card states it. A completion task with a metric of texts generates them.
+    No ε covers a result on private data. The run's folder first records that such an evaluation took place, without its
+    result, and the card states it. A completion task with a text metric generates the texts to score.
 
     Args:
         run: The run's folder.
-        data: Records with the run's columns, in any form that `dpzo.finetune` takes.
-        split: The split of a built-in task's folder or of a saved data set, where `data` names none.
-        data_is: "public" or "private"; records are private unless this says otherwise.
+        data: Records with the run's columns, in any form that `dpzo.finetune` accepts.
+        split: The split of a built-in task's folder or of a saved data set, if `data` names none.
+        data_is: "public" or "private" (default).
         base: Current location of the base model, if it moved.
 
     Returns:
-        `metric`, its `value`, the 95 % `interval` of resampled test sets, and `others`: further metrics.
+        `metric`, its `value`, the 95 % bootstrap `interval` over test sets, and further metrics in `others`.
 
     Raises:
-        DpzoError: for an unfinished run, and for records that cannot be read.
+        DpzoError: if the run is unfinished or the records cannot be read.
 
     Example:
         ```python
@@ -107,7 +107,7 @@ def evaluate(
 
 
 def note_private_use(run: Path, kind: str) -> None:
-    """Record a use of private data in a run's folder, durably, and state it on the card; before the use is made."""
+    """Record a use of private data durably in the run's folder and on its card. Call this before the use."""
     with claimed(run):
         record_private_use(run, kind)
         write_card(run, read(run))
@@ -125,23 +125,23 @@ def generate(
 ) -> tuple[str, ...]:
     """Generate text with a finished run's causal model.
 
-    A run of chats reads a prompt as the user's turn, in the tokenizer's chat template; in any other run a prompt stands
-    as it is.
+    For a run on chats, each prompt becomes the user's turn in the tokenizer's chat template; for any other run the
+    prompt is used unchanged.
 
     Args:
         run: The run's folder.
         prompts: One prompt, or several.
-        max_new_tokens: Most tokens that are generated for a prompt.
-        temperature: 0 takes the most probable token; above 0, tokens are drawn.
+        max_new_tokens: Maximum number of tokens to generate per prompt.
+        temperature: 0 selects the most probable token; above 0, tokens are sampled.
         seed: Public seed of the sampling.
-        stop: Text before which the answer ends; by default the task's.
+        stop: Stop string; the text before it is returned. By default the task's.
         base: Current location of the base model, if it moved.
 
     Returns:
-        The generated texts, one a prompt, without the prompts.
+        The generated texts, one per prompt, without the prompts.
 
     Raises:
-        DpzoError: for an unfinished run, a model that is not causal, and as `dpzo.models.generation.generate`.
+        DpzoError: if the run is unfinished, if the model is not causal, and as `dpzo.models.generation.generate`.
 
     Example:
         ```python
@@ -154,13 +154,13 @@ def generate(
 
 
 def load_trained(run: str | Path, base: str | Path | None = None) -> TrainedModel:
-    """Load the model of a finished run; `base`: where the base model lies now. DpzoError for an unfinished run."""
+    """Load the model of a finished run; `base` is the base model's current location. DpzoError if unfinished."""
     run = as_folder(run, "run")
     return TrainedModel(run, *_finished_model(run, base))
 
 
 def load_trained_tokenizer(run: Path, base: str | Path | None = None) -> Any:
-    """The tokenizer of a finished run's model, without its weights. DpzoError for an unfinished run."""
+    """Load the tokenizer of a finished run's model, without its weights. DpzoError if the run is unfinished."""
     _require_finished(run)
     folder = run / MODEL
     if not has_tokenizer(folder):
