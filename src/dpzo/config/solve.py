@@ -1,6 +1,6 @@
-"""From what people declare to a privacy plan: ε → noise, or noise → ε.
+"""Solve a privacy plan from declared values: ε → noise, or noise → ε.
 
-Outside the audit core on purpose: whatever is chosen here, the plan it ends in computes its own ε from its own event.
+This module need not be in the audit core: the resulting plan computes its own ε from its own event.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dpzo.privacy.accounting import calibrate
 from dpzo.privacy.accounting.second_opinion import check_epsilon
 
 AUTO = "auto"
-"""The mechanism that a search chooses; a plan never holds this word, but what was found."""
+"""Selects the mechanism by a search. A plan holds the mechanism that was found, never this word."""
 
 
 def solve_plan(
@@ -30,12 +30,27 @@ def solve_plan(
     mechanism: str = "gaussian",
     relation: NeighboringRelation = NeighboringRelation.ZERO_OUT,
 ) -> PrivacyPlan:
-    """The plan for `epsilon` (the noise is solved for) or for `noise_multiplier`; give exactly one of them.
+    """Return the plan for `epsilon` (solving for the noise) or for `noise_multiplier`; set exactly one of them.
 
-    The solved noise is the smallest, to 0.1 % in ε, whose ε does not exceed the one asked for. An expected batch of all
-    units means every unit in every step, without a claim of sampling. `mechanism`: gaussian, laplace, or auto, the
-    noise of least variance that `noise.search` certifies where a table is proved (one direction, not replace_one),
-    and Gaussian elsewhere. Raises DpzoError on anything out of range, unsupported, or out of reach.
+    Args:
+        num_examples: N, the number of privacy units.
+        expected_batch_size: q·N, the expected number of units per batch. N means every unit in every step, without
+            privacy amplification by sampling.
+        steps: T, the number of releases.
+        delta: δ of the guarantee.
+        epsilon: The privacy budget. The solved noise is the smallest, to 0.1 % in ε, whose ε does not exceed it.
+        noise_multiplier: Noise standard deviation ÷ clip_norm.
+        clip_norm: C, in slope units.
+        num_directions: K, directions per step.
+        mechanism: gaussian, laplace, or auto: the noise of least variance that `noise.search` certifies where a table
+            is proved (one direction, not replace_one), and Gaussian elsewhere.
+        relation: The neighboring relation.
+
+    Returns:
+        The plan.
+
+    Raises:
+        DpzoError: if a value is out of range, unsupported or infeasible.
 
     >>> plan = solve_plan(num_examples=50, expected_batch_size=50, steps=4, delta=0, epsilon=2, mechanism="laplace")
     >>> plan.mechanism.scale  # b/C = T/ε for a full batch under pure ε
@@ -65,7 +80,7 @@ def solve_plan(
     if noise_multiplier is not None:
         return plan_at(noise_multiplier / MECHANISMS[mechanism](1.0).noise_multiplier)
     assert epsilon is not None
-    plan_at(1.0)  # refuses what is out of range or unsupported before any search
+    plan_at(1.0)  # rejects what is out of range or unsupported before any search
     if searched and not _not_searched(num_directions, relation):
         from dpzo.noise.search import search
 
@@ -82,7 +97,7 @@ def solve_plan(
 
 
 def plan_summary(plan: PrivacyPlan) -> dict[str, Any]:
-    """A plan's inputs and all that follows from them: what plan.json holds and `dpzo plan --json` prints."""
+    """A plan's inputs and everything derived from them: the content of plan.json and of `dpzo plan --json`."""
     return {
         **plan.to_dict(),
         "epsilon": plan.epsilon,
@@ -94,7 +109,7 @@ def plan_summary(plan: PrivacyPlan) -> dict[str, Any]:
 
 
 def auto_note(plan: PrivacyPlan) -> str:
-    """What --mechanism auto came to, in one line."""
+    """The mechanism that --mechanism auto selected, in one line."""
     if isinstance(plan.mechanism, Tabled):
         return f"--mechanism auto: {plan.mechanism.noise.origin} (dpzo noise compares the families)"
     return "--mechanism auto: gaussian; " + (
@@ -103,7 +118,7 @@ def auto_note(plan: PrivacyPlan) -> str:
 
 
 def _not_searched(num_directions: int, relation: NeighboringRelation) -> str:
-    """Why no table is looked for; empty where one is."""
+    """Why no table is searched for; empty if one is."""
     if num_directions > 1:
         return "for rows of several directions no other noise is proved with its own ε (--num-directions 1 searches)"
     if relation is NeighboringRelation.REPLACE_ONE:

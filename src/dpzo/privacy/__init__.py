@@ -1,4 +1,4 @@
-"""The audit core: secret randomness, clipping, exact noise, the one channel, and the plan that accounts for it."""
+"""The audit core: secret randomness, clipping, exact noise, the privacy channel, and the plan that accounts for it."""
 
 from dpzo.privacy.channel import BudgetExhausted, PrivateChannel, Release
 from dpzo.privacy.events import (

@@ -1,4 +1,4 @@
-"""The one door: private rows go in, one noisy integer vector a step comes out, and never more than the plan's T."""
+"""The privacy channel: takes private rows and releases one noisy integer vector per step, at most T times."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from dpzo.privacy.randomness import Randomness, SecretRandom
 
 
 class BudgetExhausted(RuntimeError):
-    """The plan's releases are spent; no further one is drawn."""
+    """The plan's releases are spent; the channel makes no further release."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """What step `step` made public: Σ rows + noise, as integers (K,) in steps of `unit`. Safe to publish."""
+    """The public result of one step: Σ clipped rows + noise. Safe to publish.
+
+    Args:
+        step: The step, from 0.
+        values: K integers, in lattice units.
+        unit: Slope per lattice unit."""
 
     step: int
     values: tuple[int, ...]
@@ -31,17 +36,19 @@ class Release:
 
 
 class PrivateChannel:
-    """Draws each step's batch and releases each step's noisy sum, in turn, at most `plan.steps` times.
+    """Draw each step's batch and release its noisy sum, alternately, at most `plan.steps` times.
 
     Guarantee: the sequence of releases of one channel (together with public data) is (plan.epsilon, plan.delta)-DP
     under plan.relation, for every choice of the rows, adaptive ones included, provided that row i of a step depends on
-    unit i's data and on public values alone. Steps already spent by an earlier process are given as `spent`.
+    unit i's data and on public values alone.
 
-    `step_key` (from a step to 32 bytes of entropy that serve it alone) makes a step repeatable: a process that has the
-    key of a step whose release was never made public makes that release, with the same batch and the same noise.
-
-    `nonprivate_randomness` (from a step to a source of words) is the seam for tests; a channel that has one says so in
-    `has_guarantee`, and so must everything built on it.
+    Args:
+        plan: The privacy plan.
+        spent: Steps already spent by an earlier process.
+        step_key: Maps a step to 32 bytes of entropy for that step alone, or None. It makes a step repeatable: a process
+            with the key of a step whose release was never published makes that release with the same batch and noise.
+        nonprivate_randomness: For tests: maps a step to a source of words. `has_guarantee` is then False, and
+            everything built on the channel must say so.
     """
 
     def __init__(
@@ -66,7 +73,18 @@ class PrivateChannel:
         return self._step
 
     def draw_batch(self, num_units: int) -> npt.NDArray[np.int64]:
-        """Indices (ascending, secret) of the units of the coming step, out of 0..num_units−1; once a step."""
+        """Draw the units of the next step's batch. Call this once per step.
+
+        Args:
+            num_units: The number of privacy units in the data.
+
+        Returns:
+            Indices in 0..num_units−1, ascending, int64, shape (batch,). Secret.
+
+        Raises:
+            BudgetExhausted: if all T releases are spent.
+            ValueError: if the step's batch is already drawn.
+        """
         self._refuse_when_spent()
         if self._batch_size is not None:
             raise ValueError("this step's batch is drawn: a second draw would choose among batches")
@@ -76,9 +94,17 @@ class PrivateChannel:
         return batch
 
     def release(self, rows: npt.NDArray[np.floating]) -> Release:
-        """Clip, sum, add noise: rows (batch, K) of slopes → the step's Release. NaN and ±inf rows count 0.
+        """Clip the rows, sum them, and add noise.
 
-        An empty batch releases noise alone. Raises BudgetExhausted on release T + 1, ValueError on a wrong shape.
+        Args:
+            rows: Slopes, shape (batch, K). A row with NaN or ±inf counts as 0. An empty batch releases noise alone.
+
+        Returns:
+            The step's release.
+
+        Raises:
+            BudgetExhausted: on release T + 1.
+            ValueError: for a wrong shape.
         """
         self._refuse_when_spent()
         if self._batch_size is None or rows.shape != (self._batch_size, self.plan.num_directions):

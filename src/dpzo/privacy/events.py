@@ -1,7 +1,7 @@
-"""What was done to the data, as plain data: the only language between those who act and those who account.
+"""Privacy events: plain data that describes the operations on private data, and the only input of an accountant.
 
-A mechanism emits its event, a sampler wraps it, a plan composes it. An accountant reads the finished tree and never
-asks anyone for a number. All sensitivities are 1: events speak in units of `clip_norm`.
+A mechanism creates its event, a sampler wraps it, and a plan composes it. An accountant reads the finished tree and no
+other value. All sensitivities are 1: events are in units of `clip_norm`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 
 class NeighboringRelation(StrEnum):
-    """Which two data sets a guarantee cannot tell apart.
+    """The pairs of data sets that a guarantee makes indistinguishable.
 
     - `zero_out`: one unit's contribution is replaced by nothing; the number of units N is public. Same numbers as
       add/remove, because the released sum moves by one clipped row.
-    - `add_or_remove_one`: one unit is present or absent; N must not be read from the file.
-    - `replace_one`: one unit is exchanged for another; the released sum moves by two clipped rows, which the
+    - `add_or_remove_one`: one unit is present or absent; N must not be counted from the file.
+    - `replace_one`: one unit is replaced by another; the released sum moves by two clipped rows, which the
       accountant (and only the accountant) doubles.
     """
 
@@ -37,7 +37,7 @@ class GaussianEvent:
 class LaplaceEvent:
     """Sum of rows with ‖row‖₁ ≤ 1 plus Laplace noise of scale `scale` (std √2·scale) in `dimension` coordinates each.
 
-    No account depends on `dimension`: a row of L1 norm 1 on one coordinate is the worst (docs/guarantees.md).
+    No accountant depends on `dimension`: a row of L1 norm 1 on one coordinate is the worst case (docs/guarantees.md).
     """
 
     scale: float
@@ -57,7 +57,7 @@ class LatticeEvent:
 
 @dataclass(frozen=True)
 class PoissonSampledEvent:
-    """`event` on a secret subset, which every unit joins independently with probability `sampling_prob`."""
+    """`event` on a secret subset that each unit joins independently with probability `sampling_prob`."""
 
     sampling_prob: float
     event: MechanismEvent
@@ -65,7 +65,7 @@ class PoissonSampledEvent:
 
 @dataclass(frozen=True)
 class ComposedEvent:
-    """`event` done `count` times, each with fresh randomness, adaptively."""
+    """`event` repeated `count` times adaptively, each time with fresh randomness."""
 
     event: MechanismEvent | PoissonSampledEvent
     count: int

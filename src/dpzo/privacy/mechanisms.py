@@ -1,9 +1,9 @@
-"""Clip to an integer lattice, add exact noise: the mechanisms and the grid they work on.
+"""Clip to an integer lattice and add exact noise: the mechanisms and their lattice.
 
 Gaussian and Laplace: noise scale = 2^bits lattice units, so a draw is ⌊2^bits·X⌋ with X of scale 1 sampled exactly. The
-clipped sum is an integer s, and s + ⌊Y⌋ = ⌊s + Y⌋: what leaves is a function of the continuous mechanism's output, and
-its privacy-loss distribution holds as it stands. A noise table (see `tables`) is a law on the lattice itself. The bound
-on a row is checked in integers after rounding.
+clipped sum is an integer s, and s + ⌊Y⌋ = ⌊s + Y⌋: the release is a function of the continuous mechanism's output, so
+that mechanism's privacy-loss distribution applies. A noise table (see `tables`) is a distribution on the lattice
+itself. The bound on a row is checked in integers after rounding.
 """
 
 from __future__ import annotations
@@ -29,12 +29,18 @@ SMALLEST_SCALE = 1e-4
 LARGEST_BOUND = 2**30
 """Lattice units of the bound on a row, whatever the noise: squares and sums over a row's entries fit in 63 bits."""
 TABLES = "dpzo.noise.tabled"
-"""The one module outside this package that supplies a mechanism: a constant, so nobody can add another at run time."""
+"""The only module outside this package that supplies a mechanism. A constant, so none can be added at run time."""
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """`unit`: slope per integer step; noise scale = 2^bits units; every integer row has norm ≤ `bound` units."""
+    """The integer lattice of a mechanism.
+
+    Args:
+        unit: Slope per integer step.
+        bits: The noise scale is 2^bits units.
+        bound: Every integer row has norm ≤ `bound` units.
+        order: 2 for the L2 norm, 1 for L1."""
 
     unit: float
     bits: int
@@ -44,7 +50,7 @@ class Lattice:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """N(0, (scale·clip_norm)²) on each of the K sums of rows clipped in L2. (ε, δ), any K at the price of one."""
+    """N(0, (scale·clip_norm)²) on each of the K sums of rows clipped in L2. (ε, δ); ε does not depend on K."""
 
     scale: float
     name: ClassVar[Literal["gaussian"]] = "gaussian"
@@ -101,32 +107,32 @@ class TableMechanism(Protocol):
 
 
 def tables() -> ModuleType:
-    """The module TABLES, loaded when a plan, an event or a journal first names a table.
+    """The module TABLES, imported when a plan, an event or a journal first names a table.
 
-    It has `Tabled` (the mechanism), `tabled`, `accountant`, `epsilon`, `delta` and `renyi_curve`.
+    It defines `Tabled` (the mechanism), `tabled`, `accountant`, `epsilon`, `delta` and `renyi_curve`.
     """
     return import_module(TABLES)
 
 
 Mechanism = Gaussian | Laplace | TableMechanism
-"""A noise for the sum of clipped rows; a closed set. All have the same members:
+"""The noise for the sum of clipped rows; a closed set. All have the same members:
 
 - `name`; `order` (2: rows are clipped in L2; 1: in L1); `scale`, the scale parameter of the noise ÷ clip_norm;
   `noise_multiplier`, its standard deviation ÷ clip_norm;
-- `event(num_directions)`: what one release is, for the accountant;
+- `event(num_directions)`: the privacy event of one release, for the accountant;
 - `draw(bits, size, words)`: `size` exact draws of ⌊2^bits·X⌋, X of scale 1 (of a table: in its own lattice units).
 """
 
-# Those that a name and a scale determine.
+# The mechanisms that a name and a scale determine.
 MECHANISMS: dict[str, type[Gaussian] | type[Laplace]] = {"gaussian": Gaussian, "laplace": Laplace}
 
 
 def lattice(mechanism: Mechanism, clip_norm: float, num_directions: int) -> Lattice:
     """The coarsest lattice whose unit is noise scale / 2^bits and at most clip_norm / (1000·√K) (L2) or /(1000·K) (L1).
 
-    The bound is ⌊2^bits / scale⌋ computed in rationals, so bound ÷ 2^bits ≤ 1/scale exactly: the realised noise
-    multiplier is never below the one that the event names. A table brings its own lattice: bound ÷ block cells. No
-    bound exceeds LARGEST_BOUND.
+    The bound is ⌊2^bits / scale⌋ computed in rationals, so bound ÷ 2^bits ≤ 1/scale exactly: the actual noise
+    multiplier is never below the event's. A table has its own lattice: bound ÷ block cells. No bound exceeds
+    LARGEST_BOUND.
     """
     if mechanism.name == "lattice":
         return Lattice(clip_norm / mechanism.noise.bound, 0, mechanism.noise.bound, mechanism.order)
@@ -143,11 +149,18 @@ def lattice(mechanism: Mechanism, clip_norm: float, num_directions: int) -> Latt
 
 
 def clip_rows(rows: npt.NDArray[np.floating], grid: Lattice) -> npt.NDArray[np.int64]:
-    """Rows (B, K) of slopes → integers (B, K) with ‖row‖ ≤ grid.bound, whatever comes in.
+    """Clip rows of slopes to integer rows with ‖row‖ ≤ grid.bound, for any input.
 
-    row · min(1, C/‖row‖) / unit, rounded toward zero; a row with NaN or ±inf becomes 0. The norm is then checked in
-    integers and shrunk by single units where floating-point error left it too long, so the bound holds exactly. Row i
-    depends on row i alone.
+    Computes row · min(1, C/‖row‖) / unit, rounded toward zero; a row with NaN or ±inf becomes 0. The norm is then
+    checked in integers and reduced by single units if floating-point error left it too long, so the bound holds
+    exactly. Output row i depends on input row i alone.
+
+    Args:
+        rows: Slopes, shape (B, K).
+        grid: The lattice.
+
+    Returns:
+        Lattice units, int64, shape (B, K).
 
     >>> clip_rows(np.array([[3.0, 4.0], [0.3, 0.0], [np.nan, 1.0]]), Lattice(unit=0.001, bits=10, bound=1000, order=2))
     array([[600, 800],
@@ -162,7 +175,7 @@ def clip_rows(rows: npt.NDArray[np.floating], grid: Lattice) -> npt.NDArray[np.i
     shape = slopes / largest
     length = np.linalg.norm(shape, ord=grid.order, axis=1, keepdims=True)
     length[length == 0.0] = 1.0
-    with np.errstate(over="ignore"):  # an infinite length in units is simply clipped
+    with np.errstate(over="ignore"):  # an infinite length in units is clipped
         stretch = np.minimum(largest / grid.unit, grid.bound / length)
     integers: npt.NDArray[np.int64] = np.trunc(shape * stretch).astype(np.int64)
     while (too_long := ~within_bound(integers, grid)).any():
@@ -171,7 +184,7 @@ def clip_rows(rows: npt.NDArray[np.floating], grid: Lattice) -> npt.NDArray[np.i
 
 
 def within_bound(integers: npt.NDArray[np.int64], grid: Lattice) -> npt.NDArray[np.bool_]:
-    """Whether each integer row (B, K) obeys ‖row‖₂² ≤ bound² (or ‖row‖₁ ≤ bound): integer arithmetic only."""
+    """Whether each integer row (B, K) satisfies ‖row‖₂² ≤ bound² (or ‖row‖₁ ≤ bound), in integer arithmetic."""
     if grid.order == 2:
         return np.asarray((integers * integers).sum(axis=1) <= grid.bound**2)
     return np.asarray(np.abs(integers).sum(axis=1) <= grid.bound)

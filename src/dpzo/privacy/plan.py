@@ -1,4 +1,4 @@
-"""A plan couples the objects that act: sampler + mechanism + relation → event, sensitivity, ε. The only way to an ε."""
+"""The privacy plan: sampler + mechanism + relation → event, sensitivity, ε. Every ε is computed from a plan."""
 
 from __future__ import annotations
 
@@ -18,8 +18,20 @@ from dpzo.privacy.sampling import SAMPLERS, FullBatch, PoissonSampling, Sampler
 class PrivacyPlan:
     """Everything that the guarantee depends on, fixed before the first step. Public: safe to print, save and publish.
 
-    `num_examples` units N (public), `sampler`, `mechanism`, `clip_norm` C (slope), `steps` T releases,
-    `num_directions` K (does not enter an L2 account), `delta`, `relation`. `epsilon` follows; it is never an input.
+    `epsilon` is computed from these values; it is never an input.
+
+    Args:
+        num_examples: N, the number of privacy units. Public.
+        sampler: How each step's batch is drawn.
+        mechanism: The noise.
+        clip_norm: C, in slope units.
+        steps: T, the number of releases.
+        num_directions: K; does not affect ε under L2 clipping.
+        delta: δ of the guarantee.
+        relation: The neighboring relation.
+
+    Raises:
+        DpzoError: if a value is out of range or the combination is unsupported.
     """
 
     num_examples: int
@@ -42,7 +54,7 @@ class PrivacyPlan:
         if type(self.mechanism) not in MECHANISMS.values() and type(self.mechanism) is not tables().Tabled:
             raise DpzoError("`mechanism` is of a class that is not in the closed set: use Gaussian, Laplace or Tabled")
         lattice(self.mechanism, self.clip_norm, self.num_directions)
-        accounting.accountant(self.event, self.delta, self.relation)  # refuses what no accountant supports
+        accounting.accountant(self.event, self.delta, self.relation)  # rejects what no accountant supports
 
     @property
     def event(self) -> ComposedEvent:
@@ -51,12 +63,12 @@ class PrivacyPlan:
 
     @cached_property
     def epsilon(self) -> float:
-        """The ε that the event gives at this delta, rounded to the safe side."""
+        """The ε of the event at this delta, rounded up."""
         return accounting.epsilon(self.event, self.delta, self.relation)
 
     @property
     def accountant(self) -> str:
-        """Which accountant answers for `epsilon`."""
+        """The name of the accountant that computes `epsilon`."""
         return accounting.accountant(self.event, self.delta, self.relation)
 
     @property
@@ -75,7 +87,7 @@ class PrivacyPlan:
         return self.mechanism.scale * self.clip_norm
 
     def to_dict(self) -> dict[str, Any]:
-        """The inputs of the plan, exactly: what a journal's header holds."""
+        """The exact inputs of the plan, as in a journal's header."""
         return {
             "num_examples": self.num_examples,
             "sampling": self.sampler.name,
@@ -108,7 +120,7 @@ class PrivacyPlan:
 
 
 def relation_named(name: str) -> NeighboringRelation:
-    """The relation called `name`; DpzoError names the known ones."""
+    """The relation with this name; DpzoError lists the known names."""
     return NeighboringRelation(_known(name, {r.value for r in NeighboringRelation}, "relation"))
 
 

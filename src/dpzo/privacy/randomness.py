@@ -1,7 +1,7 @@
-"""The secret random world: operating-system entropy, Poisson membership, exact noise. No seed, no floats.
+"""Secret randomness: operating-system entropy, Poisson membership, exact noise. No seed, no floating point.
 
-Everything here reads 64-bit words and decides by comparing integers. The words come from `os.urandom`, or, for a step
-that may have to be repeated, from SHAKE-256 under a key of 32 bytes that came from there and serves that step alone.
+All functions read 64-bit words and decide by comparing integers. The words come from `os.urandom`, or, for a step that
+may have to be repeated, from SHAKE-256 under a 32-byte key that came from `os.urandom` and is used for that step alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Words = Iterator[int]
 
 
 class Randomness(Protocol):
-    """Where secret 64-bit words come from. `SecretRandom` is the only implementation that carries a guarantee."""
+    """A source of secret 64-bit words. Only the implementation `SecretRandom` carries a guarantee."""
 
     def words(self) -> Words:
         """A fresh stream of independent uniform integers in [0, 2⁶⁴)."""
@@ -37,11 +37,17 @@ KEY_BYTES = 32
 
 
 class SecretRandom:
-    """Operating-system entropy; with the key of a step, the words of that step, the same each time in the same order.
+    """Operating-system entropy, or, with a step's key, the words of that step: the same each time, in the same order.
 
     Draw number i under a key (its first batch of words, its second, …) is SHAKE-256(label ‖ key ‖ i), so no two draws
-    share a word. Guarantee: to whoever lacks the key the words are indistinguishable from uniform ones, if SHAKE-256
-    is a pseudorandom function of its key. Never pickled, copied or shown.
+    share a word. Guarantee: without the key, the words are indistinguishable from uniform ones, if SHAKE-256 is a
+    pseudorandom function of its key. Cannot be pickled or copied, and its repr hides the key.
+
+    Args:
+        key: The step's key of `KEY_BYTES` bytes; None: operating-system entropy.
+
+    Raises:
+        ValueError: for a key of another length.
     """
 
     __slots__ = ("_read",)
@@ -50,7 +56,7 @@ class SecretRandom:
         self._read = os.urandom if key is None else _stream(key)
 
     def words(self) -> Words:
-        """A fresh stream of uniform 64-bit integers; its small buffer lives and dies with the caller's iterator."""
+        """A fresh stream of uniform 64-bit integers; its small buffer lives as long as the caller's iterator."""
         while True:
             yield from self.word_array(64).tolist()
 
@@ -72,7 +78,7 @@ def _stream(key: bytes) -> Callable[[int], bytes]:
 def poisson_members(num_units: int, sampling_prob: float, randomness: Randomness) -> npt.NDArray[np.int64]:
     """The units of one batch: each of 0..num_units−1 joins independently with probability ⌊q·2⁶⁴⌋/2⁶⁴ ≤ q.
 
-    Rounding the probability down is the safe side: amplification only improves as q falls. Shape (batch,), ascending.
+    Rounding the probability down is conservative: amplification only improves as q falls. Shape (batch,), ascending.
 
     >>> poisson_members(3, 1.0, SecretRandom())
     array([0, 1, 2])
@@ -87,7 +93,8 @@ def gaussian_floor(bits: int, size: int, words: Words) -> list[int]:
     """`size` independent draws of ⌊2^bits · Z⌋, Z an exact continuous standard normal.
 
     Algorithm N of C. Karney, "Sampling exactly from the normal distribution" (ACM TOMS 42, 2016): a rejection scheme
-    whose every decision compares uniform deviates digit by digit, so the law is exact and no float is ever involved.
+    that compares uniform deviates digit by digit, so the distribution is exact and no floating-point number is
+    involved.
     """
     return _floors(_normal, bits, size, words)
 
@@ -101,12 +108,12 @@ def laplace_floor(bits: int, size: int, words: Words) -> list[int]:
     return _floors(_exponential, bits, size, words)
 
 
-# A uniform deviate in [0, 1) is the list of its base-2⁶⁴ digits drawn so far; more are drawn when a comparison asks.
+# A uniform deviate in [0, 1) is the list of its base-2⁶⁴ digits drawn so far; comparisons draw more when needed.
 Lazy = list[int]
 
 
 def _floors(magnitude: Callable[[Words], tuple[int, Lazy]], bits: int, size: int, words: Words) -> list[int]:
-    """⌊±2^bits·(n + x)⌋ for magnitudes n + x: the first `bits` binary digits of x decide, the rest is never needed."""
+    """⌊±2^bits·(n + x)⌋ for magnitudes n + x: only the first `bits` binary digits of x are needed."""
     if not 0 <= bits <= WORD_BITS:
         raise ValueError(f"bits must lie in [0, {WORD_BITS}]")
     draws = []
@@ -171,7 +178,7 @@ def _exp_minus_tail(k: int, x: Lazy, words: Words) -> bool:
     last, even = x, True
     while (drawn := _descend(last, words)) is not None:
         choice = _uniform_below(2 * k + 2, words)
-        # 0: stop; 1: go on with probability x; 2 … 2k+1: go on. Together (2k + x)/(2k + 2).
+        # 0: stop; 1: continue with probability x; 2 … 2k+1: continue. Together (2k + x)/(2k + 2).
         if choice == 0 or (choice == 1 and not _less([], x, words)):
             break
         last, even = drawn, not even

@@ -1,4 +1,4 @@
-"""Who is in a step's batch. Closed set: see SAMPLERS."""
+"""Samplers: how a step's batch is drawn. A closed set, SAMPLERS."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class PoissonSampling:
         return poisson_members(num_units, self.sampling_prob, randomness)
 
     def event(self, inner: MechanismEvent) -> PoissonSampledEvent:
-        """`inner` as it is when run on such a batch."""
+        """The event of `inner` on such a batch."""
         return PoissonSampledEvent(self.sampling_prob, inner)
 
 
 @dataclass(frozen=True)
 class FullBatch:
-    """Every unit, every step; no amplification claimed."""
+    """Every unit in every step, without privacy amplification."""
 
     name: ClassVar[Literal["full_batch"]] = "full_batch"
     sampling_prob: ClassVar[float] = 1.0
@@ -53,6 +53,6 @@ class FullBatch:
 
 
 Sampler = PoissonSampling | FullBatch
-"""`draw` a batch and `event` what that does to a mechanism's event: the same object does both."""
+"""`draw` draws a batch and `event` describes its effect on a mechanism's event, in one object."""
 
 SAMPLERS: dict[str, type[Sampler]] = {"poisson": PoissonSampling, "full_batch": FullBatch}

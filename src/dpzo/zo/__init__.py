@@ -1,4 +1,4 @@
-"""The zeroth-order core: public directions, evaluation beside θ, estimators, updates. PyTorch only."""
+"""The zeroth-order core: public directions, evaluation at shifted weights, estimators, updates. Needs only PyTorch."""
 
 from dpzo.zo.averaging import ExponentialAverage, ExponentialMean, TailAverage, TailMean
 from dpzo.zo.directions import (

@@ -1,7 +1,7 @@
-"""Averages of the iterates, released in place of the last one: they take the noise of single steps out, for free.
+"""Averages of the iterates, released instead of the last one to reduce the noise of single steps at no privacy cost.
 
-A mean is told each iterate by `add` and writes itself into θ by `finish`; it does not care who moved θ. `TailAverage`
-and `ExponentialAverage` put one around an update.
+A mean receives each iterate through `add` and writes itself into θ in `finish`, independent of the update rule.
+`TailAverage` and `ExponentialAverage` wrap an update with a mean.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class TailMean:
     """The mean of θ after each of the last ⌈fraction·steps⌉ steps.
 
     To the operation: from step `first_step` on, sum_j ← sum_j + θ_j in float64 after each applied step, in order;
-    `finish` writes θ_j ← fl32(sum_j / count). A step that was never applied (burnt) does not count; with no step
-    counted, θ stays.
+    `finish` writes θ_j ← fl32(sum_j / count). A burnt step, which is never applied, does not count; with no step
+    counted, θ is unchanged.
 
     - Costs float64 per trainable element: two more copies of the trainable part in its own precision.
     - State: `tail.sum.<name>`, `tail.count` (int64).
@@ -47,7 +47,7 @@ class TailMean:
 
     @property
     def first_step(self) -> int:
-        """The first step whose result enters the mean."""
+        """The first step whose result the mean includes."""
         return self.steps - math.ceil(self.fraction * self.steps)
 
     def init(self, parameters: TrainableParameters) -> State:
@@ -55,7 +55,7 @@ class TailMean:
         return {"tail.count": torch.zeros((), dtype=torch.int64), **_sums("tail.sum", parameters)}
 
     def add(self, parameters: TrainableParameters, state: State, step: int) -> None:
-        """Count θ as it is after `step`, when the tail has begun."""
+        """Add θ after `step` to the mean, if `step` belongs to the tail."""
         if step < self.first_step:
             return
         with torch.no_grad():
@@ -71,13 +71,14 @@ class TailMean:
 
 @dataclass(frozen=True)
 class ExponentialMean:
-    """The mean of θ after each step, a step's weight falling by `decay` with each step after it.
+    """The mean of θ after each step; a step's weight decreases by the factor `decay` with each later step.
 
     To the operation, in float64 after each applied step: e_j ← fl(fl(β·e_j) + fl((1 − β)·θ_j)) and
     w ← β·w + (1 − β), both from 0; `finish` writes θ_j ← fl32(e_j / w).
 
     - Bias-corrected: w = 1 − β^n after n steps, so the zeros that e starts from have no weight and neither does θ_0; a
-      constant θ is its own mean after any number of steps. Burnt steps do not count; with none applied θ stays.
+      constant θ is its own mean after any number of steps. Burnt steps do not count; if none was applied, θ is
+      unchanged.
     - Reaches back about 1/(1 − β) steps; unlike a tail it needs no number of steps beforehand.
     - Costs float64 per trainable element. State: `ema.sum.<name>`, `ema.weight` (float64).
 
@@ -95,7 +96,7 @@ class ExponentialMean:
         return {"ema.weight": torch.zeros((), dtype=torch.float64), **_sums("ema.sum", parameters)}
 
     def add(self, parameters: TrainableParameters, state: State, step: int) -> None:
-        """Count θ as it is after `step`."""
+        """Add θ after `step` to the mean."""
         fresh = 1.0 - self.decay
         with torch.no_grad():
             for index, start, theta in blocks(parameters):
@@ -111,7 +112,7 @@ class ExponentialMean:
 
 @dataclass(frozen=True)
 class TailAverage:
-    """Release `TailMean` of the iterates of `inner`, in place of the last one. Post-processing; see `TailMean`.
+    """Release the `TailMean` of the iterates of `inner` instead of the last one. Post-processing.
 
     State: the mean's, and the inner state under `inner.`. Raises DpzoError as `TailMean` does.
     """
@@ -151,7 +152,7 @@ class TailAverage:
 
 @dataclass(frozen=True)
 class ExponentialAverage:
-    """Release `ExponentialMean` of the iterates of `inner`, in place of the last one. See `ExponentialMean`.
+    """Release the `ExponentialMean` of the iterates of `inner` instead of the last one. Post-processing.
 
     State: the mean's, and the inner state under `inner.`. Raises DpzoError as `ExponentialMean` does.
     """

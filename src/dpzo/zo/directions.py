@@ -1,7 +1,7 @@
 """Public directions: every element is a pure function of (seed, step, k, parameter, element index), never of order.
 
-A direction is addressed, not drawn, so it does not depend on the device, on sharding, on block sizes, on which other
-directions were made, or on any generator's state. `kernels.spec` fixes the bits; `SCHEME` names that specification.
+A direction is computed from its address, so it does not depend on the device, sharding, block sizes, other directions,
+or any generator's state. `kernels.spec` specifies the bits; `SCHEME` names that specification.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ _CPU: Final = torch.device("cpu")
 
 
 class Structure(Protocol):
-    """A public rule that makes the directions u of a run out of a kind's elements; `structures` has them all.
+    """A public rule that computes a run's directions u from a kind's elements; all are in `structures`.
 
     Like z itself, u is addressed by (seed, step, k, parameter, element): no order, no state, no data.
     """
 
     @property
     def name(self) -> str:
-        """How the journal's header calls it."""
+        """Its name in the journal's header."""
 
     def describe(self) -> dict[str, Any]:
-        """Its name and settings, JSON-able: all that its bits depend on beside the scheme."""
+        """Its name and settings, JSON-serialisable: everything that its bits depend on besides the scheme."""
 
     def check(self, scheme: DirectionScheme) -> None:
-        """Raise DpzoError when the scheme's kind or parameters cannot have it."""
+        """Raise DpzoError if the structure does not support the scheme's kind or parameters."""
 
     def dimension(self, scheme: DirectionScheme) -> int:
-        """tr E[uuᵀ]: how many dimensions are searched."""
+        """tr E[uuᵀ]: the number of dimensions that are searched."""
 
     def fill(self, directions: StepDirections, k: int, parameter: int, out: Tensor, start: int) -> None:
         """out_j ← u_{k, start + j}; `out` is flat, contiguous, fp32, within the parameter."""
@@ -87,7 +87,8 @@ class DirectionScheme:
 
     - `kind`: a key of `KINDS`; `seed`: public, 0 … 2⁶⁴ − 1; `num_directions`: K ≥ 1.
     - `sizes`: element count of each trainable parameter, in the journal header's order; Σ sizes = d < 2³⁸.
-    - `structure`: what u is made of z, None for u = z; `shapes`: of the parameters, for structures that need them.
+    - `structure`: the rule that computes u from z, None for u = z; `shapes`: the parameters' shapes, for structures
+      that need them.
 
     Each kind has E[z] = 0 and E[zzᵀ] = I. Distinct (seed, step, k, parameter, kind) never share a counter, nor does any
     initialisation, with one exception: the K directions of an `orthogonal` step are made of the same signs.
@@ -100,7 +101,7 @@ class DirectionScheme:
     independent signs have ((d − 1)/K)·‖g‖²: K = d gives g itself. For K = 2^m and any d it is Σ_j g_j²·(n_j − 1), with
     n_j the number of elements whose J is that of j modulo K. Only K ≤ 2^⌈log₂ d⌉ is allowed: beyond, z_k repeat.
 
-    Raises DpzoError for an unknown kind, a value outside its range, or a structure that does not go with the rest.
+    Raises DpzoError for an unknown kind, a value out of range, or a structure that does not support the scheme.
     Source of `orthogonal`: signed Hadamard rows as in Ailon and Chazelle 2009; the variance is derived here.
     """
 
@@ -140,7 +141,7 @@ class DirectionScheme:
 
     @cached_property
     def effective_dimension(self) -> int:
-        """tr E[uuᵀ], the dimensions that a step searches: d, or what the structure leaves of it."""
+        """tr E[uuᵀ], the number of dimensions that a step searches: d, or fewer with a structure."""
         return self.dimension if self.structure is None else self.structure.dimension(self)
 
     @cached_property
@@ -150,21 +151,21 @@ class DirectionScheme:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What the journal's header says of the directions, JSON-able: with K and the parameters, all their bits."""
+        """The directions' description in the journal's header; with K and the parameters it determines every bit."""
         found: dict[str, Any] = {"scheme": SCHEME, "kind": self.kind, "seed": self.seed}
         return found if self.structure is None else {**found, "structure": self.structure.describe()}
 
     def at(self, step: int, backend: Backend = "numba") -> StepDirections:
-        """The K directions of one step, 0 ≤ step < 2³²; nothing is generated yet. The backend never changes a bit."""
+        """The K directions of one step, 0 ≤ step < 2³², generated lazily. The bits do not depend on the backend."""
         return StepDirections(self, step, backend)
 
 
 @dataclass(frozen=True)
 class StepDirections:
-    """The K directions z_0 … z_{K−1} of one step, generated where they are used and never stored.
+    """The K directions z_0 … z_{K−1} of one step, generated on use and never stored.
 
     `parameter` is an index into the scheme's `sizes`; `start` is the global index of the first element, so any shard of
-    a parameter can be asked for. Tensors are flat, contiguous, fp32; `out` may be `base` but not overlap it otherwise.
+    a parameter can be generated. Tensors are flat, contiguous, fp32; `out` may be `base` but not overlap it otherwise.
     """
 
     scheme: DirectionScheme
@@ -197,7 +198,7 @@ class StepDirections:
         )
 
     def draw(self, role: str, k: int, parameter: int, out: Tensor, start: int = 0) -> None:
-        """out_j ← element start + j of the kind's law in the stream of `role`: what structures are made of."""
+        """out_j ← element start + j of the kind's distribution in the stream of `role`, for structures."""
         kernels_for(self.backend, out.device).fill(self.stream(k, parameter, role), 1.0, out, start)
 
     def scale_factor(self, k: int, device: torch.device = _CPU) -> float:
@@ -261,7 +262,7 @@ class StepDirections:
     def _add_structured(
         self, structure: Structure, k: int, parameter: int, base: Tensor, scale: float, out: Tensor, start: int
     ) -> None:
-        """`add` a block at a time: u is made in scratch, multiplied there, then added, each rounded once."""
+        """`add` block by block: u is computed in scratch, multiplied there, then added, each rounded once."""
         block = block_elements(out.device)
         scratch = torch.empty(min(out.numel(), block), dtype=torch.float32, device=out.device)
         scale32 = torch.tensor(scale, dtype=torch.float32, device=out.device)
@@ -274,7 +275,7 @@ class StepDirections:
     def shift(self, k: int, parameter: int, base: Tensor, scale: float, out: Tensor, start: int = 0) -> None:
         """out_j ← rn(fl(base_j + fl(scale·z_{k, start + j}))): fp32, then to nearest even in `out`'s dtype.
 
-        `base` and `out` are flat, of one dtype: fp32, bf16 or fp16. Nothing of θ's size is made.
+        `base` and `out` are flat, of one dtype: fp32, bf16 or fp16. Allocates nothing of θ's size.
         """
         if self.scheme.structure is None:
             stream, factor = self.stream(k, parameter), self.scale_factor(k, out.device)
@@ -301,7 +302,7 @@ class StepDirections:
             add_each(self.backend, streams, self.scale_factor(k, outs[0].device), bases, scale, outs)
 
     def shift_rows(self, k: int, parameter: int, base: Tensor, scale: float, rows: Tensor) -> Tensor:
-        """Rows `rows` (R,) of what `shift` would make of the whole matrix `base` (V, W), to the bit; shape (R, W)."""
+        """Rows `rows` (R,) of the result of `shift` on the whole matrix `base` (V, W), bit for bit; shape (R, W)."""
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(base):
             raise IndexError("a row asked for lies outside the matrix")
         out = base.new_empty((len(rows), base.shape[1]))
@@ -316,7 +317,7 @@ class StepDirections:
         return out
 
     def step_into(self, parameter: int, coefficients: Sequence[float], theta: Tensor) -> None:
-        """θ_j ← fl(θ_j + g_j) over a whole parameter, g as `combine` makes it: one pass over memory if it can.
+        """θ_j ← fl(θ_j + g_j) over a whole parameter, with g from `combine`, in one pass over memory if possible.
 
         A 16-bit θ_j ← the same fp32 sum, rounded stochastically as `round_into` does.
         """
@@ -373,7 +374,7 @@ class StepDirections:
         round_into(self.backend, self._rounding(parameter), wide, out, start)
 
     def _rounding(self, parameter: int) -> Stream:
-        """The bits that a 16-bit parameter is rounded by in this step."""
+        """The random bits that round a 16-bit parameter in this step."""
         return Stream(
             law=spec.SIGNS,
             key0=self.scheme.seed & 0xFFFFFFFF,

@@ -1,4 +1,4 @@
-"""From losses to projections: the only place of this room where data is looked at."""
+"""Estimators: from losses to projections. This is the only module of `zo` that evaluates private data."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Projections = NDArray[np.float64]
 
 
 class Objective(Protocol):
-    """A loss per unit. Row i of the answer depends on unit i and the weights alone, bit for bit (law 7)."""
+    """A loss per unit. Entry i of the result depends on unit i and the weights alone, bit for bit (law 7)."""
 
     def losses(self, units: Units, /) -> NDArray[np.floating[Any]]:
-        """(B,) float32 or float64 losses of `units` at the module's present weights; NaN and ±inf are allowed."""
+        """(B,) float32 or float64 losses of `units` at the module's current weights; NaN and ±inf are allowed."""
 
 
 @runtime_checkable
 class VariantObjective(Protocol):
-    """An objective that may also evaluate several settings of the trainable part in one go; `losses` alone will do."""
+    """An objective that can also evaluate several settings of the trainable part together. Optional."""
 
     @property
     def variants(self) -> int:
-        """V: how many settings it is given at a time; 1 where it wants them one by one, through `losses`."""
+        """V: the number of settings per call; 1 to evaluate them one by one through `losses`."""
 
     def losses(self, units: Units, /) -> NDArray[np.floating[Any]]:
         """As in `Objective`."""
@@ -44,15 +44,15 @@ class VariantObjective(Protocol):
 
 @runtime_checkable
 class PaddedObjective(Protocol):
-    """An objective that makes at least a planned number of passes, whoever is in the batch: see `--constant-time`."""
+    """An objective that runs at least a planned number of passes for any batch: see `--constant-time`."""
 
     @property
     def planned_passes(self) -> int:
-        """Passes of an evaluation at least, those beyond its units without any unit; 0: as many as the units need."""
+        """Minimum passes of an evaluation; extra passes hold no unit. 0: as many as the units need."""
 
 
 def is_padded(objective: object) -> bool:
-    """Whether an evaluation takes a planned number of passes, and so is made for an empty batch too."""
+    """Whether an evaluation runs a planned number of passes, and therefore also runs for an empty batch."""
     return isinstance(objective, PaddedObjective) and objective.planned_passes > 0
 
 
@@ -76,7 +76,7 @@ def central_difference(
     directions: StepDirections,
     smoothing: float,
 ) -> Projections:
-    """Directional slopes by two evaluations a direction; private, so for `PrivateChannel.release` alone.
+    """Directional slopes by two evaluations per direction. Private: pass them only to `PrivateChannel.release`.
 
     d_ik = (ℓ_i(θ + φ·z_k) − ℓ_i(θ − φ·z_k)) / (2φ), in float64 from the losses as given; shape (B, K), loss per
     parameter unit. It estimates z_k·∇ℓ_i(θ) with an error of order φ², exact for a quadratic loss, so that
@@ -84,7 +84,20 @@ def central_difference(
 
     - B = 0 gives shape (0, K); the objective is not called unless it is padded (`is_padded`).
     - A unit whose loss is NaN or ±inf on a side may get NaN or ±inf: the channel counts such a row as 0.
-    - θ is never written: see `shifted`. Row i depends on unit i alone if the objective keeps that promise.
+    - θ is never written: see `shifted`. Row i depends on unit i alone if this holds for the objective.
+
+    Args:
+        objective: The per-example loss.
+        parameters: The trainable part; φ shifts it.
+        units: Indices of the B units.
+        directions: The step's K directions.
+        smoothing: φ, in parameter units.
+
+    Returns:
+        Slopes, float64, shape (B, K), loss per parameter unit.
+
+    Raises:
+        ValueError: if the objective does not return one loss per unit.
 
     Source: the two-point estimator of Spall 1992 (simultaneous perturbation).
     """
@@ -106,7 +119,7 @@ def forward_difference(
     directions: StepDirections,
     smoothing: float,
 ) -> Projections:
-    """Directional slopes by K + 1 evaluations, θ's own shared by all directions; private like `central_difference`.
+    """Directional slopes by K + 1 evaluations; all directions share the evaluation at θ. Private.
 
     d_ik = (ℓ_i(θ + φ·z_k) − ℓ_i(θ)) / φ, in float64 from the losses as given; shape (B, K), loss per parameter unit.
     For a loss with Hessian H_i it is z_k·∇ℓ_i(θ) + (φ/2)·z_kᵀH_i z_k + O(φ²).
@@ -114,10 +127,10 @@ def forward_difference(
     - The second term has the mean φ·tr(H_i)/2 in every slope of the row, whatever k: it does not shrink with K, and it
       takes its part of `clip_norm`. Directions are symmetric (z and −z as likely), so E[z·zᵀHz] = 0: without clipping
       E[d_ik·z_k] is still the gradient up to order φ², and the term is noise, of order φ instead of φ².
-    - φ wants to be smaller than for `central_difference`. The rounding of the losses bounds it from below: divided by
-      φ instead of 2φ, and that of ℓ_i(θ) is one more offset that all K share.
-    - Empty batches, hostile losses and θ as in `central_difference`. A loss that is not finite at θ itself makes the
-      whole row so.
+    - Use a smaller φ than for `central_difference`. Rounding of the losses bounds φ from below: the error is divided by
+      φ instead of 2φ, and the rounding of ℓ_i(θ) adds an offset shared by all K.
+    - Arguments, result, errors, empty batches, non-finite losses and θ as in `central_difference`. A non-finite loss at
+      θ makes the whole row non-finite.
 
     Source: the one-sided estimator of Nesterov and Spokoiny 2017; what the second term does is derived here.
     """
@@ -139,7 +152,7 @@ def _evaluate(
     directions: StepDirections,
     shifts: Sequence[Shift],
 ) -> NDArray[np.float64]:
-    """(E, B) losses at each of E shifted weights, `objective.variants` of them at a time where it offers that."""
+    """(E, B) losses at each of E shifted weights, `objective.variants` at a time if the objective supports it."""
     losses = np.zeros((len(shifts), len(units)))
     at_once = objective.variants if isinstance(objective, VariantObjective) else 1
     if isinstance(objective, VariantObjective) and at_once > 1:
@@ -163,7 +176,7 @@ def _evaluate(
 def _losses(objective: Objective, units: Units) -> NDArray[np.float64]:
     losses = np.asarray(objective.losses(units), dtype=np.float64)
     if losses.shape != (len(units),):
-        raise ValueError("the objective must return one loss a unit")  # no figure: the batch size is private
+        raise ValueError("the objective must return one loss a unit")  # without the private batch size
     return losses
 
 
@@ -171,7 +184,7 @@ ESTIMATORS: dict[str, Estimator] = {"central": central_difference, "forward": fo
 
 
 def is_own(estimator: Estimator) -> bool:
-    """Whether an estimator is one of dpzo's, whose rows depend on their own unit by construction."""
+    """Whether an estimator is built into dpzo, so that each row depends on its own unit by construction."""
     return estimator in (central_difference, forward_difference)
 
 

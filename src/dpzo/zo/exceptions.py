@@ -1,4 +1,4 @@
-"""Exceptions raised while units are evaluated: the unit that raises one counts 0, and nothing says that it did."""
+"""Exceptions during evaluation: a unit that raises one counts as 0, without any visible sign."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from dpzo.zo.parameters import TrainableParameters
 
 @runtime_checkable
 class FillableObjective(Protocol):
-    """An objective that can evaluate a micro-batch of filling, which holds no unit."""
+    """An objective that can evaluate a micro-batch of padding without any unit."""
 
     def evaluate_filling(self) -> None:
-        """Evaluate one micro-batch of the usual shape without any unit in it; the result is dropped."""
+        """Evaluate one micro-batch of the usual shape without any unit; the result is discarded."""
 
 
 @runtime_checkable
 class ForgetfulObjective(Protocol):
-    """An objective that holds something for the units it was asked for last."""
+    """An objective that caches data for the last units that it evaluated."""
 
     def forget(self) -> None:
-        """Drop it."""
+        """Clear the cache."""
 
 
 @dataclass(frozen=True)
 class ExceptionSafeEstimator:
-    """`estimator`, where a unit whose evaluation raises an exception has a row of NaN, which the channel counts as 0.
+    """Wrap `estimator`: a unit whose evaluation raises an exception gets a row of NaN, which the channel counts as 0.
 
-    If units evaluated together raise, each half of them is evaluated by itself, down to a unit alone in a filled
-    micro-batch of the usual shape; a unit that raises there has the row of NaN, whichever direction raised.
+    If units evaluated together raise, each half is evaluated separately, down to a single unit in a padded micro-batch
+    of the usual shape. A unit that raises there gets a row of NaN, whichever direction raised.
 
-    - Row i depends on unit i alone where the rows of sets that raise nothing do, and a set raises if and only if one
-      of its units does so alone: then each row is that of the unit alone, whoever else is in the batch.
+    - Row i depends on unit i alone if this holds for sets that raise nothing, and if a set raises if and only if one of
+      its units raises alone. Each row is then that of the unit alone, whatever the batch.
     - Type, message and traceback of the exception are dropped: they may hold the record. It has no effect but the row.
     - A result of another shape than (B, K) is treated as an exception.
-    - `KeyboardInterrupt`, `SystemExit` and exceptions of the type `stop` pass: no record raises them.
-    - Out of memory: as any exception, with less held at a time. If even filling cannot be evaluated, the machine is
-      what lacks memory: then, and only then, DpzoError.
+    - `KeyboardInterrupt`, `SystemExit` and exceptions of the type `stop` propagate: no record raises them.
+    - Out of memory is handled like any exception, with smaller sets. Only if padding alone cannot be evaluated does the
+      machine lack memory, and DpzoError is raised.
     """
 
     estimator: Estimator
@@ -65,7 +65,7 @@ class ExceptionSafeEstimator:
             return self.estimator(objective, parameters, some, directions, smoothing)
 
         if is_padded(objective) and isinstance(objective, ForgetfulObjective):
-            objective.forget()  # what is held for the last batch would make an equal one faster
+            objective.forget()  # a cache of the last batch would make an equal batch faster
         return self._rows(evaluate, objective, units, directions.num_directions)
 
     def _rows(
@@ -95,7 +95,7 @@ class ExceptionSafeEstimator:
 
 
 _ALLOCATION_FAILURES = ("DefaultCPUAllocator", "alloc_cpu", "can't allocate memory")
-"""What a plain RuntimeError of torch's allocator for the CPU says."""
+"""Parts of the message of a RuntimeError from torch's CPU allocator."""
 
 
 def _is_memory_short(error: Exception) -> bool:

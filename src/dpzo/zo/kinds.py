@@ -1,4 +1,4 @@
-"""The laws of a direction, each with E[zzᵀ] = I, and the factor that puts a Gaussian one on the sphere."""
+"""The distributions of a direction, each with E[zzᵀ] = I, and the factor that scales a Gaussian one to the sphere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpzo.zo.kernels import spec
 
 @dataclass(frozen=True)
 class Kind:
-    """A law of z with E[zzᵀ] = I: the element law, and whether the whole direction is scaled to ‖z‖ = √d."""
+    """A distribution of z with E[zzᵀ] = I: its elements, and whether the direction is scaled to ‖z‖ = √d."""
 
     law: int
     on_sphere: bool

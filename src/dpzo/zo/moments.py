@@ -1,6 +1,6 @@
-"""Rules that remember past releases: heavy ball and Adam, over g_t = Σ_k s_k·z_k/(K·qN).
+"""Update rules with state from past releases: heavy ball and Adam, over g_t = Σ_k s_k·z_k/(K·qN).
 
-The directions of a step are gone after it, so what is remembered has θ's size: fp32 buffers, one for `Momentum`, two
+A step's directions are not stored, so the state has θ's size: fp32 buffers, one for `Momentum`, two
 for `Adam`, whatever θ's own dtype. Everything is post-processing of releases: no plan, event or ε depends on the rule.
 """
 
@@ -41,12 +41,13 @@ class Momentum:
     v_j ← fl(fl(fl32(β)·v_j) + Σ_k fl(c_k·z_kj)) in fp32, the sum sequentially for k = 0 … K − 1 from 0;
     θ_j ← fl(θ_j + v_j), or as `updates.move` says for 16 bits. No fused operation.
 
-    - The factor 1 − β lets a release move θ by η_t·g_t in all, spread over about 1/(1 − β) steps: a rate means what it
-      means for `Sgd`, and β = 0 is `Sgd` bit for bit. (Conventions without it are η/(1 − β) here.)
-    - No bias correction, on purpose. Dividing by 1 − β^t would give the first release a total weight of 3.0 and the
-      tenth 1.25 (β = 0.9), and unequal weights on equally noisy releases only add variance. The price: the last
+    - With the factor 1 − β a release moves θ by η_t·g_t in total, spread over about 1/(1 − β) steps: learning rates
+      have the same meaning as for `Sgd`, and β = 0 is `Sgd` bit for bit. (Conventions without it are η/(1 − β) here.)
+    - Deliberately no bias correction. Dividing by 1 − β^t would give the first release a total weight of 3.0 and the
+      tenth 1.25 (β = 0.9), and unequal weights on equally noisy releases only add variance. The disadvantage: the last
       1/(1 − β) releases have not moved θ by their full share when the run ends.
-    - The rate is applied when a release enters v, so a falling schedule does not shrink releases that are on their way.
+    - The rate is applied when a release enters v, so a decreasing schedule does not shrink earlier releases that v
+      still contains.
     - A step that was never applied (burnt) changes nothing: v neither decays nor moves θ.
     - State: `momentum.<name>`, fp32, one more copy of the trainable part; `master.<name>` as for `Sgd`.
 
@@ -91,7 +92,7 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Adam:
-    """θ ← θ − η_t·m̂/(√v̂ + ε), m and v the exponential means of g and g², each divided by the weight it has gathered.
+    """θ ← θ − η_t·m̂/(√v̂ + ε), m and v the exponential means of g and g², each divided by its accumulated weight.
 
     To the operation: c_k = fl32(s_k / (K·qN)); g_j = Σ_k fl(c_k·z_kj) in fp32, sequentially from 0;
     m_j ← fl(fl(β₁·m_j) + fl(α₁·g_j)), v_j ← fl(fl(β₂·v_j) + fl(α₂·fl(g_j·g_j))), with β and α = 1 − β (float64) rounded
@@ -104,7 +105,7 @@ class Adam:
       steps have the size of η_t in parameter units, whatever the slopes: rates for `Sgd` do not carry over.
     - With Rademacher directions and K = 1, g² is the same number everywhere: Adam is then a normalised heavy ball.
       It tells coordinates apart only through K > 1 or Gaussian directions, and what v sees is mostly privacy noise.
-    - A coordinate that no direction has touched has m = v = 0 and stays where it is.
+    - A coordinate that no direction has changed has m = v = 0 and does not move.
     - State: `adam.first.<name>`, `adam.second.<name>`, fp32, two more copies of the trainable part; `adam.weights`
       (w₁, w₂) float64; `master.<name>` as for `Sgd`. Burnt steps do not count.
 
@@ -171,7 +172,7 @@ def _zeros(name: str, parameters: TrainableParameters) -> State:
 
 
 def _fl32(number: float) -> float:
-    """To fp32, nearest even: what a tensor operation would make of it, said openly."""
+    """Round to fp32, to nearest even, as a tensor operation would."""
     with np.errstate(over="ignore", under="ignore"):
         return float(np.float32(number))
 

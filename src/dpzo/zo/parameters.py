@@ -17,7 +17,7 @@ Held = Literal["all", "layer", "slice"]
 Materialise = Literal["auto", "all", "layer", "slice"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What can be trained; how 16 bits take a step is the update's choice."""
+"""The trainable dtypes; the update decides how a 16-bit parameter takes a step."""
 
 _SMALL_BYTES = 4 << 20
 _SMALL_SHARE = 8
@@ -32,7 +32,7 @@ class TrainableParameters:
     - `materialise`: how `shift.shifted` holds shifted weights, see `Held`; `auto`: `all` when the trainable part is
       under 1/8 of the module's elements or under 4 MiB, else `slice`. The bits are the same.
 
-    Raises DpzoError when a name is unknown, none is given, or a parameter is not contiguous, not of one of
+    Raises DpzoError if a name is unknown, no name is given, or a parameter is not contiguous, not of one of
     `DTYPES`, or shares memory with another one without being the same parameter.
     """
 
@@ -65,7 +65,7 @@ class TrainableParameters:
         self.materialise: Materialise = materialise
         largest = max(p.numel() * p.element_size() for _, p in chosen)
         self.scratch = Scratch(min(RING_BYTES, largest))  # a layer's memory is the bound
-        self.layouts: dict[Held, Any] = {}  # `shift` keeps here what it works out once
+        self.layouts: dict[Held, Any] = {}  # cache of `shift`
         self._named: dict[str, nn.Parameter] = dict(chosen)
         self._ordered = tuple(self._named.values())
 
@@ -118,10 +118,10 @@ class TrainableParameters:
         return self._ordered[index].detach().view(-1)
 
     def together(self, held: Held) -> tuple[tuple[int, ...], ...]:
-        """Indices of parameters too small to be worth a call each (biases, norms), by dtype and device.
+        """Indices of small parameters (biases, norms) to process in one call, by dtype and device.
 
-        Unless all are held anyway, none if together they are more than the largest parameter: a layer's memory is the
-        bound.
+        Unless all are held anyway, none if together they exceed the largest parameter: memory is bounded by that of one
+        layer.
         """
         if held != "all" and sum(self.sizes[index] for group in self._small for index in group) > max(self.sizes):
             return ()
@@ -136,7 +136,7 @@ class TrainableParameters:
         return tuple(tuple(group) for group in groups.values())
 
     def effective_materialise(self) -> Held:
-        """`materialise` with `auto` decided."""
+        """`materialise` with `auto` resolved."""
         if self.materialise != "auto":
             return self.materialise
         return "all" if self._is_held_whole else "slice"

@@ -1,4 +1,4 @@
-"""Layers that need a part of a large matrix at a time: a lookup its rows, a wide product one slice after the other."""
+"""Layers that need part of a large matrix at a time: a lookup needs rows, a wide product one slice after another."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dpzo.zo.parameters import Held
 _SLICE_BYTES = 6 << 20
 """Of a wide matrix at a time: it stays in a CPU's cache from where it is shifted to where it is multiplied."""
 _WIDE = 4
-"""A matrix is wide from so many slices on. Below, the product of a whole is as fast."""
+"""A matrix with at least this many slices is wide. Below, the product of the whole matrix is as fast."""
 _ROWS = 64
 """Rows of a slice come in multiples of this, so that products are tiled as those of the whole are."""
 
 
 class Source(Protocol):
-    """Who shifts what is asked for."""
+    """The object that computes the requested shifted weights."""
 
     def is_parameter(self, tensor: Any, index: int) -> bool: ...
     def rows(self, index: int, chosen: Tensor) -> Tensor: ...
@@ -31,7 +31,7 @@ class Source(Protocol):
 
 
 class Pieces(TorchFunctionMode):
-    """While a layer runs: of its matrix only what is read is shifted. Any other reader gets it whole."""
+    """While a layer runs, shift only the part of its matrix that is read. Other readers get the whole matrix."""
 
     def __init__(self, source: Source, index: int, slices: bool) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Pieces(TorchFunctionMode):
             return functional.embedding(places, self._source.rows(self._index, chosen))
         if self._slices and reads == [1] and function is functional.linear and not options:
             return self._source.product(self._index, arguments[0], arguments[2] if len(arguments) > 2 else None)
-        if reads and function.__name__ != "__get__":  # no glance at its shape
+        if reads and function.__name__ != "__get__":  # not an access to its shape
             self._is_whole = True
             self._source.enter(self._index)
         return function(*arguments, **options)
@@ -64,7 +64,7 @@ class Pieces(TorchFunctionMode):
 
 
 def piecewise(module: nn.Module, parameters: Sequence[Tensor], owned: Sequence[int], held: Held) -> int | None:
-    """Which of the parameters that a module owns, and that are not held anyway, it may read in pieces, if any.
+    """The parameter of a module, not held otherwise, that it may read in pieces, if any.
 
     An embedding's table, unless the layer writes to it (`max_norm` rescales rows in place); with `slice` also the wide
     matrix of a linear layer.
@@ -77,10 +77,10 @@ def piecewise(module: nn.Module, parameters: Sequence[Tensor], owned: Sequence[i
 
 
 def is_wide(matrix: Tensor) -> bool:
-    """Whether products with it are made a slice at a time.
+    """Whether products with the matrix are computed slice by slice.
 
-    On a CPU alone: there it saves a pass over memory, and products of slices have the bits of the whole. What a GPU
-    computes hangs on the shape of the product.
+    Only on a CPU: there it saves a pass over memory, and products of slices have the bits of the whole product.
+    On a GPU the result depends on the shape of the product.
     """
     return matrix.device.type in ("cpu", "meta") and matrix.numel() * matrix.element_size() >= _WIDE * _SLICE_BYTES
 

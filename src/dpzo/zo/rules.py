@@ -1,4 +1,4 @@
-"""From names to an update: the rules by name, and the one order in which their parts are put together."""
+"""Build an update from names: the rules by name, and the order in which their parts are combined."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpzo.zo.updates import Sgd, Update
 
 @dataclass(frozen=True)
 class RuleSettings:
-    """What a rule is made from, all public; a rule takes what it needs.
+    """The public inputs of a rule; each rule uses those that it needs.
 
     `noise_std`: standard deviation of the noise on each released number, slope units (noise_multiplier · clip_norm).
     """
@@ -72,15 +72,29 @@ def build_update(
     average: float = 0.0,
     master: bool = False,
 ) -> Update:
-    """The update that a config names, from the inside out: rule, then shrinkage of the row before it, then an average.
+    """Build the update that a config names: shrinkage, then the rule, then an average.
 
-    So a release goes through shrinkage into the rule (`sign` takes signs first), the rule moves θ, the iterate enters
-    the average, and the average is what is released: of the last `average`·`steps` iterates (0: none), or over all of
-    them with decay `ema` (None: none). `momentum` is the decay of `momentum` and Adam's first; other rules ignore it.
-    `noise_std` as for `RuleSettings`.
+    Shrinkage scales each release before the rule (`sign` takes signs first), the rule moves θ, and the average of the
+    iterates is released. Every part reads only releases and public numbers: plan, event and ε are those of plain `Sgd`.
 
-    Every part reads releases and public numbers alone: plan, event and ε are those of plain `Sgd`. Raises DpzoError
-    for an unknown name, a value out of range, both averages at once, or shrinkage for a rule that no factor reaches.
+    Args:
+        rule: A key of `UPDATES`.
+        schedule: The learning rate, in parameter units per unit slope.
+        expected_batch_size: q·N.
+        steps: T, the number of steps.
+        noise_std: As for `RuleSettings`, in slope units.
+        momentum: Decay of `momentum` and of Adam's first moment; other rules ignore it.
+        shrinkage: Shrinkage of the released row; "none" for none.
+        ema: Decay of an average over all iterates; None for none.
+        average: Fraction of `steps` whose iterates, the last ones, are averaged; 0 for none.
+        master: Keep an fp32 copy of each 16-bit parameter.
+
+    Returns:
+        The update.
+
+    Raises:
+        DpzoError: for an unknown name, a value out of range, both averages at once, or shrinkage for a rule on which a
+            factor has no effect.
     """
     if rule not in UPDATES:
         raise DpzoError(f"training.update: {rule!r} is unknown; choose one of {', '.join(UPDATES)}")
@@ -101,10 +115,10 @@ def build_update(
 def update_facts(
     rule: str, *, momentum: float = 0.9, shrinkage: str = "none", ema: float | None = None
 ) -> dict[str, Any]:
-    """What a journal's header says of an update beside rate, schedule, average and master: θ_T depends on all of it.
+    """The update's facts for a journal's header besides rate, schedule, average and master; θ_T depends on them.
 
-    The rule and every constant that it and what is around it use. For plain `sgd` the rule alone, so that what older
-    versions wrote still reads.
+    The rule and every constant that it and its wrappers use. For plain `sgd` only the rule, so that headers of older
+    versions remain valid.
 
     >>> update_facts("momentum", momentum=0.5)
     {'rule': 'momentum', 'momentum': 0.5}

@@ -1,6 +1,6 @@
 """Learning rates as pure functions of the step, the same float64 on every machine.
 
-Steps count from 0. Warm-up is linear and never 0, because a step at rate 0 would spend privacy for nothing:
+Steps count from 0. Warm-up is linear and never 0, because a step at rate 0 would spend privacy budget without effect:
 rate·(step + 1)/(warmup_steps + 1) for step < warmup_steps.
 """
 
@@ -22,7 +22,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """`learning_rate` after the warm-up. Raises DpzoError for values that make no schedule, as the other two do."""
+    """`learning_rate` after the warm-up. Like the other two, raises DpzoError for values out of range."""
 
     learning_rate: float
     steps: int

@@ -1,4 +1,4 @@
-"""Memory for shifted weights, allocated once and used by one layer after another."""
+"""Memory for shifted weights, allocated once and reused by one layer after another."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 RING_BYTES = 48 << 20
-"""Of buffers that take turns, at most."""
+"""Maximum bytes of the buffers used in rotation."""
 _TURNS = 4
-"""Buffers of about one size that take turns."""
+"""Number of buffers of similar size used in rotation."""
 _CLOSE = 4
 
 
 class Scratch:
-    """Flat buffers, handed out and taken back; as many as parameters are shifted at the same time.
+    """A pool of flat buffers, as many as parameters are shifted at the same time.
 
-    The last one given back lies in the cache, and to take it again is best, unless what read it was a product of many
-    rows: after those a buffer took up to twice as long to overwrite as one at rest, on a CPU of two cores. For them
-    buffers take turns, as many as `ring_bytes` hold.
+    The last buffer returned is still in the CPU cache and is reused first, except after a product of many rows:
+    overwriting such a buffer took up to twice as long as an idle one, on a CPU of two cores. For these products buffers
+    are used in rotation, as many as fit in `ring_bytes`.
     """
 
     def __init__(self, ring_bytes: int = 0) -> None:
         self._ring_bytes = ring_bytes
-        self._free: list[Tensor] = []  # the one that has rested longest comes first
+        self._free: list[Tensor] = []  # the longest idle buffer comes first
         self._held = 0
         self._lent = False
 
@@ -37,10 +37,10 @@ class Scratch:
     def take(
         self, size: int, device: torch.device, dtype: torch.dtype = torch.float32, *, rested: bool = False
     ) -> Tensor:
-        """A buffer of at least `size` elements: the last one given back that holds them, or a new one.
+        """Take a buffer of at least `size` elements: the last returned one that is large enough, or a new one.
 
-        `rested`: a new one as long as there is room for one more to take turns; else of those that fit the one that has
-        rested longest, or the smallest if all are far too large. New ones replace as many as make room for them.
+        `rested`: a new buffer while the rotation has room for one more; else the longest idle one that fits, or the
+        smallest if all are far too large. A new buffer replaces as many old ones as it needs room for.
         """
         place = self._longest_rested(size, device, dtype) if rested else self._latest(size, device, dtype)
         if place is not None:
@@ -68,18 +68,18 @@ class Scratch:
                 continue
             if held <= _CLOSE * size:
                 first, fitting = place if first is None else first, fitting + 1
-                if not room or fitting == _TURNS:  # a layer asks between two products: look no further
+                if not room or fitting == _TURNS:  # called between two products: stop searching
                     return first
             elif larger is None or held < least:
                 larger, least = place, held
         return None if room else larger
 
     def give(self, buffer: Tensor) -> None:
-        """Take a buffer back."""
+        """Return a buffer to the pool."""
         self._free.append(buffer)
 
     def clear(self) -> None:
-        """Let go of all memory that is not handed out."""
+        """Free all buffers that are not in use."""
         self._held -= sum(_bytes(buffer) for buffer in self._free)
         self._free = []
 

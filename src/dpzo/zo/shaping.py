@@ -1,4 +1,4 @@
-"""What happens to the released row before a rule sees it: shrunk by its signal to noise, or reduced to signs.
+"""Transformations of the released row before a rule uses it: shrinkage by signal-to-noise ratio, or signs only.
 
 Both read the released values and the public noise level only, so they cost no privacy and change no event.
 """
@@ -34,9 +34,9 @@ class Shrinkage:
     e = 0, and never below `floor`; s_k ← fl(f·s_k).
 
     - E‖s‖² = ‖signal‖² + K·σ², so e_t estimates the signal's energy in units of σ² and f_t the Wiener factor, the
-      multiple of s with the least mean squared error to the true row. With one release behind it, f is
-      1 − K/‖s/σ‖², a positive-part James–Stein factor; later ones share what earlier releases tell.
-    - The shape of the row stays, its length falls: as training ends and slopes drown in noise, steps get shorter.
+      multiple of s with the least mean squared error to the true row. After one release, f is 1 − K/‖s/σ‖², a
+      positive-part James–Stein factor; later factors also use earlier releases.
+    - The row keeps its direction and becomes shorter: steps shrink as noise dominates the slopes late in training.
     - The floor keeps a run moving. Noise alone puts e/K at ±√(2(1 − β)/((1 + β)K)) about 0, which for the default decay
       0.99 is 0.1 at K = 1 and less for more directions: below the default floor nothing would be learnt from e.
     - State: `shrinkage.energy`, `shrinkage.weight`, float64 scalars, and the inner state under `inner.`. Burnt steps do
@@ -68,7 +68,7 @@ class Shrinkage:
         }
 
     def factor(self, state: State, values: NDArray[np.float64]) -> float:
-        """f_t, with the release taken into the state."""
+        """Return f_t, after adding the release to the state."""
         scaled = [float(s) / self.noise_std for s in released(values)]
         excess = math.fsum(u * u for u in scaled) - len(scaled)
         fresh = 1.0 - self.decay

@@ -1,8 +1,8 @@
 """Evaluate a module at θ + s·z without writing θ and without a second copy of the model.
 
-The shifted weights are computed into scratch memory and the parameter is pointed at it for as long as the layer that
-owns it runs; then the parameter is pointed back. The `nn.Parameter` object stays the same, so whatever refers to it (a
-tied head, the flat weight list of a recurrent layer) sees the shift too, and θ's own memory is only ever read.
+The shifted weights are computed into scratch memory. The parameter points to that memory while the layer that owns it
+runs, and then to θ again. The `nn.Parameter` object stays the same, so every reference to it (a tied head, the flat
+weight list of a recurrent layer) also sees the shift. θ's own memory is only read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MANY_ROWS = 256
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """Who is shifted when, for one way of holding.
+    """Which parameters are shifted when, for one way of holding.
 
     `together`: small parameters, in groups, for as long as the block lasts. `served`: modules whose call needs more,
     with the parameter that they read in pieces, if any, and those that are held while they run.
@@ -37,7 +37,7 @@ class WeightLayout:
 
 
 def _layout(parameters: TrainableParameters, held: Held) -> WeightLayout:
-    """Found once for each way; a step asks twice for each direction."""
+    """Computed once per way of holding; a step uses it twice per direction."""
     known: WeightLayout | None = parameters.layouts.get(held)
     if known is None:
         together, tensors = parameters.together(held), list(parameters)
@@ -52,7 +52,7 @@ def _layout(parameters: TrainableParameters, held: Held) -> WeightLayout:
 
 
 class _Work:
-    """Whether θ is read to be shifted, right now. A class: a generator takes six times as long to enter."""
+    """Whether θ is being read to compute a shift. A class: a generator takes six times as long to enter."""
 
     is_on = False
 
@@ -64,7 +64,7 @@ class _Work:
 
 
 class Shift:
-    """The live state of one `shifted` block: who points at scratch, and how many running layers need it."""
+    """The state of one `shifted` block: the parameters that point to scratch, and how many running layers use them."""
 
     def __init__(
         self, parameters: TrainableParameters, directions: StepDirections, k: int, scale: float, held: Held
@@ -80,11 +80,11 @@ class Shift:
         self.visited: set[int] = set()
         self._at_work = _Work()
         self.on_product: Callable[[int, Tensor, Tensor | None, Tensor], None] | None = None
-        """Told of each product that was made of slices: (index, x, bias, product)."""
+        """Called with each product computed by slices: (index, x, bias, product)."""
 
     @property
     def is_at_work(self) -> bool:
-        """Whether θ is read to be shifted, right now."""
+        """Whether θ is currently being read to compute a shift."""
         return self._at_work.is_on
 
     def is_parameter(self, tensor: Any, index: int) -> bool:
@@ -118,7 +118,7 @@ class Shift:
         return out
 
     def enter(self, index: int, rows: int = 0) -> None:
-        """Point parameter `index` at its shifted weights, for a layer that multiplies so many rows by them."""
+        """Point parameter `index` to its shifted weights, for a layer that multiplies `rows` rows by them."""
         self.visited.add(index)
         self._users[index] = self._users.get(index, 0) + 1
         if self._users[index] > 1:
@@ -156,7 +156,7 @@ class Shift:
                 self.enter(index)
 
     def leave(self, index: int) -> None:
-        if index not in self._live:  # an error came before it was entered
+        if index not in self._live:  # an error occurred before it was entered
             return
         self._users[index] -= 1
         if self._users[index] == 0:
@@ -186,7 +186,7 @@ class Shift:
                 self.leave(index)
 
     def restore(self) -> None:
-        """Point everything back, whatever has happened."""
+        """Point all parameters back to θ, also after an error."""
         while self._reading:
             self._reading.pop().close()
         for index in list(self._live):
@@ -197,7 +197,7 @@ class Shift:
 
 
 def _rows(arguments: tuple[Any, ...]) -> int:
-    """Of a layer's first input: all its dimensions but the last; 0 where it has none."""
+    """Rows of a layer's first input: the product of all dimensions but the last; 0 without an input."""
     x = arguments[0] if arguments else None
     return x.numel() // x.shape[-1] if isinstance(x, Tensor) and x.dim() > 1 and x.shape[-1] else 0
 

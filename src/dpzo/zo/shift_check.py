@@ -1,4 +1,4 @@
-"""Which ways of holding shifted weights serve a model, found on public input without a second copy of the weights."""
+"""Find which ways of holding shifted weights a model supports, on public input, without copying the weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ShiftCheck:
 
     @property
     def held(self) -> Held:
-        """The way that needs least memory among those that give the right bits."""
+        """The way that needs the least memory among those with the correct bits."""
         if not self.layer_is_safe:
             return "all"
         return "layer" if self.other_bits else "slice"
@@ -44,12 +44,12 @@ class ShiftCheck:
 def check_shift(parameters: TrainableParameters, call: Callable[[], Any], scale: float = 1e-2) -> ShiftCheck:
     """Run `call()` once under a shift held in slices, and watch every operation on θ's own memory.
 
-    `call` runs the module on public input of the run's shapes. When a model passes weights around by hand, a parameter
-    is read outside its owner's call: then shifts must be held whole, `materialise="all"`. Beside each product that is
-    made of slices the whole one is made and compared bit for bit, so isolation found for one holds for the other.
+    `call` runs the module on public input of the run's shapes. If a model passes weights between modules, a parameter
+    is read outside its owner's call; shifts must then be held whole, `materialise="all"`. Each product computed by
+    slices is compared bit for bit with the whole product, so isolation found for one holds for the other.
 
-    Memory: beside a step's own, the largest wide matrix. What reads memory behind torch's dispatcher (a compiled
-    extension that is handed an address) is not seen: a shift that it misses costs accuracy, never privacy.
+    Memory: beside a step's own, the largest wide matrix. Reads that bypass torch's dispatcher (a compiled extension
+    that receives an address) are not detected: a missed shift costs accuracy, never privacy.
     """
     directions = DirectionScheme("rademacher", 0, 1, parameters.sizes).at(0)
     thetas = [p.data for p in parameters]
@@ -77,11 +77,11 @@ def check_shift(parameters: TrainableParameters, call: Callable[[], Any], scale:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes each operation that is handed a trainable parameter's own memory, but for those that shift it."""
+    """Record each operation that receives a trainable parameter's own memory, except those that shift it."""
 
     def __init__(self, homes: Mapping[int, int], shift: Shift) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._homes, self._shift = homes, shift  # which parameter lies at an address
+        self._homes, self._shift = homes, shift  # the parameter at each address
         self.missed: set[int] = set()
 
     def __torch_dispatch__(

@@ -1,4 +1,4 @@
-"""Several shifted copies of the trainable part side by side, for an objective that evaluates them in one go."""
+"""Several shifted copies of the trainable part, stacked for an objective that evaluates them together."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Weights = Mapping[str, Tensor]
 def stacked(
     parameters: TrainableParameters, directions: StepDirections, shifts: Sequence[Shift], count: int | None = None
 ) -> Iterator[Weights]:
-    """The weights θ + scale·z_k of each shift, in scratch memory that is taken back when the block ends.
+    """The weights θ + scale·z_k of each shift, in scratch memory that is released when the block ends.
 
     Entry v of a stack has the bits that `shifted(parameters, directions, *shifts[v])` computes with. With `count` the
-    stack is filled by θ itself up to so many entries, so that its shape is the same whatever is left to evaluate.
-    θ's memory is only read. Raises RuntimeError inside another block over the same parameters.
+    stack is padded with θ itself to that many entries, so that its shape does not depend on the number of remaining
+    shifts. θ's memory is only read. Raises RuntimeError inside another block over the same parameters.
     """
     total = len(shifts) if count is None else count
     with parameters.scratch.lend():

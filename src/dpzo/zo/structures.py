@@ -1,4 +1,4 @@
-"""Directions that search less than all of R^d: a public mask, matrices of low rank, a public basis.
+"""Structured directions that search a subspace of R^d: a public mask, low-rank matrices, a public basis.
 
 What is public before the run, or follows from releases alone, may shape the directions at no privacy cost: the slopes
 along them are clipped, summed and noised like any other, so a structure changes no event. `direction_scheme` builds a
@@ -67,7 +67,7 @@ class RandomMask:
         return {"name": self.name, "keep_fraction": self.keep_fraction}
 
     def check(self, scheme: DirectionScheme) -> None:
-        """Refuse kinds whose law a mask would break, and a mask that keeps nothing."""
+        """Reject kinds whose distribution a mask would break, and a mask that keeps nothing."""
         _require_independent(scheme, "mask")
         # With 100 elements expected, none has a probability below e^-100: only small masks need counting.
         if self.keep_fraction * scheme.dimension < 100 and self.dimension(scheme) == 0:
@@ -133,7 +133,7 @@ class LowRank:
         return {"name": self.name, "rank": self.rank}
 
     def check(self, scheme: DirectionScheme) -> None:
-        """Refuse kinds without independent elements, and parameters that all stay full."""
+        """Reject kinds without independent elements, and models in which every parameter stays full."""
         _require_independent(scheme, "direction_rank")
         if scheme.shapes is None:
             raise ValueError("low-rank directions need the parameters' shapes")
@@ -184,7 +184,7 @@ class PublicBasis:
 
     **The vectors must come from public data**: gradients on public records, a difference of public checkpoints, or
     past releases. Nothing here can check that, and the guarantee does not hold for a basis made from private records.
-    The header carries `digest`, so that others see which basis it was.
+    The header holds `digest`, which identifies the basis.
 
     `vectors`: a parameter's (n, size) fp32 part in header order, None where it does not move. Holds n times the
     trainable part in memory, on each device that asks. Make it by `public_basis` or `load_basis`. Source: PAZO-P, 2025.
@@ -209,7 +209,7 @@ class PublicBasis:
         return {"name": self.name, "rank": self.rank, "sha256": self.digest}
 
     def check(self, scheme: DirectionScheme) -> None:
-        """The parameters must be the ones it was made for."""
+        """Reject parameters other than those that the basis was made for."""
         sizes = tuple(None if part is None else part.shape[1] for part in self.vectors)
         if len(sizes) != len(scheme.sizes) or any(a not in (None, b) for a, b in zip(sizes, scheme.sizes, strict=True)):
             raise ValueError("the basis was made for other parameters")

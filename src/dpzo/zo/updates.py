@@ -1,9 +1,9 @@
-"""From a release to the next weights: post-processing, specified to the operation so that a replay gives the same bits.
+"""Updates from a release to the next weights: post-processing, specified per operation so that a replay is bit-exact.
 
-An update sees the released values and public directions, never the data. What it remembers is a plain dict of tensors
-that a checkpoint can hold; `init` makes it, `apply` changes it in place, `finish` turns the last weights into the
-released ones. Here are the protocol, what every rule shares, and `Sgd`; `moments`, `averaging` and `shaping` hold the
-others, `rules` puts them together.
+An update reads the released values and public directions, never the data. Its state is a plain dict of tensors that a
+checkpoint can hold: `init` creates it, `apply` changes it in place, and `finish` turns the last weights into the
+released ones. This module has the protocol, shared functions and `Sgd`; `moments`, `averaging` and `shaping` have the
+other rules, and `rules` combines them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Update(Protocol):
         """Write θ and `state` for one step (0-based); `values` (K,) is the released noisy sum of clipped rows."""
 
     def finish(self, parameters: TrainableParameters, state: Mapping[str, Tensor]) -> None:
-        """Write the weights to release into θ. The state is only read, so a continued run may go on from it and θ_T."""
+        """Write the weights to release into θ. The state is only read, so a run may continue from it and θ_T."""
 
 
 def blocks(parameters: TrainableParameters) -> Iterator[tuple[int, int, Tensor]]:
@@ -92,8 +92,8 @@ def masters(parameters: TrainableParameters) -> State:
 def move(theta: Tensor, delta: Tensor, directions: StepDirections, index: int, start: int, own: Tensor | None) -> None:
     """θ_j ← fl(θ_j + δ_j) in fp32; `delta` is scratch.
 
-    A 16-bit θ_j ← the same fp32 sum, rounded stochastically by public bits (`StepDirections.round_into`): what a step
-    adds arrives on average, and a replay rounds alike. With `own`, its fp32 master M: M_j ← fl(M_j + δ_j), θ_j ← M_j to
+    A 16-bit θ_j ← the same fp32 sum, rounded stochastically by public bits (`StepDirections.round_into`): the rounding
+    is unbiased, and a replay rounds identically. With `own`, its fp32 master M: M_j ← fl(M_j + δ_j), θ_j ← M_j to
     nearest even.
     """
     if theta.dtype == torch.float32:
@@ -105,7 +105,7 @@ def move(theta: Tensor, delta: Tensor, directions: StepDirections, index: int, s
 
 
 def master_of(state: Mapping[str, Tensor], name: str, start: int, theta: Tensor) -> Tensor | None:
-    """The block of the fp32 master of a parameter; None where the state holds none."""
+    """The block of the fp32 master of a parameter; None if the state holds none."""
     return part(state, f"master.{name}", start, theta) if f"master.{name}" in state else None
 
 
