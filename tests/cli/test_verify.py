@@ -24,7 +24,7 @@ def test_a_run_is_verified_on_one_screen(dpzo: Dpzo, run: Path) -> None:
     said = dpzo("verify", run)
     assert said.code == 0, said.out
     lines = said.out.splitlines()
-    assert lines[-1] == "verified: all that applies holds"
+    assert lines[-1] == "verified: all applicable checks passed"
     assert len(lines) == 20
     assert [line.split()[0] for line in lines[:3]] == ["journal", "folder", "steps"]
     assert all(line[19:26].strip() in ("ok", "-") for line in lines[:14])
@@ -57,7 +57,7 @@ def test_a_changed_card_is_named_and_the_exit_code_says_so(dpzo: Dpzo, run: Path
     said = dpzo("verify", run)
     assert said.code == 1
     assert "card               FAILED  privacy_card.md, line" in said.out
-    assert "NOT verified; first bad place: card: privacy_card.md, line 3, character " in said.out.splitlines()[-1]
+    assert "NOT verified; first failure: card: privacy_card.md, line 3, character " in said.out.splitlines()[-1]
     quiet = dpzo("verify", run, "--json")
     assert quiet.code == 1
     assert quiet.err == ""
@@ -73,12 +73,12 @@ def test_sign_and_verify(dpzo: Dpzo, run: Path, tmp_path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     said = dpzo("sign", run, "--key", key)
     assert said.code == 0
-    assert said.out == f"signature: {run / 'journal.sig'}; give your public key with the run\n"
+    assert said.out == f"signature: {run / 'journal.sig'}; publish your public key with the run\n"
     said = dpzo("verify", run, "--key", f"{key}.pub", "--json")
     assert said.code == 0
     (signed,) = (check for check in json.loads(said.out)["checks"] if check["name"] == "signature")
     assert signed["ok"] is True
-    assert "signed the files of journal.sums" in signed["detail"]
+    assert "signed the files listed in journal.sums" in signed["detail"]
 
 
 def test_what_is_no_run_and_no_key_is_told_in_a_line(dpzo: Dpzo, run: Path, tmp_path: Path) -> None:

@@ -71,11 +71,11 @@ def test_the_claim_lies_within_and_others_do_not(case: str) -> None:
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
-        (plan(Laplace(6.0), 0.05, 100, relation=REPLACED), "dp-accounting knows no replace_one for Laplace"),
+        (plan(Laplace(6.0), 0.05, 100, relation=REPLACED), "dp-accounting does not support replace_one for Laplace"),
         (plan(Laplace(6.0), 0.05, 100, 1e-14), "too small for the Fourier transform"),
         (plan(Tabled(table(Huber(3.0, 1.0))), 1, 10, 0.0), "no second accountant reads tables at δ = 0"),
         (plan(Tabled(table(Huber(3.0, 1.0))), 0.01, 10**6), "too large for dp-accounting's general PLD"),
-        (plan(Gaussian(3.0), 0.05, 100, 1e-30), "prv-accountant gives up on these numbers"),
+        (plan(Gaussian(3.0), 0.05, 100, 1e-30), "prv-accountant fails on these numbers"),
     ],
 )
 @PRV

@@ -440,7 +440,7 @@ def test_a_run_that_saves_less_than_it_trained_fails(
     monkeypatch.setattr("dpzo.run.folders.save_model", forgetful)
     report = verify(run)
     assert report.first_bad is not None
-    assert report.first_bad.startswith("weights: model/ would hold no trained tensor ")
+    assert report.first_bad.startswith("weights: model/ would not contain the trained tensor ")
     assert lost in report.first_bad
 
 

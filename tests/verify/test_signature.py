@@ -70,10 +70,10 @@ def test_the_signers_key_verifies_and_another_does_not(run: Path, keys: Path) ->
     assert verify(run, key=keys / "mine.pub").ok
     bad = check_signature(run, keys / "another.pub")
     assert bad.ok is False
-    assert "is no signature of journal.sums by another.pub" in bad.detail
+    assert "is not a signature of journal.sums by another.pub" in bad.detail
     nobody = check_signature(run, None)
     assert nobody.ok is None
-    assert f"signed by ED25519 key {fingerprint}; whose is that?" in nobody.detail
+    assert f"signed by ED25519 key {fingerprint}; give the signer's public key" in nobody.detail
 
 
 def test_either_of_several_keys_will_do(run: Path, keys: Path, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_file_taken_away_or_put_there_is_named(run: Path, keys: Path) -> None:
     )
     (run / "model" / "pytorch_model.bin").unlink()
     (run / "plan.json").unlink()
-    assert check_signature(run, None).detail == "plan.json is missing, and journal.sums has it"
+    assert check_signature(run, None).detail == "plan.json is listed in journal.sums but missing"
 
 
 def test_sums_made_anew_lose_their_signature(run: Path, keys: Path) -> None:
@@ -126,7 +126,7 @@ def test_sums_made_anew_lose_their_signature(run: Path, keys: Path) -> None:
     assert check_signature(run, keys / "mine.pub").ok is False
     nobody = check_signature(run, None)
     assert nobody.ok is False
-    assert "by anyone" in nobody.detail
+    assert "is not a valid signature of journal.sums" in nobody.detail
 
 
 @pytest.mark.parametrize("line", ["../secret", "/etc/hostname", "local.yaml", ""])
@@ -137,7 +137,7 @@ def test_sums_that_point_elsewhere_are_refused(run: Path, line: str) -> None:
 
 def test_half_a_signature_and_none(run: Path, keys: Path) -> None:
     (run / SIGNATURE).unlink()
-    assert check_signature(run, None).detail == "journal.sig is missing, and its other half is here"
+    assert check_signature(run, None).detail == "journal.sig is missing; journal.sums and journal.sig belong together"
     (run / SUMS).unlink()
     assert check_signature(run, None).ok is None
     assert check_signature(run, keys / "mine.pub").ok is False
@@ -155,13 +155,13 @@ def test_mistakes_about_keys_are_told_in_a_line(run: Path, keys: Path, tmp_path:
     wrong = tmp_path / "wrong"
     wrong.write_text("hello")
     wrong.chmod(0o600)
-    for key, said in ((wrong, "does not sign with it"), (tmp_path / "none", "no such file")):
+    for key, said in ((wrong, "cannot sign with it"), (tmp_path / "none", "no such file")):
         with pytest.raises(DpzoError, match=said):
             sign(run, key)
     for key, said in (
         (keys / "mine", r"is a private key; give the signer's public one \(mine.pub\)"),
         (wrong, "is not an OpenSSH public key"),
-        (tmp_path / "none", "no readable file of public keys"),
+        (tmp_path / "none", "not a readable file of public keys"),
     ):
         with pytest.raises(DpzoError, match=said):
             verify(run, key=key)
@@ -173,7 +173,7 @@ def test_mistakes_about_keys_are_told_in_a_line(run: Path, keys: Path, tmp_path:
 def test_a_link_is_not_signed(run: Path, keys: Path) -> None:
     (run / "model" / "config.json").unlink()
     (run / "model" / "config.json").symlink_to(run / "local.yaml")
-    with pytest.raises(DpzoError, match="is a link"):
+    with pytest.raises(DpzoError, match="is a symbolic link"):
         sign(run, keys / "mine")
     assert check_signature(run, keys / "mine.pub").ok is False
     checked = check_signature(run, None)  # and one that took a signed file's place is named, not stumbled over
@@ -185,7 +185,7 @@ def test_a_link_is_not_signed(run: Path, keys: Path) -> None:
     checked = check_signature(run, None)
     assert checked.ok is False
     assert checked.detail.startswith("model/added")
-    assert "a line end or a backslash" in checked.detail
+    assert "a line break or a backslash" in checked.detail
 
 
 def test_without_ssh_keygen_it_says_so(run: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def test_a_burnt_step_is_counted_and_an_unfinished_run_holds(tiny_llama: Path, r
     said = {check.name: check.detail for check in report.checks}
     assert "2 of 4 spent, 0 of them burnt" in said["steps"]
     assert "one more may be in flight" in said["steps"]
-    assert "journal.key is its secret key: publish nothing" in said["steps"]
+    assert "journal.key is its secret key: do not publish this folder" in said["steps"]
     assert "not finished" in said["weights"]
     key = (folder / STEP_KEY).read_bytes()
     (folder / STEP_KEY).unlink()
@@ -403,18 +403,18 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "head dropped": (head_dropped, "journal", "journal.head: missing or damaged"),
     "rubbish": (rubbish, "journal", "line 1 is not JSON"),
     "last step dropped, hashes made anew": (last_step_dropped_everywhere, "weights", "the journal stops before"),
-    "step added, hashes made anew": (step_added, "steps", "line 6 of the journal (step 4) lies beyond"),
+    "step added, hashes made anew": (step_added, "steps", "line 6 of the journal (step 4) is beyond"),
     "value changed, hashes made anew": (value_rewritten, "card", "journal_hash"),
     "value changed, hashes and card made anew": (value_rewritten_with_papers, "weights", "adapter_model.safetensors"),
     "noise taken away": (silent, "releases", "too little noise"),
-    "more noise in the plan than there is": (more_noise_claimed, "releases", "is not that of its plan"),
+    "more noise in the plan than there is": (more_noise_claimed, "releases", "does not match its plan"),
     "less noise in the plan than the config pays for": (less_noise_throughout, "header", "plan.scale"),
     "a plan of more steps than can be counted": (
         steps_beyond_counting,
         "header",
         "plan.steps: Input should be less",
     ),
-    "a count left out of ε": (count_left_out, "header", "count is not what its config says"),
+    "a count left out of ε": (count_left_out, "header", "count does not match its config"),
     "a header without a plan": (no_plan, "header", "plan.num_examples: Field required"),
     "a config of nonsense": (nonsense("config", [1]), "header", "config: Input should be an object"),
     "a base of nonsense": (nonsense("base", None), "header", "base: Input should be an object"),
@@ -422,9 +422,9 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "one bit of one weight": (one_weight, "weights", "adapter_model.safetensors: tensor"),
     "one weight of the checkpoint": (one_weight_of_the_checkpoint, "checkpoint", "element 0 of"),
     "weights unreadable": (weights_unreadable, "weights", "cannot be read as safetensors"),
-    "another tokenizer": (tokenizer_swapped, "weights", "model/tokenizer.json is not what a replay writes"),
-    "a pickle added": (pickle_added, "weights", "model/pytorch_model.bin does not belong there"),
-    "a link": (link_added, "folder", "model/adapter_config.json is a link"),
+    "another tokenizer": (tokenizer_swapped, "weights", "model/tokenizer.json differs from what a replay writes"),
+    "a pickle added": (pickle_added, "weights", "model/pytorch_model.bin is unexpected"),
+    "a link": (link_added, "folder", "model/adapter_config.json is a symbolic link"),
     "the card's page": (replaced("privacy_card.md", "single record", "whole company"), "card", "privacy_card.md, line"),
     "the card's ε": (replaced("privacy_card.json", r'"epsilon": \d', '"epsilon": 0'), "epsilon", "the events give"),
     "the card's unit": (replaced("privacy_card.json", '"unit": "s', '"unit": "S'), "card", "line"),
@@ -433,16 +433,16 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "noise that was no secret": (
         noise_of_a_double,
         "epsilon",
-        "it is not so that noise and batches come from operating",
+        "This assumption fails: noise and batches come from operating",
     ),
-    "a diagnostic that showed losses": (diagnosed, "epsilon", "it is not so that no non-private diagnostic"),
-    "a pipe for a card": (pipe("privacy_card.json"), "folder", "privacy_card.json is neither a file nor a folder"),
-    "a pipe for a head": (pipe(HEAD), "folder", "journal.head is neither"),
-    "a pipe for a journal": (pipe(JOURNAL), "folder", "journal.jsonl is neither"),
-    "a pipe for a checkpoint": (pipe("checkpoint.safetensors"), "folder", "checkpoint.safetensors is neither"),
-    "a pipe among the weights": (pipe("model/tokenizer.json"), "folder", "model/tokenizer.json is neither"),
-    "a device for a card": (device, "folder", "privacy_card.json is a link"),
-    "a name that moves the cursor": (name_that_moves_the_cursor, "weights", r"model/a\nb\x1b[31m\u202e.bin does not"),
+    "a diagnostic that showed losses": (diagnosed, "epsilon", "This assumption fails: no non-private diagnostic"),
+    "a pipe for a card": (pipe("privacy_card.json"), "folder", "privacy_card.json is a pipe, a device or a socket"),
+    "a pipe for a head": (pipe(HEAD), "folder", "journal.head is a pipe"),
+    "a pipe for a journal": (pipe(JOURNAL), "folder", "journal.jsonl is a pipe"),
+    "a pipe for a checkpoint": (pipe("checkpoint.safetensors"), "folder", "checkpoint.safetensors is a pipe"),
+    "a pipe among the weights": (pipe("model/tokenizer.json"), "folder", "model/tokenizer.json is a pipe"),
+    "a device for a card": (device, "folder", "privacy_card.json is a symbolic link"),
+    "a name that moves the cursor": (name_that_moves_the_cursor, "weights", r"model/a\nb\x1b[31m\u202e.bin is unexpected"),
     "the count's file": (replaced("count.json", r'"values": \[', '"values": [1'), "header", "count.json"),
 }
 
@@ -513,8 +513,7 @@ def test_a_baseline_is_not_verified_and_says_why(tmp_path: Path) -> None:
     report = verify(tmp_path)
     assert not report.ok
     assert report.first_bad == (
-        "journal: the baseline dp-sgd writes none, so neither its noise, its steps nor its weights can be checked by "
-        "anyone"
+        "journal: the baseline dp-sgd writes no journal, so its noise, its steps and its weights cannot be checked"
     )
     (tmp_path / "baseline_card.json").write_text(json.dumps(card | {"guarantee": True}))
     assert found(verify(tmp_path))["card"] is False

@@ -54,7 +54,7 @@ def sign(
         from dpzo.verify import sign as signed
 
         path = signed(run, key)
-    print_line(f"signature: {path}; give your public key with the run")
+    print_line(f"signature: {path}; publish your public key with the run")
 
 
 _VERDICTS = {True: "ok", False: "FAILED", None: "-"}
@@ -66,15 +66,15 @@ def _show(report: Report) -> None:
     for check in report.checks:
         print_line(f"{check.name:<18} {_VERDICTS[check.ok]:<7} {check.detail}")
     for finding in report.findings:
-        print_line(f"the card states: {finding}")
+        print_line(f"finding: {finding}")
     for left in report.not_checked:
         print_line(f"not checked: {left}")
     if report.first_bad is None:
         found = len(report.findings)
         print_line(
-            "verified: all that applies holds"
+            "verified: all applicable checks passed"
             if not found
-            else f"verified, with {found} {'finding' if found == 1 else 'findings'} that the card states: see above"
+            else f"verified, with {found} {'finding' if found == 1 else 'findings'} stated on the card (see above)"
         )
     else:
-        print_line(f"NOT verified; first bad place: {report.first_bad}")
+        print_line(f"NOT verified; first failure: {report.first_bad}")

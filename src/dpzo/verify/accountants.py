@@ -56,7 +56,7 @@ def second_bracket(plan: PrivacyPlan) -> Bracket | str:
     if query.table is not None:
         return _table(query.table.shape, query, plan)
     return (
-        "dp-accounting knows no replace_one for Laplace noise on a Poisson sample"
+        "dp-accounting does not support replace_one for Laplace noise on a Poisson sample"
         if replaced
         else _library(query, plan)
     )
@@ -92,9 +92,9 @@ def _prv(query: Query, delta: float, relation: NeighboringRelation) -> Bracket |
             )
             low, _, high = accountant.compute_epsilon(delta, [query.count])
     except (ValueError, RuntimeError, AssertionError, ArithmeticError, IndexError) as error:
-        return f"prv-accountant gives up on these numbers ({type(error).__name__})"
+        return f"prv-accountant fails on these numbers ({type(error).__name__})"
     if not (math.isfinite(low) and math.isfinite(high)):
-        return "prv-accountant gives up on these numbers (not finite)"
+        return "prv-accountant fails on these numbers (not finite)"
     return Bracket("prv-accountant", max(0.0, low), max(0.0, high))  # at a large δ its upper end may be negative
 
 
@@ -115,7 +115,7 @@ def _library(query: Query, plan: PrivacyPlan) -> Bracket | str:
     rough = second_opinion.rdp_epsilon_of(query, plan.delta, plan.relation)
     step = WIDTH * max(rough, 10.0 * _SMALLEST_WIDTH) / query.count
     if plan.delta < 100.0 * query.count * 2.0**-52:
-        return "delta is too small for the Fourier transform of dp-accounting"
+        return "δ is too small for the Fourier transform of dp-accounting"
     if 2.0 * rough / step > _MOST_CELLS:
         return "there are too many steps for dp-accounting's PLD rounded down"
     from dp_accounting import NeighboringRelation as Theirs

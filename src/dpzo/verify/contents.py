@@ -37,14 +37,14 @@ def check_kinds(run: Path) -> Check | None:
     for path, place in _entries(run):
         kind = path.lstat().st_mode
         if stat.S_ISLNK(kind):
-            return failed("folder", f"{place} is a link, and what it shows lies elsewhere; nothing read")
+            return failed("folder", f"{place} is a symbolic link to content elsewhere; nothing was read")
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
             return failed(
-                "folder", f"{place} is neither a file nor a folder but a pipe, a device or a socket; nothing read"
+                "folder", f"{place} is a pipe, a device or a socket, not a file or a folder; nothing was read"
             )
         size = path.lstat().st_size
         if stat.S_ISREG(kind) and path.parent == run and place not in _LARGE and size > _LARGEST_TEXT:
-            return failed("folder", f"{place} holds {size} bytes, and no run writes so many there; nothing read")
+            return failed("folder", f"{place} has {size} bytes, more than a run writes; nothing was read")
     return None
 
 
@@ -58,12 +58,14 @@ def check_contents(run: Path, *, finished: bool) -> Check:
         if path.parent != run:
             continue  # model/ is compared with what a replay writes
         if path.is_dir() != (place == MODEL) or (place != MODEL and place not in known):
-            return failed("folder", f"{place} does not belong there: no run writes it")
+            return failed("folder", f"{place} is unexpected: no run writes it")
         if place not in COMPARED | SIGNED | {MODEL}:
             kept.append(place)
     if not kept:
-        return passed("folder", "holds nothing but a run's own files")
-    return passed("folder", f"holds a run's own files; the owner's alone, not to be published: {', '.join(kept)}")
+        return passed("folder", "contains only the files of a run")
+    return passed(
+        "folder", f"contains only the files of a run; private to the owner, do not publish: {', '.join(kept)}"
+    )
 
 
 def owners_files(run: Path) -> tuple[str, ...]:

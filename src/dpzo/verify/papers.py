@@ -48,22 +48,24 @@ def check_steps(transcript: Transcript, plan: PrivacyPlan) -> Check:
     spent, planned = transcript.num_steps, plan.steps
     if spent > planned:
         return failed(
-            "steps", f"line {planned + 2} of the journal (step {planned}) lies beyond the plan's {planned} steps"
+            "steps", f"line {planned + 2} of the journal (step {planned}) is beyond the plan's {planned} steps"
         )
     if spent == planned and transcript.torn:
-        return failed("steps", f"a further line was begun after the plan's {planned} steps")
+        return failed("steps", f"the journal begins another line after the plan's {planned} steps")
     has_key = os.path.lexists(transcript.path.with_name(STEP_KEY))
     if has_key and (spent == planned or transcript.closed):
         return failed("steps", f"{STEP_KEY}, the secret key of a step, is still here; dpzo resume destroys it")
     if transcript.torn and not begun_line(_torn_line(transcript), spent):
-        return failed("steps", f"line {spent + 2} of the journal has no end and is not the beginning of a step's line")
+        return failed(
+            "steps", f"line {spent + 2} of the journal is incomplete and is not the beginning of a step's line"
+        )
     burnt = sum(1 for entry, _ in transcript.entries() if not isinstance(entry, Release))
-    said = f"{spent} of {planned} spent, {burnt} of them burnt, each once and in order"
+    said = f"{spent} of {planned} spent, {burnt} of them burnt; each step once, in order"
     if spent < planned and not transcript.closed:
-        said += "; one more may be in flight (dpzo resume makes it again, with the same draw)"
+        said += "; one more may be in flight (dpzo resume repeats it with the same random draw)"
     if has_key:
-        said += f"; {STEP_KEY} is its secret key: publish nothing of this folder before dpzo resume has ended"
-    return passed("steps", said + ("" if spent == planned else "; the claim is the whole plan's"))
+        said += f"; {STEP_KEY} is its secret key: do not publish this folder before dpzo resume has finished"
+    return passed("steps", said + ("" if spent == planned else "; the claim covers the whole plan"))
 
 
 def _torn_line(transcript: Transcript) -> bytes:
@@ -83,16 +85,16 @@ def check_releases(transcript: Transcript, plan: PrivacyPlan) -> Check:
     header = transcript.header
     stated = (header["lattice_unit"], header["lattice_bits"], header["lattice_bound"])
     if stated != (grid.unit, grid.bits, grid.bound):
-        return failed("releases", f"the header's lattice (unit, bits, bound) {stated} is not that of its plan")
+        return failed("releases", f"the header's lattice (unit, bits, bound) {stated} does not match its plan")
     if not isinstance(plan.mechanism, Gaussian | Laplace):
-        return passed("releases", f"integers on a lattice of {grid.unit:g}, {plan.num_directions} a step")
+        return passed("releases", f"integers on a lattice of {grid.unit:g}, {plan.num_directions} per step")
     power = 2 if isinstance(plan.mechanism, Gaussian) else 1
     total, count = 0.0, 0
     for entry, _ in transcript.entries():
         if isinstance(entry, Release):
             # + 1: the floor may have brought a value nearer to 0 by less than a unit.
             if not all(abs(value) < 2**63 for value in entry.values):
-                return failed("releases", f"step {entry.step} holds an integer that no release holds")
+                return failed("releases", f"step {entry.step} contains an integer outside the range of a release")
             total += math.fsum(((abs(value) + 1) / 2**grid.bits) ** power for value in entry.values)
             count += len(entry.values)
     chance = float(gamma.cdf(total / power, count / power)) if count else 1.0
@@ -100,11 +102,12 @@ def check_releases(transcript: Transcript, plan: PrivacyPlan) -> Check:
         size = (total / count) ** (1 / power) * plan.noise_scale
         return failed(
             "releases",
-            f"they hold too little noise: a typical size of {size:.4g} over {count} values, where noise of scale "
-            f"{plan.noise_scale:.4g} alone is larger (chance {chance:.1g})",
+            f"too little noise: typical size {size:.4g} over {count} values, but noise of scale "
+            f"{plan.noise_scale:.4g} alone is larger (probability {chance:.1g})",
         )
     return passed(
-        "releases", f"integers on a lattice of {grid.unit:g}, {plan.num_directions} a step, no less noise than planned"
+        "releases",
+        f"integers on a lattice of {grid.unit:g}, {plan.num_directions} per step; the noise is not below the plan's",
     )
 
 
@@ -116,22 +119,22 @@ def check_header(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
     header = transcript.header
     check_schema(header)
     if "config" not in header:
-        return passed("header", "a module's run: its plan and settings stand for themselves")
+        return passed("header", "run of a module: no config to compare its plan and settings with")
     config = stated_config(header["config"])
     count = None if header.get("count") is None else PrivateCount.from_dict(header["count"])
     for what, agrees in _agreements(config, plan, count, str(header["num_examples_source"])):
         if not agrees:
-            return failed("header", f"{what} is not what its config says")
+            return failed("header", f"{what} does not match its config")
     bad = _count_file(run, count)
     if bad is not None:
         return failed("header", bad)
     path = run / CONFIG
     if not path.exists():
-        return passed("header", f"its plan follows from its config; no {CONFIG} here")
+        return passed("header", f"its plan matches its config; there is no {CONFIG}")
     bad = first_other_line(path.read_bytes(), config_text(header))
     if bad is not None:
         return failed("header", f"{CONFIG}, {bad}")
-    return passed("header", f"its plan follows from its config, and {CONFIG} is what was chosen of it, byte for byte")
+    return passed("header", f"its plan matches its config; {CONFIG} matches byte for byte")
 
 
 def _agreements(
@@ -164,9 +167,9 @@ def _count_file(run: Path, count: PrivateCount | None) -> str | None:
     if not path.exists():
         return None
     if count is None:
-        return f"{COUNT} is here, and the journal knows of no private count: its ε is not in the claim"
+        return f"{COUNT} is present, but the journal records no private count: its ε is missing from the claim"
     same = path.read_bytes() == count_text(count).encode()
-    return None if same else f"{COUNT} is not the journal's count, byte for byte"
+    return None if same else f"{COUNT} differs from the count in the journal"
 
 
 def check_claim(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Iterator[Check]:
@@ -178,9 +181,11 @@ def check_claim(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Iterato
     training = recomputed - counted if whole is None else whole - counted
     broken = _broken_assumption(transcript)
     if broken is not None:
-        yield failed("epsilon", f"the run guarantees nothing, whatever its plan would cost: it is not so that {broken}")
+        yield failed(
+            "epsilon", f"the run has no guarantee, whatever the ε of its plan. This assumption fails: {broken}"
+        )
     elif whole is None:
-        yield inapplicable("epsilon", f"nothing here claims an ε; the events give {recomputed:.6g}")
+        yield inapplicable("epsilon", f"no file claims an ε; the events give {recomputed:.6g}")
     elif _same_claim(whole, recomputed, _stated_accountant(run)):
         yield passed("epsilon", f"{place} claims {whole:.6g}; the events give {recomputed:.6g}")
     else:
@@ -259,9 +264,9 @@ def check_card(run: Path, transcript: Transcript) -> Check:
             return failed("card", f"{name}, {bad}{_written_by(transcript)}")
         old = True
     if not here:
-        return inapplicable("card", "there is none in the folder")
-    said = ", in the words of version 0.1.0" if old else ""
-    return passed("card", f"{' and '.join(here)}: what the journal renders, line for line{said}")
+        return inapplicable("card", "not in the folder")
+    said = ", in the wording of version 0.1.0" if old else ""
+    return passed("card", f"{' and '.join(here)}: equal to what the journal gives, line for line{said}")
 
 
 def _old_card(run: Path, transcript: Transcript) -> dict[str, Any]:
@@ -305,7 +310,7 @@ def check_plan(run: Path, transcript: Transcript, plan: PrivacyPlan) -> Check:
     bad = first_other_line((run / PLAN).read_bytes(), json.dumps(facts, indent=2) + "\n")
     if bad is not None:
         return failed("plan", f"{PLAN}, {bad}{_written_by(transcript)}")
-    return passed("plan", f"{PLAN}: what the journal's header gives, line for line")
+    return passed("plan", f"{PLAN}: equal to what the journal's header gives, line for line")
 
 
 _EPSILONS = ("epsilon", "epsilon_with_count")

@@ -94,4 +94,4 @@ def attempt(name: str, check: Callable[[], Check]) -> Check:
     except MemoryError:
         raise
     except Exception as error:  # a library met what no header of ours holds, and no check that broke off has passed
-        return failed(name, f"could not be carried out: the header is not one of dpzo ({type(error).__name__})")
+        return failed(name, f"the check could not run: the header is not one that dpzo writes ({type(error).__name__})")

@@ -40,11 +40,11 @@ def sign(run: Path, key: Path) -> Path:
     """
     read(run)
     if not key.is_file():
-        raise DpzoError(f"--key {key}: no such file; ssh-keygen -t ed25519 -f FILE makes a key")
+        raise DpzoError(f"--key {key}: no such file; ssh-keygen -t ed25519 -f FILE creates a key")
     sums = "".join(f"{_sha256(run / name)}  {name}\n" for name in shipped(run)).encode()
     done = _keygen("sign", "-f", str(key), "-n", NAMESPACE, content=sums)
     if done.returncode != 0 or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
-        raise DpzoError(f"--key {key}: ssh-keygen does not sign with it ({_last_words(done)})")
+        raise DpzoError(f"--key {key}: ssh-keygen cannot sign with it ({_last_words(done)})")
     (run / SIGNATURE).unlink(missing_ok=True)  # never a signature beside sums that it is not of
     write_durably(run / SUMS, sums)
     write_durably(run / SIGNATURE, done.stdout)
@@ -55,11 +55,11 @@ def check_signature(run: Path, key: Path | None) -> Check:
     """Whether the files are those whose sums are signed, and by `key` where one is given."""
     public = [] if key is None else _public_keys(key)
     if not (run / SUMS).exists() and not (run / SIGNATURE).exists():
-        said = f"not signed: there is no {SIGNATURE} here"
+        said = f"not signed: there is no {SIGNATURE}"
         return inapplicable("signature", said) if key is None else failed("signature", said)
     for name in (SUMS, SIGNATURE):
         if not (run / name).is_file():
-            return failed("signature", f"{name} is missing, and its other half is here")
+            return failed("signature", f"{name} is missing; journal.sums and journal.sig belong together")
     content = (run / SUMS).read_bytes()
     try:
         bad = _first_other_file(run, content)
@@ -75,8 +75,8 @@ def check_signature(run: Path, key: Path | None) -> Check:
         who = ("-f", str(allowed), "-I", "signer", "-n", NAMESPACE, "-s", str(run / SIGNATURE))
         done = _keygen("verify", *who, content=content)
     if done.returncode != 0:
-        return failed("signature", f"{SIGNATURE} is no signature of {SUMS} by {key.name} ({_last_words(done)})")
-    return passed("signature", f"{_fingerprint(done)} signed the files of {SUMS} as they are")
+        return failed("signature", f"{SIGNATURE} is not a signature of {SUMS} by {key.name} ({_last_words(done)})")
+    return passed("signature", f"{_fingerprint(done)} signed the files listed in {SUMS}, which are unchanged")
 
 
 def shipped(run: Path) -> list[str]:
@@ -85,9 +85,9 @@ def shipped(run: Path) -> list[str]:
     found += [path.relative_to(run).as_posix() for path in (run / MODEL).rglob("*") if not path.is_dir()]
     for name in found:
         if (run / name).is_symlink():
-            raise DpzoError(f"{run / name}: is a link, and what it shows may change; put the file itself there")
+            raise DpzoError(f"{run / name}: is a symbolic link, whose target may change; replace it with the file")
         if "\n" in name or "\\" in name:
-            raise DpzoError(f"{run / name}: its name holds a line end or a backslash; rename it")
+            raise DpzoError(f"{run / name}: its name contains a line break or a backslash; rename it")
     return sorted(found)
 
 
@@ -102,7 +102,7 @@ def _first_other_file(run: Path, sums: bytes) -> str | None:
         listed[name] = digest
     for name, digest in listed.items():
         if not (run / name).is_file() or (run / name).is_symlink():
-            return f"{name} is missing, and {SUMS} has it"
+            return f"{name} is listed in {SUMS} but missing"
         if _sha256(run / name) != digest:
             return f"{name} is not the file that was signed: its SHA-256 differs from {SUMS}"
     unlisted = [name for name in shipped(run) if name not in listed]
@@ -113,10 +113,12 @@ def _by_whom(run: Path, content: bytes) -> Check:
     try:
         done = _keygen("check-novalidate", "-n", NAMESPACE, "-s", str(run / SIGNATURE), content=content)
     except DpzoError:
-        return inapplicable("signature", f"the files are those of {SUMS}; {SIGNATURE} {_TOO_OLD}")
+        return inapplicable("signature", f"the files match {SUMS}; {SIGNATURE} {_TOO_OLD}")
     if done.returncode != 0:
-        return failed("signature", f"{SIGNATURE} is no signature of {SUMS} by anyone ({_last_words(done)})")
-    return inapplicable("signature", f"signed by {_fingerprint(done)}; whose is that? give --key PUBLIC")
+        return failed("signature", f"{SIGNATURE} is not a valid signature of {SUMS} ({_last_words(done)})")
+    return inapplicable(
+        "signature", f"signed by {_fingerprint(done)}; give the signer's public key with --key to check whose it is"
+    )
 
 
 def _public_keys(key: Path) -> list[str]:
@@ -124,7 +126,7 @@ def _public_keys(key: Path) -> list[str]:
     try:
         lines = [line.strip() for line in key.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError):
-        raise DpzoError(f"--key {key}: no readable file of public keys; give the signer's .pub file") from None
+        raise DpzoError(f"--key {key}: not a readable file of public keys; give the signer's .pub file") from None
     if any("PRIVATE KEY" in line for line in lines):
         raise DpzoError(f"--key {key}: is a private key; give the signer's public one ({key.name}.pub)")
     lines = [line for line in lines if line and not line.startswith("#")]

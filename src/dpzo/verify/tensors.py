@@ -33,9 +33,9 @@ def files_differ(shipped: Path, rebuilt: Path, metadata: Mapping[str, str] | Non
         return f"{shipped.name}: {_UNREADABLE}"
     said, wanted = one.pop("__metadata__", None), two.pop("__metadata__", None)
     if said != (wanted if metadata is None else metadata):
-        return f"{shipped.name}: its metadata is not what a replay writes"
+        return f"{shipped.name}: its metadata differs from what a replay writes"
     if list(one.items()) != list(two.items()) or ours != theirs:
-        return f"{shipped.name}: its tensors lie in another order or place than a replay writes them"
+        return f"{shipped.name}: its tensors are in another order or at other offsets than in a replay"
     return None
 
 
@@ -81,7 +81,7 @@ def _tensors_differ(path: Path, wanted: Mapping[str, Tensor]) -> str | None:
                 if name not in names:
                     return f"{path.name}: tensor {name} is missing"
                 if name not in wanted:
-                    return f"{path.name}: tensor {name} does not belong there"
+                    return f"{path.name}: tensor {name} is unexpected"
                 bad = _differ(file.get_tensor(name), wanted[name].cpu())
                 if bad is not None:
                     return f"{path.name}: tensor {name}, {bad}"

@@ -22,9 +22,9 @@ from dpzo.verify.weights import NAMES, check_module, check_weights
 
 NEVER_CHECKED = (
     "that the noise was secret and drawn once, and that N and the data are what the header declares",
-    "the versions of libraries that the card names, and how losses were evaluated: the trainer's own words",
-    "the base model's licence and origin, and what its name stands for elsewhere: its tensors' fingerprint is compared",
-    "modes, dates and extended attributes of the files",
+    "the versions of libraries that the card names, and how losses were evaluated: as stated by the trainer",
+    "the base model's licence and origin, and what its name refers to elsewhere: only its fingerprint is compared",
+    "permissions, dates and extended attributes of the files",
 )
 """What no check can compare with anything: said with every verdict."""
 BASELINE_CARD = "baseline_card.json"
@@ -66,7 +66,10 @@ def _findings(run: Path) -> tuple[str, ...]:
 def _not_checked(run: Path) -> tuple[str, ...]:
     """What a reader could take for verified, and is not; a check that does not apply says so itself."""
     kept = owners_files(run)
-    return (*((f"{', '.join(kept)}: the owner's alone, compared with nothing",) if kept else ()), *NEVER_CHECKED)
+    return (
+        *((f"{', '.join(kept)}: private to the owner, not compared with anything",) if kept else ()),
+        *NEVER_CHECKED,
+    )
 
 
 def _checks(
@@ -84,7 +87,7 @@ def _checks(
     except DpzoError as error:
         yield failed("journal", str(error).replace(f"{run}/", ""))
         yield check_contents(run, finished=False)
-        yield from (inapplicable(name, "not checked: the journal does not verify") for name in _REST)
+        yield from (inapplicable(name, "not checked: the journal failed verification") for name in _REST)
         yield signed
         return
     entries = transcript.num_steps + 1
@@ -95,10 +98,10 @@ def _checks(
     except (DpzoError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         said = str(error) if isinstance(error, DpzoError) else type(error).__name__
         ours = said.startswith("header: ")
-        what = said.removeprefix("header: ") if ours else f"its plan is none that dpzo makes ({said})"
+        what = said.removeprefix("header: ") if ours else f"its plan is not one that dpzo writes ({said})"
         yield failed("header", what)
         yield check_contents(run, finished=False)
-        yield from (inapplicable(name, "not checked: there is no plan") for name in _REST if name != "header")
+        yield from (inapplicable(name, "not checked: no valid plan") for name in _REST if name != "header")
         yield signed
         return
     yield check_contents(run, finished=transcript.num_steps >= plan.steps)
@@ -109,7 +112,7 @@ def _checks(
     yield from _several("epsilon", papers.check_claim(run, transcript, plan))
     yield attempt("card", lambda: papers.check_card(run, transcript))
     yield attempt("plan", lambda: papers.check_plan(run, transcript, plan))
-    tell("rebuilding the weights from base model and journal")
+    tell("rebuilding the weights from the base model and the journal")
     yield from _weights(run, transcript, base, module)
     yield signed
 
@@ -146,10 +149,12 @@ def _baseline(folder: Path) -> Iterator[Check]:
         method, guarantee = str(card["method"]), card["guarantee"]
     except (DpzoError, OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DpzoError(f"{folder}: no readable {JOURNAL} here; give the folder that dpzo train wrote") from None
-    yield failed("journal", f"the baseline {method} writes none, so neither its noise, its steps nor its weights can "
-                 "be checked by anyone")  # fmt: skip
+    yield failed(
+        "journal",
+        f"the baseline {method} writes no journal, so its noise, its steps and its weights cannot be checked",
+    )
     yield (
-        passed("card", "claims no guarantee, as every baseline's")
+        passed("card", "claims no guarantee, like every baseline card")
         if guarantee is False and card.get("epsilon") is None
         else failed("card", f"{BASELINE_CARD} claims a guarantee, which no baseline has")
     )

@@ -73,19 +73,19 @@ def _model_check(run: Path, transcript: Transcript, parts: RunParts, base: str |
     model = run / MODEL
     finished = transcript.num_steps == parts.job.plan.steps
     if not model.exists():
-        why = "there is no model/ in the folder" if finished else "the run is not finished"
-        return inapplicable("weights", f"{why}; the journal replays to its last step")
+        why = "there is no model/" if finished else "the run is not finished"
+        return inapplicable("weights", f"{why}; the journal replays up to its last step")
     if not finished:
-        return failed("weights", "model/ is here, but the journal stops before the plan's last step")
+        return failed("weights", "model/ is present, but the journal stops before the plan's last step")
     with tempfile.TemporaryDirectory() as folder:
         runs.save_model(parts, Path(folder), flat=_is_flat(model))
         lost = missing_tensors(Path(folder) / MODEL, parts.job.parameters.tensors())
         if lost is not None:
-            return failed("weights", f"model/ would hold no trained tensor {lost}: what was trained is not in it")
+            return failed("weights", f"model/ would not contain the trained tensor {lost}")
         name = str(transcript.header["config"]["model"]["name"])
         bad = _first_difference(model, Path(folder) / MODEL, {} if base is None else {base: name})
     if bad is None:
-        return passed("weights", "every file of model/ is the one that base model and journal give, bit for bit")
+        return passed("weights", "every file of model/ equals what the base model and the journal give, bit for bit")
     other = _other_versions(transcript)
     return failed("weights", bad + (f" (run: {other}; rebuild with its versions)" if other else ""))
 
@@ -134,7 +134,7 @@ def check_module(run: Path, transcript: Transcript, module: nn.Module | None) ->
         whole.write_bytes(modules.stored(rebuilt))
         bad = files_differ(path, whole)
     yield (
-        passed("weights", f"{path.name} is what the journal gives, bit for bit")
+        passed("weights", f"{path.name} equals what the journal gives, bit for bit")
         if bad is None
         else failed("weights", bad)
     )
@@ -185,14 +185,14 @@ class _Watcher:
                 old = checkpoint.metadata(self.path).keys() != ours.keys()
                 wanted = checkpoint.metadata_of_0_1(ours) if old else ours
                 bad = files_differ(self.path, Path(folder) / CHECKPOINT, wanted)
-            good = passed("checkpoint", f"is the state after {self.step} steps, bit for bit")
+            good = passed("checkpoint", f"equals the state after {self.step} steps, bit for bit")
             self.found = good if bad is None else failed("checkpoint", bad)
 
     def verdict(self) -> Check:
         if not self.path.exists():
-            return inapplicable("checkpoint", "there is none in the folder")
+            return inapplicable("checkpoint", "not in the folder")
         if self.found is None:
-            return failed("checkpoint", f"{CHECKPOINT} is damaged, or of a step that the journal does not hold")
+            return failed("checkpoint", f"{CHECKPOINT} is damaged, or belongs to a step that is not in the journal")
         hashes = [hashed for entry, hashed in self.transcript.entries() if entry.step == self.step - 1]
         if hashes and hashes != [self.hash]:
             return failed("checkpoint", f"{CHECKPOINT} names another journal's hash at step {self.step}")
@@ -218,18 +218,18 @@ def _first_difference(shipped: Path, rebuilt: Path, renamed: Mapping[str, str]) 
         if name not in found:
             return f"{here} is missing"
         if name not in wanted or (shipped / name).is_symlink():
-            return f"{here} does not belong there: a replay writes no such file"
+            return f"{here} is unexpected: a replay writes no such file"
         if name.endswith(".safetensors"):
             bad = files_differ(shipped / name, rebuilt / name)
             if bad is not None:
                 return f"{shipped.name}/{bad}"
         elif (shipped / name).is_dir():
             if not (rebuilt / name).is_dir():
-                return f"{here} is a folder, and a replay writes a file"
+                return f"{here} is a folder, but a replay writes a file"
         elif (shipped / name).stat().st_size > 2 * (rebuilt / name).stat().st_size + _SLACK:
-            return f"{here} is not what a replay writes: it is far larger"
+            return f"{here} differs from what a replay writes: it is far larger"
         elif _canonical(name, (shipped / name).read_bytes()) != _renamed((rebuilt / name).read_bytes(), renamed):
-            return f"{here} is not what a replay writes"
+            return f"{here} differs from what a replay writes"
     return None
 
 
