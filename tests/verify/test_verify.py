@@ -442,7 +442,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a pipe for a checkpoint": (pipe("checkpoint.safetensors"), "folder", "checkpoint.safetensors is a pipe"),
     "a pipe among the weights": (pipe("model/tokenizer.json"), "folder", "model/tokenizer.json is a pipe"),
     "a device for a card": (device, "folder", "privacy_card.json is a symbolic link"),
-    "a name that moves the cursor": (name_that_moves_the_cursor, "weights", r"model/a\nb\x1b[31m\u202e.bin is unexpected"),
+    "a name that moves the cursor": (name_that_moves_the_cursor, "weights", r"model/a\nb\x1b[31m\u202e.bin is unexp"),
     "the count's file": (replaced("count.json", r'"values": \[', '"values": [1'), "header", "count.json"),
 }
 
