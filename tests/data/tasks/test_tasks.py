@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpzo.data.tasks import SST2, TASKS, Records, Task, own_classification, own_completion
+from dpzo.data.tasks import TASKS, Records, Task, own_classification, own_completion
 from dpzo.errors import DpzoError
 
 SHARED = Path(os.environ.get("DPZO_SHARED_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
+
+SST2 = TASKS["sst2"]
 
 
 def test_the_registry_is_keyed_by_the_tasks_own_names() -> None:

@@ -7,60 +7,15 @@ from difflib import get_close_matches
 from typing import Any
 
 from dpzo.data.tasks.base import HubSource, Layout, Task, own_classification, own_completion
-from dpzo.data.tasks.boolq import BOOLQ
-from dpzo.data.tasks.cb import CB
-from dpzo.data.tasks.copa import COPA
-from dpzo.data.tasks.dart import DART
+from dpzo.data.tasks.builtin import TASKS
 from dpzo.data.tasks.demo_data import DEMO, demo_messages, write_csv
-from dpzo.data.tasks.drop import DROP
-from dpzo.data.tasks.e2e import E2E
 from dpzo.data.tasks.few_shot import k_shot
 from dpzo.data.tasks.files import Kind, load_records
 from dpzo.data.tasks.metrics import METRICS
-from dpzo.data.tasks.mnli import MNLI
-from dpzo.data.tasks.mrpc import MRPC
-from dpzo.data.tasks.multirc import MULTIRC
 from dpzo.data.tasks.own import is_task_file, read_task_file, task_from
-from dpzo.data.tasks.qnli import QNLI
-from dpzo.data.tasks.qqp import QQP
 from dpzo.data.tasks.records import Records
-from dpzo.data.tasks.rte import RTE
-from dpzo.data.tasks.snli import SNLI
-from dpzo.data.tasks.squad import SQUAD
-from dpzo.data.tasks.sst2 import SST2
-from dpzo.data.tasks.sst5 import SST5
 from dpzo.data.tasks.tables import read_table
-from dpzo.data.tasks.trec import TREC
-from dpzo.data.tasks.wic import WIC
-from dpzo.data.tasks.wsc import WSC
 from dpzo.errors import DpzoError
-
-TASKS: Mapping[str, Task] = {
-    task.name: task
-    for task in (
-        SST2,
-        SST5,
-        TREC,
-        SNLI,
-        MNLI,
-        RTE,
-        QNLI,
-        QQP,
-        MRPC,
-        BOOLQ,
-        CB,
-        COPA,
-        WIC,
-        MULTIRC,
-        WSC,
-        SQUAD,
-        DROP,
-        E2E,
-        DART,
-        DEMO,
-    )
-}
-"""The built-in tasks by name."""
 
 
 def find_task(task: str | Mapping[str, Any]) -> Task:
@@ -77,7 +32,6 @@ def find_task(task: str | Mapping[str, Any]) -> Task:
 __all__ = [
     "DEMO",
     "METRICS",
-    "SST2",
     "TASKS",
     "HubSource",
     "Kind",

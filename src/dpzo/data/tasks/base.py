@@ -43,7 +43,7 @@ class Task:
       completion or an option; `max_new_tokens` when generating.
     - `example`: a made-up record, for `dpzo tasks show`: fields, and `label` or `completion`.
 
-    A new task is one file that builds one `Task`, and one line in `dpzo.data.tasks.TASKS`; or a user's own YAML file.
+    A task is one YAML file, built in (`dpzo.data.tasks.builtin`) or a user's own.
     Errors: DpzoError when the parts do not fit each other.
     """
 
