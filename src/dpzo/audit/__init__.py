@@ -1,4 +1,4 @@
-"""Audits: empirical lower bounds on ε beside the claimed upper bound."""
+"""Audits: empirical lower bounds on ε, to compare with the claimed upper bound."""
 
 from dpzo.audit.attacks import Attack, attacks
 from dpzo.audit.mechanism import audit_mechanism

@@ -1,8 +1,8 @@
-"""What the auditor puts in and what it looks at: neighbouring made-up data sets, and the score of a transcript.
+"""Attacks of the audit: neighbouring synthetic data sets, and the score of a transcript.
 
-The unit that is there or not (the canary) has a row far beyond the clip norm, so that a sound clip makes it a row of
-length C exactly and an unsound one shows. The public directions are known to whoever attacks; a row *is* what the
-data say about them, so rows can be made up directly.
+The unit that is present or absent (the canary) has a row far beyond the clip norm: a correct clip makes it a row of
+length C exactly, and an incorrect clip is detected. The attacker knows the public directions, and the data enter only
+through rows, so rows can be synthesised directly.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Attack:
     """A canary, its bystanders, and what is known beside the releases.
 
     `canary` and `bystander`: rows (K,) in clip norms, every bystander has the same. `knows`: nothing but the
-    `releases`; or the `noise`, or the `batches`, of a run of the same program by whoever set the same public seed.
+    `releases`; or the `noise`, or the `batches`, of a second run of the same program with the same public seed.
     `score_by`: the `likelihood` that the plan claims; the plain `sum`, where a fault would move the sum far from what
     is claimed; the `contrast` of the first coordinate to the second, which the canary does not touch.
     """
@@ -70,7 +70,7 @@ class Attack:
 
     @cached_property
     def touched(self) -> npt.NDArray[np.int64]:
-        """The coordinates that the canary moves, ascending; a likelihood ratio hangs on no other."""
+        """The coordinates that the canary changes, ascending; a likelihood ratio depends on no other."""
         return np.flatnonzero(self.shift)
 
     @cached_property

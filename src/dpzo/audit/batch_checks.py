@@ -1,4 +1,4 @@
-"""Tests of who is in the batches: each unit with the plan's probability, independently of the others and of the past.
+"""Tests of the sampling: each unit joins with the plan's probability, independently of other units and earlier batches.
 
 All are exact binomial tests of counts of independent events. Batches that a sampler of everyone draws need no test:
 whether they hold everyone once is certain.

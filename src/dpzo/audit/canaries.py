@@ -1,8 +1,8 @@
-"""Canaries: made-up units of the largest influence that clipping allows, and what a journal says of each.
+"""Canaries: synthetic units with the largest influence that clipping allows, and their scores from a journal.
 
 Canary i's loss is a steep line in one trained element j_i, so its slope along z_k is a multiple of z_k[j_i] and its
-clipped row C·z[j_i]/‖z[j_i]‖: known to whoever knows the public seed, another for every canary, as long as rows get.
-Its score is Σ_t ⟨release_t, that row⟩, which holds the row's own square wherever the canary took part.
+clipped row C·z[j_i]/‖z[j_i]‖: known from the public seed, different for every canary, and of the greatest possible
+length. Its score is Σ_t ⟨release_t, that row⟩, which holds the row's own square wherever the canary took part.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Does a channel do, step by step, what its plan says? Exact tests of its noise, its clip and its batches.
+"""Check a channel against its plan, step by step, with exact tests of its noise, its clip and its batches.
 
-The auditor makes up every row and is handed every batch, so a release less its known sum is the noise alone. That is
-more than an attacker sees, and what it finds is not an ε: it is that the release is not the sum of clipped rows plus
-the noise that the plan's ε is proved for.
+The auditor synthesises every row and knows every batch, so a release minus its known sum is the noise alone. This is
+more than an attacker sees. A finding is not an ε: it states that the release is not the sum of clipped rows plus the
+noise for which the plan's ε is proved.
 
     >>> from dpzo.privacy import FullBatch, Gaussian, PrivacyPlan, PrivateChannel
     >>> from dpzo.audit.draws import whole_run

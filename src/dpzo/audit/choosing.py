@@ -1,4 +1,4 @@
-"""Which attack, and from which score on? Decided on draws that are not counted afterwards."""
+"""Choose the attack and its threshold, on draws that are not counted afterwards."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Hostile rows: whatever a row is, it moves the released sum by no more than the plan's bound.
+"""Tests with extreme rows: no row may move the released sum by more than the plan's bound.
 
 A crowd of M equal rows moves a sound sum by at most M bounds in any direction, a hostile row beside harmless ones by
-at most one bound from what these sum to. How a clip shortens a row is its own affair: only the bound is tested. The
+at most one bound from what these sum to. How a clip shortens a row is not tested, only the bound. The
 shift within the bound is unknown, so each p-value is that of the largest shift that a sound clip allows.
 """
 

@@ -1,4 +1,4 @@
-"""How much code the guarantee rests on: `python -m dpzo.audit.code_size`.
+"""Count the code that the guarantee depends on: `python -m dpzo.audit.code_size`.
 
 Counted are lines of code: no blank lines, comments or documentation. The import closure of a file is the file itself,
 what it imports from this package at any place but under `if TYPE_CHECKING`, and so on, with the packages that hold

@@ -1,4 +1,4 @@
-"""Transcripts of made-up data, drawn by the objects that a run uses, and their scores.
+"""Transcripts of synthetic data, drawn by the objects that a run uses, and their scores.
 
 `channel_scores` goes through whole channels: batch, clip, sum, noise, budget. `mechanism_scores` asks the same sampler
 and the same mechanism for many steps at once: 3·10⁶ transcripts are out of a channel's reach, not out of theirs.
@@ -51,7 +51,7 @@ class DataSet:
 Work = Callable[[Attack, bool, int], Scores]
 Share = Callable[[Work, Attack, bool, int], Scores]
 Run = Callable[[ChannelFactory, PrivacyPlan, DataSet], Sequence[Sequence[float]]]
-"""All that one run releases, (steps seen, K) in lattice units: what whoever attacks gets to see."""
+"""All that one run releases, (steps seen, K) in lattice units: the attacker's view."""
 
 
 def whole_run(make: ChannelFactory, plan: PrivacyPlan, data: DataSet) -> list[Sequence[float]]:
@@ -135,7 +135,7 @@ def processes(workers: int) -> Iterator[Share]:
     if workers <= 1:
         yield lambda work, attack, present, draws: work(attack, present, draws)
         return
-    # A Ctrl-C reaches the workers too: this process hears it, ends them, and says what there is to say.
+    # A Ctrl-C reaches the workers too: only this process handles it, ends them, and reports.
     with get_context("spawn").Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
 
         def share(work: Work, attack: Attack, present: bool, draws: int) -> Scores:

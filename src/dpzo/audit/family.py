@@ -1,4 +1,4 @@
-"""The f-DP estimator: which amounts of noise do two error rates refute, in the plan's own family of mechanisms?
+"""The f-DP estimator: the amounts of noise, in the plan's own family of mechanisms, that two error rates refute.
 
 Under the claim the runs follow the plan's mechanism with noise of its scale. The family is that mechanism with r times
 the noise. Error rates refute an r where they lie below its trade-off curve, that is, where for some ε′

@@ -1,7 +1,7 @@
-"""The public world as published programs leave it: every global generator seeded with the number that is published.
+"""Seed every global generator with the public seed, as published training scripts do.
 
-Whoever has the program and the seed can run it again. If noise or batches are drawn from a generator that the seed
-determines, the second run draws the same; the audit makes that second run and subtracts it.
+Anyone with the program and the seed can run it again. If noise or batches come from a generator that the seed
+determines, the second run draws the same values; the audit makes that second run and subtracts it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Is the noise what the plan claims? Releases of the plan's own objects on neighbouring made-up inputs, told apart.
+"""Audit the noise that a plan claims, by distinguishing its releases on neighbouring synthetic inputs.
 
     >>> from dpzo.privacy import FullBatch, Gaussian, PrivacyPlan
     >>> plan = PrivacyPlan(100, FullBatch(), Gaussian(2.0), 1.0, 1, 1, 1e-5)
@@ -81,7 +81,7 @@ def audit_mechanism(
 
     `draws` transcripts a side from sampler and mechanism, `channel_draws` through whole channels, by each of `attacks`;
     each are counted (Clopper–Pearson) and judged within the plan's family (f-DP). `checks`: exact tests of noise, clip
-    and batches through whole channels (`check_channel`). A `channel_factory` or `run` of one's own is audited through
+    and batches through whole channels (`check_channel`). A custom `channel_factory` or `run` is audited through
     channels alone. Long plans: see `_extent`. `workers` processes share the drawing for the bounds.
     Guarantee: on sound code anything is flagged with probability at most 10⁻⁶ (less if 1 − `confidence` is less), and
     some reported bound exceeds the true ε with probability at most 1 − `confidence`.
@@ -157,7 +157,7 @@ def require_numbers(draws: int | None, confidence: float) -> None:
 def _extent(plan: PrivacyPlan, draws: int, most: float) -> tuple[PrivacyPlan, int]:
     """What is affordable: first fewer transcripts than asked for, then shorter ones. T′ ≤ T steps leak no more than T.
 
-    The f-DP estimator goes on from the noise that T′ steps show to all T by the accountant; Clopper–Pearson does not.
+    The f-DP estimator extends the noise found in T′ steps to all T by the accountant; Clopper–Pearson does not.
     """
     transcripts = int(min(draws, max(FEWEST, most // plan.steps)))
     steps = int(min(plan.steps, max(1, most // transcripts)))

@@ -1,4 +1,4 @@
-"""Tests of the noise itself: its law wherever it was drawn, its independence of itself, and its entropy.
+"""Tests of the noise: its distribution in every context, the independence of its draws, and its entropy.
 
 Every test takes exact standard normals z (n, K), one a released coordinate, in the order in which they were drawn
 (`NoiseLaw.normals`), and adds exact p-values to a tally. On a sound channel z are independent of one another and of

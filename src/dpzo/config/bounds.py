@@ -1,4 +1,4 @@
-"""The largest sizes that a config or a journal's header may state: whoever reads one makes something of them."""
+"""The largest sizes that a config or a journal's header may state, because a reader allocates memory for them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LONGEST_TEXT = 20_000
 LONGEST_NAME = 4096
 """Characters of a name: of a model's folder, a column, a parameter."""
 MOST_ENTRIES = 20_000
-"""Entries of a list in a config, such as labels, and values in a task of one's own."""
-# Whoever reads a config, a verifier among them, makes something of these sizes before it can know whether they fit.
+"""Entries of a list in a config, such as labels, and values in a user's own task."""
+# A reader of a config, such as a verifier, uses these sizes before it can know whether they fit.
 Units = Annotated[int, Field(ge=1, le=2**53)]
 Tokens = Annotated[int, Field(ge=1, le=1 << 20)]
 Rank = Annotated[int, Field(ge=1, le=1 << 13)]

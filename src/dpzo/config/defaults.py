@@ -1,4 +1,4 @@
-"""Values for what a user left open: from the plan, the noise and the size of the trainable part; never per task.
+"""Default values for open fields, from the plan, the noise and the size of the trainable part; never per task.
 
 How they follow from each other, how the constants were chosen and what they lose to a grid: docs/defaults.md.
 """

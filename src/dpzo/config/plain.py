@@ -1,4 +1,4 @@
-"""Plain values out of files that anyone may have written: YAML without surprises, and trees that may lack a part."""
+"""Read plain values from untrusted files: a safe subset of YAML, and trees that may lack a part."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def markdown(text: str) -> str:
-    """A stranger's `text` as one line of Markdown that shows it and does nothing else.
+    """Escape untrusted `text` as one line of Markdown that only displays it.
 
     Nothing in it starts a tag, a comment, a link, a code span, a heading or a table cell, or moves a terminal's cursor.
 

@@ -48,7 +48,7 @@ def parse_config(tree: Mapping[str, Any]) -> RunConfig:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)
-        # A mistyped name explains why another one is missing, so it is told first.
+        # A mistyped name explains why another one is missing, so it is reported first.
         first = min(found, key=lambda problem: problem["type"] != "extra_forbidden")
         place = tuple(str(part) for part in first["loc"])[:2]
         raise DpzoError(_problem(place, first["type"], first["msg"])) from None

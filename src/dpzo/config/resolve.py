@@ -1,4 +1,4 @@
-"""From a config with open fields to one without: every default is filled here, in one pass."""
+"""Resolve a config: fill every open field with its default, in one pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where records come from: files of any kind, saved data sets, a hub, chats; and how a million of them are held."""
+"""Read records from files, saved data sets, the hub and chats, and store large data sets outside memory."""
 
 from __future__ import annotations
 

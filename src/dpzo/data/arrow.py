@@ -1,6 +1,6 @@
 """Parquet files and folders of `datasets.save_to_disk`, read in place and in batches by pyarrow alone.
 
-The `datasets` library is not asked: what it opens it also likes to copy into a cache that others may read.
+The `datasets` library is not used: it copies what it opens into a cache that others may read.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def saved_rows(
     """Yield the records of a folder that `save_to_disk` wrote, as `parquet_rows` does; class labels by their names.
 
     `split` must name one of its splits; without it a folder of several splits gives `default_split`, and a folder of
-    one table gives that. Its Arrow files are mapped where they lie; nothing is written anywhere. `name` stands for the
+    one table gives that. Its Arrow files are mapped in place; nothing is written. `name` stands for the
     folder in errors; `opened` is called when all files are open, and may then remove them.
 
     Errors: DpzoError for a folder that holds no data set, an unknown split, a damaged file.
@@ -115,7 +115,7 @@ def chosen_split(place: str, splits: Sequence[str], split: str | None, default_s
 
 
 def projection(path: Path, schema: Any, columns: Wanted) -> list[str] | None:
-    """The columns to read; all of them when none is needed or one is missing: whoever checks can tell what there is."""
+    """The columns to read; all of them if none is needed or one is missing, so that an error can list them."""
     if len(set(schema.names)) != len(schema.names):
         fail(path, None, "has two columns of one name; rename one of them")
     needed, beside = columns

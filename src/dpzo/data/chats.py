@@ -1,4 +1,4 @@
-"""Chats as records: a list of messages a row, kept as one text; what is refused, and how it is named."""
+"""Read chats as records: each row's list of messages is checked and packed into one text."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def chat_rows(path: Path, rows: Iterable[Row], column: str = MESSAGES, tell: Tel
     - Other known keys (`OFFERED`) go to the template, which must render them. Columns `tools` and `system` are used.
     - A row without a chat is passed on for the reader's own check of columns.
 
-    `tell` hears once whose form it is, where it is not OpenAI's, by the names of the first record's columns and keys.
+    `tell` is called once with the detected form, if it is not OpenAI's, by the first record's columns and keys.
 
     Errors: DpzoError naming file and row: no list of such messages, nothing to learn, a known key that cannot be used.
     """

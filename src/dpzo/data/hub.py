@@ -1,7 +1,7 @@
-"""A data set of the Hugging Face hub, fetched by a process of its own into a folder that is gone before it is read.
+"""Read a data set of the Hugging Face hub, fetched by a child process into a temporary folder.
 
-`datasets` keeps what it fetches and converts in caches that outlive a run and that others may read. So it runs in a
-child whose every cache lies in one owner-only folder; what it saved there is opened, and the folder removed.
+`datasets` keeps fetched and converted data in caches that outlive a run and that others may read. It therefore runs in
+a child process with all caches in one owner-only folder. The saved files are opened, and the folder is then removed.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _fetched(hub: HubName, folder: Path, split: str | None, default_split: str, 
         "output": str(folder / "saved"),
         "answer": str(folder / "answer.json"),
     }
-    # Its streams may quote a record, so nobody hears them; it answers in a file.
+    # Its output may quote a record, so it is discarded; the child answers in a file.
     done = subprocess.run(
         [sys.executable, "-m", "dpzo.data.hub_child"],
         input=json.dumps(asked).encode(),

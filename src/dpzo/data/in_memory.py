@@ -1,6 +1,6 @@
-"""Records that a caller holds in memory: a data frame, a `datasets.Dataset` or a list of dicts, as a stream of rows.
+"""In-memory records (a data frame, a `datasets.Dataset` or a list of dicts) as a stream of rows.
 
-No library of data frames is imported: a frame exists only where its own library is loaded, so it is known by its type.
+No data frame library is imported: a frame is recognised by its type, because its own library is already loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dpzo.errors import DpzoError
 
 FORMS = "a pandas or polars DataFrame, a datasets.Dataset, or a list of dicts"
 NAME = Path("data")
-"""What in-memory records are called in errors, where a file would have its path."""
+"""The name of in-memory records in errors, instead of a file's path."""
 
 
 class Frame(Protocol):
@@ -49,7 +49,7 @@ Table = Frame | Dataset | Sequence[Mapping[str, Any]]
 class InMemory:
     """Records held by the caller, read in place and never written to a file.
 
-    Its text and its repr hold nothing of the records. DpzoError for what is none of `FORMS`.
+    Its str and repr contain nothing of the records. DpzoError for a value that is none of `FORMS`.
     """
 
     table: Table = field(repr=False)
@@ -115,7 +115,7 @@ def _reader(table: object) -> _Reader | None:
 
 
 def _is_of(library: str, given: object, name: str | None = None) -> bool:
-    """Whether something is an instance of a library's class (called `name`), told by names alone."""
+    """Whether something is an instance of a library's class (called `name`), by names alone."""
     return any(
         kind.__module__.partition(".")[0] == library and name in (None, kind.__name__) for kind in type(given).__mro__
     )

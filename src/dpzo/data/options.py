@@ -1,4 +1,4 @@
-"""Options about the data: what each form of data uses. An option that was given and would be ignored is refused."""
+"""The data options that each form of data uses. An option that was set but would be ignored is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and folders for their owner alone, whatever the shell's umask lets others read."""
+"""Create files and folders that only their owner can read, whatever the shell's umask."""
 
 from __future__ import annotations
 

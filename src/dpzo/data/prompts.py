@@ -25,7 +25,7 @@ def prompt_rows(
 
     The prompt is `### Instruction:`, the instruction, `### Input:` and the input where there is one, `### Response:`,
     as in Stanford Alpaca without its opening sentence; the completion is the output. Rows without these columns, and
-    those whose columns were named otherwise, are passed on. `tell` hears once that Alpaca's columns were found.
+    those whose columns were named otherwise, are passed on. `tell` is called once if Alpaca's columns were found.
 
     Errors: DpzoError naming file and row: messages in place of texts, a known column that would change the prompt.
     """

@@ -1,4 +1,4 @@
-"""Public example records of a task: what start-up checks put through templates and tokenizer in place of the data."""
+"""Public example records of a task, which start-up checks pass through templates and tokenizer instead of the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's own data, of any kind and in several pieces, as records."""
+"""Read a user's own data, of any kind and from several places, as records."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def read_records(
     """The records of one place after another: each what `open_table` takes, all with the same columns.
 
     The columns are those that `data` names; for a built-in task, or one's own task file, they bear the names of the
-    task's fields. A unit may own records in several places. Texts beyond memory lie in a mapped file.
+    task's fields. A unit may own records in several places. Texts beyond memory are stored in a mapped file.
 
-    Errors: DpzoError naming the place, the row, the column and the mend; never anything of a record.
+    Errors: DpzoError naming the place, the row, the column and the fix; never anything of a record.
     """
     if not places:
         raise DpzoError("--data is missing: a file, a folder of datasets' save_to_disk, or hub:organisation/name")
@@ -86,7 +86,7 @@ def kind_by_columns(
 
 @dataclass(frozen=True)
 class _Form:
-    """How rows of one's own chats or completions become the asked columns, and the columns looked at besides."""
+    """How rows of a user's chats or completions become the requested columns, and the other columns that are read."""
 
     beside: Sequence[str]
     rows: Callable[[Path, Iterator[Row]], Iterator[Row]]
@@ -142,4 +142,4 @@ _FLAGS = {
     COMPLETION: "--completion-column",
     MESSAGES: "--set data.messages_column=NAME",
 }
-"""Field of a file of one's own → the option that names its column."""
+"""Field of a user's own file → the option that names its column."""

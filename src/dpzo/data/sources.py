@@ -1,4 +1,4 @@
-"""One way in for every kind of table: a text file, parquet, a saved data set, a hub name, a table in memory."""
+"""Open any kind of table: a text file, parquet, a saved data set, a hub name, a table in memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_table(
     - `.parquet`, `.pq`; everything else as `read_table`: csv, tsv, jsonl, json, also compressed.
 
     `columns` are those that will be asked of each row, `beside` those that are looked at where they are; a reader may
-    leave out the others. `split` is for the first two. `tell` hears what a file's form was taken for.
+    leave out the others. `split` is for the first two. `tell` is called with the detected form of a file.
 
     Errors: DpzoError naming the place, at once or at the first row.
     """

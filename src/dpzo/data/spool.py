@@ -1,4 +1,4 @@
-"""Private bytes too many for memory: an owner-only temporary file that has no name, mapped once it is complete."""
+"""Storage for private data too large for memory: an unnamed owner-only temporary file, mapped when complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAP_ABOVE = 1 << 25
 """Bytes of one column or array that are held in memory; beyond, it moves to a temporary file."""
 
 _LITTLE_TEXT = 80
-"""Bytes that Python spends on a text beside its characters, about."""
+"""Approximate bytes that a Python string needs in addition to its characters."""
 
 
 class Spool:

@@ -1,4 +1,4 @@
-"""What a run will take, before it is begun: memory from shapes, time from a short measurement on synthetic tokens."""
+"""Forecast a run before it starts: memory from shapes, time from a short measurement on synthetic tokens."""
 
 from dpzo.forecast.machine import available_memory, in_words, processors
 from dpzo.forecast.memory import MemoryForecast, forecast_memory, state_bytes, what_fits

@@ -1,4 +1,4 @@
-"""PEFT's small parts beside a frozen base (LoRA, IA³, a prefix, a soft prompt), started from the public seed."""
+"""PEFT adapters on a frozen base (LoRA, IA³, a prefix, a soft prompt), initialised from the public seed."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _start(
     base: nn.Module,
     initialiser: Callable[[str, tuple[int, ...]], Tensor],
 ) -> None:
-    """Fill one new parameter, which is kept in fp32 whatever the base is held in."""
+    """Initialise one new parameter, which is fp32 for any base dtype."""
     parameter.data = parameter.data.float()
     shape = tuple(parameter.shape)
     if kind == "ia3":
@@ -289,7 +289,7 @@ def _apply(model: nn.Module, config: Any) -> nn.Module:
 
 @contextmanager
 def _as_user_error(kind: AdapterKind) -> Iterator[None]:
-    """What PEFT cannot build for a family, in words."""
+    """Turn errors of PEFT about a family into user errors."""
     try:
         yield
     except (ValueError, TypeError, AttributeError, KeyError) as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dpzo.errors import DpzoError
 
 Form = Literal["classes", "completion", "options", "mask"]
-"""What a record is scored by: class logits, its own answer, the best of several answers, or a word at the mask."""
+"""How a record is scored: by class logits, its own answer, the best of several answers, or a word at the mask."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,7 +24,7 @@ class Encoded:
     `tokens` is int32, shape (records · options, max_length): the options of a record are consecutive rows. Content
     is contiguous, on the left of a row or (`left_padded`) on its right. **At least one column of every row is
     padding.** Transformers drops the attention mask, and so takes another kernel, for a batch in which no row is
-    padded: which kernel a record meets would hang on the length of the others. The spare column keeps all on one path.
+    padded: a record's kernel would depend on the length of the others. The spare column keeps all records on one path.
     """
 
     form: Form
@@ -39,7 +39,7 @@ class Encoded:
     left_padded: bool
     pad_token_id: int
     mask_positions: NDArray[np.int32] | None = None  # (rows,), the column of the mask; for `mask` only
-    scored: NDArray[np.bool_] | None = None  # (rows, max_answer_tokens), where an answer lies in several pieces
+    scored: NDArray[np.bool_] | None = None  # (rows, max_answer_tokens), if an answer has several pieces
     word_ids: tuple[int, ...] = ()  # the token of each class's label word; for `mask` only
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class Encoded:
 
 @dataclass(frozen=True, repr=False)
 class MicroBatch:
-    """`microbatch_size` records, options in consecutive rows; what lies beyond `count` is filling."""
+    """`microbatch_size` records, options in consecutive rows; records beyond `count` are padding."""
 
     input_ids: Tensor  # (rows, max_length) int64
     attention_mask: Tensor  # (rows, max_length) int64, 0 on padding
@@ -96,7 +96,7 @@ def microbatches(
 ) -> Iterator[MicroBatch]:
     """Cut `records` (indices, any order, repeats allowed) into micro-batches of one shape, at least `least` of them.
 
-    Shapes do not depend on any record: what lies beyond the last record is filled by dummy rows of one token each.
+    Shapes do not depend on any record: after the last record, dummy rows of one token each fill the micro-batch.
     """
     if microbatch_size < 1:
         raise DpzoError(f"microbatch_size is {microbatch_size}: it must be at least 1")

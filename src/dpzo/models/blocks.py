@@ -13,16 +13,16 @@ from dpzo.data.tasks.records import Records
 from dpzo.models.batching import Encoded
 
 BLOCK = 8192
-"""Records encoded at a time: their texts are then Python's, and take several times the room."""
+"""Records encoded at a time: as Python strings, their texts take several times the memory."""
 
 
 def encode_in_blocks(
     records: Records, encode: Callable[[Records, int], Encoded], block: int = BLOCK, map_above: int = MAP_ABOVE
 ) -> Encoded:
-    """What `encode(records, 0)` gives, with one block of records in Python's memory at a time.
+    """The result of `encode(records, 0)`, with one block of records in Python's memory at a time.
 
     `encode(part, first)` encodes records `first`, `first + 1`, …; every row must be a function of its own record, and
-    everything that is no array one of declarations. Arrays beyond `map_above` bytes lie in a mapped file.
+    every other value a function of declarations. Arrays beyond `map_above` bytes are stored in a mapped file.
     """
     if len(records) <= block:
         return encode(records, 0)

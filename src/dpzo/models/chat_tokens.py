@@ -166,7 +166,7 @@ def _renders_alike(tokenizer: Any, chat: Chat, text: str) -> bool:
 
 
 def _spans(tokenizer: Any, chat: Chat, text: str, row: int) -> list[Span]:
-    """Where the assistant's turns lie in the rendered text, each from behind its opening to behind its closing."""
+    """The spans of the assistant's turns in the rendered text, each from after its opening to after its closing."""
     spans: list[Span] = []
     for place, message in enumerate(chat.messages):
         if message.role != ASSISTANT or not message.scored:
@@ -204,7 +204,7 @@ def _agreement(one: str, other: str) -> int:
 
 
 def _end(tokenizer: Any, until: Chat, text: str, start: int, row: int) -> int | None:
-    """Behind the last turn of `until`, which starts at `start` of the whole text; None if that cannot be told."""
+    """The end of the last turn of `until`, which starts at `start` of the whole text; None if it is not determined."""
     alone: str = _rendered(tokenizer, until, row, tokenize=False)
     if text.startswith(alone):
         return len(alone)

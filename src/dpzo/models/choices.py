@@ -1,4 +1,4 @@
-"""Records that bring their own options, as COPA's two sentences: every prompt with each of them."""
+"""Records with their own options, such as COPA's two sentences: every prompt with each option."""
 
 from __future__ import annotations
 

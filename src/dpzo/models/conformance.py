@@ -1,7 +1,7 @@
-"""Conformance to the plain libraries, checked: losses and predictions of one unpadded record at a time are ours.
+"""Check that dpzo's losses and predictions equal those of the original libraries on one unpadded record at a time.
 
-Rows are padded, filled up and batched here, and left to defaults of transformers and PEFT there: which token a
-classifier reads, where positions start, what a mask hides. Each default is right or it shows as another loss.
+dpzo pads and batches rows; the libraries decide by defaults which token a classifier reads, where positions start and
+what a mask hides. A default that differs shows as a different loss.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ A padded row is multiplied in another order than an unpadded one. The largest se
 
 @dataclass(frozen=True, repr=False)
 class Plain:
-    """What the plain library says of one unpadded record: its loss, and its class or option (−1 for a completion)."""
+    """The library's result for one unpadded record: its loss, and its class or option (−1 for a completion)."""
 
     loss: float
     best: int
@@ -121,7 +121,7 @@ def check_conformance(loaded: LoadedModel, make: MakeObjective, shape: RowShape,
 
     `make(encoded)` is the production objective; `examples` the task's public examples. Everything is compared at
     weights where nothing trained is zero, on synthetic tokens and on the examples. Public, on this machine's kernels.
-    Errors: `DpzoError` naming cause and mend.
+    Errors: `DpzoError` naming the cause and the fix.
     """
     for encoded in (synthetic_rows(shape, RECORDS), examples):
         objective = make(encoded)

@@ -1,7 +1,7 @@
 """Several settings of the trainable part in one forward pass over a shared base, by `torch.func`.
 
-Whatever lies below the first trained layer runs once; from there on each product of the base's weights has V times the
-rows, and only the trained part itself is V products. It pays where the base's weights are read for few rows.
+The layers below the first trained layer run once. From there, each product with the base's weights has V times the
+rows, and only the trained part itself needs V products. This is faster if the base's weights are read for few rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def over_variants(module: nn.Module, run: Callable[[], Tensor], weights: Weights
     `weights`: name → (V, *shape), a tied parameter under its first name. The module's own parameters are neither read
     nor written. Entry v equals `run()` at setting v up to rounding: products of V times the rows may be cut otherwise.
 
-    Errors: RuntimeError and the like for a module whose course depends on values (`torch.func.vmap` cannot follow it).
+    Errors: RuntimeError or similar for a module whose operators depend on values, which `torch.func.vmap` cannot trace.
     """
     through = _Through(module, run)
 

@@ -1,4 +1,4 @@
-"""How many settings of the trainable part go through the base at a time: whatever is measured to be fastest.
+"""Choose how many settings of the trainable part to evaluate together: the number that is measured to be fastest.
 
 Everything here sees public synthetic tokens alone. More at a time change the rounding of a loss, never what it is a
 function of: the isolation of records is checked on the very shape that is chosen.
@@ -74,7 +74,7 @@ def settle_variants(
       it gains `LEAST_GAIN` and records stay isolated; 1 without a look where the run is too short to repay it.
 
     The answer depends on declarations and on this machine's speed. Errors: `DpzoError` when a number above 1 is asked
-    for and cannot be had; with `strict` false it is 1 then.
+    for and not supported; with `strict` false the number is then 1.
     """
     most = most_together(loaded, shape, shapes, work, asked)
     if most < 2:
@@ -194,7 +194,7 @@ class _Trial:
         return min(spent[1:])
 
     def isolated(self, count: int) -> bool:
-        """Whether records do not feel their neighbours when `count` settings are evaluated together."""
+        """Whether no record's loss depends on the other records when `count` settings are evaluated together."""
         shapes, size, loaded = self._shapes, self._size, self._loaded
         with lively(loaded.module, loaded.trainable_names):
             shifts = self._shifts(count, max(self._work.smoothing, 0.05))
@@ -217,7 +217,7 @@ class _HeadProbe:
         self._objective, self._weights = objective, weights
 
     def losses(self, records: Indices) -> Losses:
-        """One 64-bit checksum a record, worn as a float: only its bits have a meaning."""
+        """One 64-bit checksum per record, stored in a float: only its bits have a meaning."""
         bits = self._objective.variant_losses(records, self._weights).view(np.int64)
         odd = 2 * np.arange(len(bits), dtype=np.int64)[:, None] + 1
         result: Losses = (bits * odd).sum(axis=0).view(np.float64)

@@ -1,4 +1,4 @@
-"""Which model families pass: tiny random models of each, loaded, checked, moved, saved, and read back by the library.
+"""Test which model families are supported: load, check, train, save and reload a tiny random model of each.
 
 `python -m dpzo.models.families docs/models.md` updates the table in the documentation; the tests compare it with what
 they find.

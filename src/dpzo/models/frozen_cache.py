@@ -1,7 +1,7 @@
-"""Layers below all that learns give the same output in every evaluation: it is computed once and shared.
+"""Cache the output of the frozen layers below the first trained layer, which is the same in every evaluation.
 
-The module's own forward runs each time, with the frozen layers standing aside: masks, positions and whatever lies
-between layers stay the model's own, and cost next to nothing.
+The module's own forward runs each time, with the frozen layers skipped. Masks, positions and computations between
+layers remain the model's own, at little cost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HELD_AT_MOST = 1 << 30
 """Bytes of hidden states that are held for a step; the micro-batches beyond are run whole in every evaluation."""
 
 STATES_ABOVE = 1 << 29
-"""Bytes of hidden states that are kept in memory for a run; beyond, they lie in a nameless owner-only file."""
+"""Bytes of hidden states that are kept in memory for a run; beyond, they are stored in an unnamed owner-only file."""
 
 T = TypeVar("T")
 Indices = NDArray[np.int64]
@@ -42,7 +42,7 @@ class LayerStack:
 
 
 def layer_stack(module: nn.Module) -> LayerStack | None:
-    """The longest `nn.ModuleList` that lies in no other, the first of equals; None where there is none."""
+    """The longest `nn.ModuleList` that is not nested in another, the first of equals; None if there is none."""
     found: dict[str, nn.ModuleList] = {}
     for name, part in module.named_modules():
         if isinstance(part, nn.ModuleList) and len(part) and not any(name.startswith(f"{outer}.") for outer in found):
@@ -111,7 +111,7 @@ class _Reached(Exception):
 
 
 class FrozenPrefix:
-    """The lowest `depth` layers of a module, where nothing learns: recorded in one evaluation, passed by in others.
+    """The lowest `depth` layers of a module, all frozen: recorded in one evaluation, skipped in others.
 
     Law: with states recorded for the same rows at the same shape, `resume` gives the bits that the whole evaluation
     gives. States are tensors of their own: no later layer writes to them.

@@ -1,4 +1,4 @@
-"""What a causal model goes on to say: greedy or sampled, through the library's own `generate`."""
+"""Text generation with a causal model, greedy or sampled, through transformers' own `generate`."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def chat_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[str | list[int]
 
 
 def _tokens(loaded: LoadedModel, text: str | list[int]) -> list[int]:
-    """A prompt's tokens without an end mark that some tokenizers append: the model is to go on."""
+    """A prompt's tokens without the end token that some tokenizers append, so that the model continues the text."""
     tokenizer, known = loaded.tokenizer, loaded.vocabulary
     if not isinstance(text, str):
         return text

@@ -1,4 +1,4 @@
-"""Law of isolation, checked: a record's loss may not feel its neighbours, not even in the last bit."""
+"""The isolation check: a record's loss must not depend on the other records in its batch, not even in the last bit."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def check_isolation(objective: RecordObjective, microbatch_size: int, records: i
     `objective` is the production objective over `records` public synthetic records (2 · `microbatch_size` unless
     told). Every record is evaluated in several places of a micro-batch, beside other neighbours (longer, shorter,
     the very same, none but dummy rows), after an insertion and after removals; all results have to agree bit for bit.
-    And what is carried out, operation by operation and shape by shape, may not hang on who the records are.
+    The operators and their shapes must not depend on the records.
     Ten micro-batches are run, and about `SHUFFLED_ROWS` records more. It is evidence on this machine, shape and
     thread count, not a proof; benchmarks/isolation.py measures what it misses (docs/isolation.md).
     """
@@ -145,7 +145,7 @@ def _arrangements(size: int, total: int) -> list[NDArray[np.int64]]:
         np.resize(np.arange(0, total, FULL_EVERY, dtype=np.int64), size),  # no row shorter than the longest
         draw.permutation(total)[: max(1, 3 * size // 4)],  # partly filled
         *[np.full(size, record, dtype=np.int64) for record in COPIED if record < total],  # all places at once
-        # Which places round otherwise hangs on the shape; small micro-batches are cheap, so more are drawn.
+        # The places that round differently depend on the shape; small micro-batches are cheap, so more are drawn.
         *[draw.permutation(total)[:size] for _ in range(-(-SHUFFLED_ROWS // size))],
     ]
 

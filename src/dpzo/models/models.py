@@ -72,12 +72,12 @@ class LoadedModel:
 
     @property
     def takes_options(self) -> bool:
-        """True when classes are told apart by label words after a prompt."""
+        """True if classes are distinguished by label words after a prompt."""
         return self.kind == "classification" and self.architecture == "causal"
 
     @property
     def takes_masks(self) -> bool:
-        """True when classes are told apart by one word at the mask of a prompt."""
+        """True if classes are distinguished by one word at the mask of a prompt."""
         return self.architecture == "masked"
 
     @property
@@ -119,7 +119,7 @@ def load_model(
 
     Guarantee: the result is a function of the checkpoint, `storage` and `initialiser`, bit for bit; torch's, numpy's
     and Python's global generators are left as they were; safetensors only, no remote code, no network for a folder.
-    Errors: `DpzoError` for whatever the user can mend.
+    Errors: `DpzoError` for a user error.
     """
     if labels is not None:
         if num_labels is not None and num_labels != len(labels):
@@ -202,9 +202,9 @@ def peek_architecture(
 def settle(module: nn.Module, device: str | torch.device) -> None:
     """Evaluation mode, no gradients, on `device`, every tensor in memory of its own.
 
-    A loader maps the file into memory, so a weight lies wherever the file's header leaves it, and matrix products
-    round otherwise at another alignment: the same weights from two files gave losses 1e-8 apart. Torch's own memory
-    is aligned alike for all, and so is what a quantiser has just made.
+    A loader maps the file into memory, so a weight's alignment depends on the file's header, and matrix products round
+    differently at another alignment: the same weights from two files gave losses 1e-8 apart. Torch's own memory is
+    aligned alike for all, and so is what a quantiser has just made.
     """
     module.eval().requires_grad_(False)
     if not getattr(unwrap(module), "is_quantized", False):  # bitsandbytes has placed it, and refuses to be moved
@@ -229,7 +229,7 @@ def base_of(module: nn.Module) -> nn.Module:
 def _fingerprint(module: nn.Module, new_names: Sequence[str], storage: Storage) -> str:
     """The checkpoint's hash; a quantised base is a function of it and of the quantiser, whose name is mixed in.
 
-    The packed bytes themselves hang on the width of the CPU's registers, so they would name a machine, not a model.
+    The packed bytes depend on the width of the CPU's registers, so they would identify a machine, not a model.
     """
     plain = fingerprint(unwrap(module), new_names)
     how = storage.describe()

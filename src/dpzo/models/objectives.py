@@ -1,4 +1,4 @@
-"""Losses of chosen records at the module's present weights: what a zeroth-order step evaluates."""
+"""Objectives: per-example losses of selected records at the module's current weights, for zeroth-order steps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RecordObjective(Protocol):
     A zeroth-order step asks for values only, so the number may be an accuracy, an F1 score or the verdict of a program:
     nothing is differentiated. What an objective must keep: number i is a function of the weights and record i alone,
     bit for bit (no batch statistics, no padding to the longest record, no state), and has no side effect. NaN and ±inf
-    are allowed, and count as a row of zeros. Clipping bounds what a record may weigh, so no bound on the number is
+    are allowed, and count as a row of zeros. Clipping bounds a record's influence, so no bound on the number is
     needed.
     """
 
@@ -231,7 +231,7 @@ class TokenObjective:
 class FeatureObjective:
     """A frozen encoder's features, computed once and kept in memory, and the linear head on top of them.
 
-    Features too large for memory lie in an unlinked, owner-only file (`prepare.kept_features`). Guarantee, empty
+    Features too large for memory are stored in an unlinked, owner-only file (`prepare.kept_features`). Guarantee, empty
     records and `planned_passes` (of the head) as in `TokenObjective`.
     """
 

@@ -1,4 +1,4 @@
-"""The course of a computation: which operations ran, on what shapes. Where it hangs on values, records may meet."""
+"""The sequence of operators that a model executes, and their shapes. If it depends on values, records may interact."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BY_VALUES = ("grouped_mm",)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down each operation with the shapes of its tensors."""
+    """Record each operator with the shapes of its tensors."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -21,7 +21,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.cuts_by_values = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Let it pass."""
+        """Record the operator and run it."""
         name = str(func)
         self.cuts_by_values |= any(part in name for part in _BY_VALUES)
         self.seen.append((name, *(tuple(tensor.shape) for tensor in _tensors((args, kwargs or {})))))

@@ -1,4 +1,4 @@
-"""Keep the libraries silent and the global random generators as they were."""
+"""Silence the libraries, and preserve the state of the global random generators."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _SILENCED = ContextVar("silenced", default=False)
 def silent_libraries() -> Iterator[None]:
     """Run a block in which the model libraries print, log and warn nothing.
 
-    A tokenizer tells the length of a record that is too long, and a loader draws progress bars: the first is a leak,
-    the second breaks `--json`. Levels, handlers and bars are put back afterwards. Errors still travel. A block within
+    A tokenizer prints the length of a record that is too long, and a loader draws progress bars: the first is a leak,
+    the second breaks `--json`. Levels, handlers and bars are restored afterwards. Exceptions propagate. A block within
     such a block costs nothing.
     """
     if _SILENCED.get():

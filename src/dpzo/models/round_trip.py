@@ -1,7 +1,7 @@
-"""What is saved is what was trained: a folder written by `save` and read by the plain libraries gives the same outputs.
+"""Check that a model folder written by `save` gives the same outputs when the original libraries load it.
 
 transformers and PEFT decide by defaults what a folder holds (leftover adapters, tied weights, fields of config.json),
-so the folder is read back before anything is trained on, while a mistake costs nothing.
+so the folder is read back before any privacy budget is spent.
 """
 
 from __future__ import annotations

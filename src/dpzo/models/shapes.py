@@ -1,4 +1,4 @@
-"""From a loaded model and encoded records to the objective of a run, with its isolation checked."""
+"""Build a run's objective from a loaded model and encoded records, at shapes that pass the isolation check."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dpzo.zo.shift_check import check_shift
 from dpzo.zo.stack import Weights
 
 FEATURES_ABOVE = 1 << 29
-"""Bytes of features that are held in memory; beyond, they lie in an unlinked, owner-only temporary file."""
+"""Bytes of features that are held in memory; beyond, they are stored in an unlinked, owner-only temporary file."""
 
 HEAD_BLOCKS = (256, 128, 512, 64, 32, 8, 1)
 """Records a block when only a head is evaluated; tried in this order."""
@@ -76,7 +76,7 @@ def isolated_shapes(loaded: LoadedModel, shape: RowShape, preferred: int | None 
         return TokenProbe(module, rows, size, states_of=kept_for_run)
 
     with lively(module, loaded.trainable_names):
-        if loaded.has_experts:  # how many rows an expert multiplies at once hangs on what its neighbours say
+        if loaded.has_experts:  # an expert's number of rows depends on the other records
             size = choose_microbatch(make, shape, candidates=(1,))
         else:
             size = choose_microbatch(make, shape, preferred)

@@ -1,7 +1,7 @@
-"""A model's shapes without its weights: what can be said about a checkpoint before any of it is read.
+"""A model's shapes without its weights: the facts about a checkpoint that are known before its weights are read.
 
-The library builds the module of a configuration from tensors that have a shape and a dtype and no memory, so a model
-of any size is looked at in a second; one evaluation of such a module tells how much memory a real one takes.
+The library builds the module of a configuration from tensors with a shape and a dtype but no memory, so inspecting a
+model of any size takes a second. One evaluation of such a module shows how much memory a real one takes.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ _MADE_UP = 0.01
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder, a hub name or a config.json says of a model, without its weights."""
+    """The facts about a model in a folder, on a hub or in a config.json, without its weights."""
 
     name: str
     config: Any  # the library's
     kind: Kind
     architecture: Architecture
     tokenizer: Any | None  # None where there is a configuration alone
-    file_bytes: int | None  # of the weights' files, None where none lie here
+    file_bytes: int | None  # of the weights' files, None if none are on this machine
 
     @property
     def is_here(self) -> bool:
-        """Whether weights and tokenizer lie on this machine."""
+        """Whether weights and tokenizer are on this machine."""
         return self.file_bytes is not None and self.tokenizer is not None
 
     @property

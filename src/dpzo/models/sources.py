@@ -1,4 +1,4 @@
-"""Where a base model comes from: a folder or the hub; its configuration, tokenizer and weights."""
+"""Load a base model from a folder or the hub: its configuration, tokenizer and weights."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def find_source(
 
 
 def _is_adapter(name: str, file: Path, *, has_model: bool) -> DpzoError:
-    """Why an adapter is no base model, and the mend: transformers would attach it to its base without a word."""
+    """The error, with its fix, for an adapter as base model, which transformers would silently attach to its base."""
     if has_model:
         return DpzoError(
             f"--model {name}: the folder holds a model and an adapter ({_ADAPTER_FILE}), and transformers would attach "

@@ -1,6 +1,6 @@
-"""How the base weights are held: 32 or 16 bits, or quantised to 8 or 4.
+"""How the base weights are stored: in 32 or 16 bits, or quantised to 8 or 4.
 
-Zeroth-order steps need no gradient of the base, so any base that can be run forward can be tuned beside adapters.
+Zeroth-order steps need no gradient of the base, so adapters can be trained on any base that has a forward pass.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Storage:
         return _DTYPES[self.dtype]
 
     def loader_options(self, device: str | torch.device) -> dict[str, Any]:
-        """Arguments of `from_pretrained`. Errors: `DpzoError` when a package is missing, with the mend."""
+        """Arguments of `from_pretrained`. Errors: `DpzoError` if a package is missing, with the fix."""
         options: dict[str, Any] = {"dtype": self.torch_dtype}
         if self.quantization in ("int8", "int4"):
             _require("torchao", self.quantization, "quant")

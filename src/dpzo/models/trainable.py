@@ -1,4 +1,4 @@
-"""What is trained: new parameters filled from the public seed, and the names that the user's choice comes to."""
+"""The trainable part: new parameters, initialised from the public seed, and the names that the user selects."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def trainable_names(
 
 
 def require_trainable(module: nn.Module, names: Iterable[str]) -> None:
-    """Refuse to train a quantised weight: it lies on no grid that a step could move along."""
+    """Reject training a quantised weight: a step cannot move it on its grid."""
     parameters = dict(module.named_parameters())
     for name in names:
         if is_quantised(parameters[name]):
@@ -77,7 +77,7 @@ def require_trainable(module: nn.Module, names: Iterable[str]) -> None:
 
 
 def quantised_is_frozen(name: str) -> DpzoError:
-    """Why a quantised parameter cannot be trained, and the mend."""
+    """The error for training a quantised parameter, with the fix."""
     return DpzoError(
         f"--trainable: {name} is quantised, and quantised weights stay as they are; train lora, prefix or head"
     )

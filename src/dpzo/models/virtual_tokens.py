@@ -1,8 +1,8 @@
 """Virtual tokens before a prompt: a learned prefix of keys and values, or learned embeddings.
 
-PEFT's own wrapper drops position numbers, so a record's answers would hang on how far it is padded on the left. Here
-the base model is called with the numbers that an unpadded call by plain PEFT would have: virtual tokens come first,
-then the record's own tokens without a gap.
+PEFT's own wrapper drops position numbers, so a record's answers would depend on its left padding. Here the base model
+is called with the position numbers of an unpadded PEFT call: virtual tokens first, then the record's own tokens without
+a gap.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ class LaplaceMixture:
 
     @cached_property
     def fisher_information(self) -> float:
-        """∫ f'²/f = ∫ M''(−x)²/M'(−x) dx over x > 0; 1/√ of it is the Gaussian σ that many small shifts would feel."""
+        """∫ f'²/f = ∫ M''(−x)²/M'(−x) dx over x > 0; 1/√ of it is the equivalent Gaussian σ for many small shifts."""
         return self._integral(lambda x: self.tilted_square(-x) ** 2 / max(self.tilted_mean(-x), 1e-300))
 
     def renyi_bound(self, order: float, shift: float = 1.0) -> float:

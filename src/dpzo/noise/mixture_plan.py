@@ -30,7 +30,7 @@ ORDERS = {"l1": 1, "l2": 2}
 
 @lru_cache(maxsize=64)
 def _law(label: str, as_coded: bool) -> tuple[LaplaceMixture, float]:
-    """A published law and its standard deviation, in units of clip_norm. DpzoError for a label that nobody gave."""
+    """A published law and its standard deviation, in units of clip_norm. DpzoError for an unknown label."""
     found = published(label).mixture
     law = found.sampled_as_scale() if as_coded else found
     return law, math.sqrt(law.finite_variance())

@@ -21,7 +21,7 @@ NOT_UNIMODAL = (
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """Masses p(0), …, p(M) of one side of a symmetric law on the cells ℤ, and what lies beyond.
+    """Masses p(0), …, p(M) of one side of a symmetric distribution on the cells ℤ, and the mass beyond them.
 
     p(−x) = p(x); beyond M the last `period` masses repeat, each time times `ratio`: p(x + period) = ratio·p(x). A ratio
     of 0 cuts the law off. One clip norm is `shift` cells, so a cell is clip_norm/shift wide.

@@ -24,7 +24,7 @@ CELLS = 64
 """Cells in a clip norm, unless asked otherwise: the width of a cell adds 1/(12·64²) clip_norm² to the variance."""
 MOST_CELLS = 2**18
 TAIL_NATS = 46.0
-"""Tables end where e^−46 < 2^−64 of the density at 0 is left; the geometric tail goes on."""
+"""Tables end where e^−46 < 2^−64 of the density at 0 is left; the geometric tail continues."""
 
 
 @dataclass(frozen=True)

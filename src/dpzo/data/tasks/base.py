@@ -136,7 +136,7 @@ class Task:
     def mask_fields(self, records: Records) -> Mapping[str, Sequence[str]]:
         """What stands in each pair of braces of `mask_template`, filters applied: {slot: n texts}, without `{mask}`.
 
-        Slots and not prompts, so that whoever puts them together knows where the mask is, whatever a text spells.
+        Slots instead of prompts, so that the caller knows the mask's position whatever a text contains.
         """
         if self.mask_template is None:
             raise DpzoError(f"task {self.name}: has no mask_template, so a masked language model cannot be asked")

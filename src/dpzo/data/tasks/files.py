@@ -46,7 +46,7 @@ def load_records(
     - Texts are kept as they are, empty ones too. A lone surrogate, which only a JSON escape can make, becomes U+FFFD,
       for no tokenizer can encode it.
 
-    Errors: DpzoError naming file, row, column and the mend; never anything of a record.
+    Errors: DpzoError naming the file, the row, the column and the fix; never anything of a record.
     """
     if kind == "completion":
         columns = Columns({PROMPT: prompt_column, COMPLETION: completion_column}, unit=unit_column)

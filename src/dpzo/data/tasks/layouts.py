@@ -1,4 +1,4 @@
-"""Where a public data set lies and in what form: folders and archives, splits, columns, published sizes, hub names."""
+"""The layout of each public data set: folders and archives, splits, columns, published sizes, hub names."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Layout:
         return next((path for path in candidates if is_there(path)), None)
 
     def read(self, path: Path, split: Split) -> Records:
-        """The records of a split that `path` holds. Errors: DpzoError naming file, row and the mend."""
+        """The records of a split that `path` holds. Errors: DpzoError naming the file, the row and the fix."""
         if self.format == TABLE:
             rows: Iterator[Row] = read_table(path, columns=self.header, quoted=self.quoted)
         else:

@@ -32,7 +32,7 @@ def is_task_file(name: str) -> bool:
 def read_task_file(path: str | Path) -> dict[str, Any]:
     """The declarations of a task file, checked to make a task. They go into the run's config, so a run needs no file.
 
-    Errors: DpzoError naming the file, the key and the mend.
+    Errors: DpzoError naming the file, the key and the fix.
     """
     place = Path(path)
     try:
@@ -53,7 +53,7 @@ def read_task_file(path: str | Path) -> dict[str, Any]:
 
 
 def task_from(tree: Mapping[str, Any]) -> Task:
-    """The task that a mapping of plain values declares. Errors: DpzoError naming the key and the mend."""
+    """The task that a mapping of plain values declares. Errors: DpzoError naming the key and the fix."""
     made: dict[str, Any] = {}
     for key, value in tree.items():
         if key not in KEYS:

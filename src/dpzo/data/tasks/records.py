@@ -40,7 +40,7 @@ class Records:
     _starts: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        # A read-only sequence is kept as it is: it may lie in a file, being too long for memory.
+        # A read-only sequence is not copied: it may be stored in a file because it is too large for memory.
         fields = MappingProxyType(
             {name: tuple(texts) if isinstance(texts, MutableSequence) else texts for name, texts in self.fields.items()}
         )

@@ -33,7 +33,7 @@ _STATED = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 
 
 def untold(text: str) -> None:
-    """Says nothing: for readers of which nobody wants to hear what they took a file for."""
+    """Ignore progress lines."""
 
 
 def read_table(

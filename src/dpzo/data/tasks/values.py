@@ -1,4 +1,4 @@
-"""A value of a record in one spelling: the same number, truth value or missing value, whatever file it lies in."""
+"""Normalise a record's values: the same number, truth value or missing value for every file format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What private zeroth-order training is compared with. Nothing here carries dpzo's guarantee."""
+"""Baselines for private zeroth-order training. Nothing here has dpzo's guarantee."""
 
 from dpzo.experiments.baselines.cards import baseline_card
 from dpzo.experiments.baselines.differentiable import DifferentiableObjective, Pass

@@ -1,6 +1,6 @@
 """The card of a baseline: the shape of a run's privacy card, so that tables can hold both, and never its guarantee.
 
-`guarantee` is False and `epsilon` None for every baseline: whoever asks a card for its ε gets none. What a method with
+`guarantee` is False and `epsilon` None for every baseline, so no card of a baseline states an ε. What a method with
 noise would guarantee if its floats were real numbers stands apart, under `in_real_arithmetic`, and `level` names the
 kind: `float-noise`, `none` (no noise, or noise from a test double) or `zero-shot` (no record was read).
 """

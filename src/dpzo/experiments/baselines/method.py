@@ -1,4 +1,4 @@
-"""What a method is to whoever compares methods: a name, its public settings, and one call that trains in place."""
+"""The interface of a method in a comparison: a name, its public settings, and one call that trains in place."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ def model_identity(name: str, revision: str | None) -> str:
 
 
 def model_shown(name: str) -> str:
-    """A model's name for tables: a folder's own name, not where it lies; the packaged encoder's by the hub."""
+    """A model's name for tables: a folder's own name without its path; the packaged encoder's name on the hub."""
     if name == local_model(SMALL_ENCODER):
         return SMALL_ENCODER
     return Path(name).name if Path(name).expanduser().is_dir() else name

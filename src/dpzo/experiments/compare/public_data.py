@@ -1,4 +1,4 @@
-"""The records of a comparison, public by declaration: a built-in task's files, or files of one's own."""
+"""The records of a comparison, declared public: a built-in task's files, or the user's own files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TaskFolder:
 
 @dataclass(frozen=True)
 class OwnFiles:
-    """Files of one's own: what methods train on, and what their models are scored on."""
+    """The user's own files: the records for training, and the records for scoring."""
 
     source: DataSource
     held_out_source: DataSource

@@ -93,7 +93,7 @@ def mark(made: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 def tied(entry: Entry, best: Entry) -> bool:
-    """Whether `entry` is the best or cannot be told from it."""
+    """Whether `entry` is the best or not distinguishable from it."""
     if entry.method == best.method or entry.mean == best.mean:
         return True
     if entry.standard_error is None or best.standard_error is None:

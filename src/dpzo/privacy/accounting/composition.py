@@ -17,7 +17,7 @@ FAST = 3e-4
 """The same for Gaussian and Laplace noise, at most: about 1e-5 of ε. Much less where CHEAP cells give more."""
 CHEAP = 2**17
 SEEN = 1000.0
-"""An ε of fewer cells than that is not told apart from the grid, and direct convolution is asked too."""
+"""An ε of fewer cells than that is within the grid's resolution, and direct convolution is used too."""
 SUMMING = 1e-12
 """Bound on the relative error of a pairwise sum of at most 2^20 products: (20 + 128)·4u < 1e-13."""
 

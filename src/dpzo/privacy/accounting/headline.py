@@ -1,4 +1,4 @@
-"""The ε that goes on the card: by the tightest accountant that is proved for the event."""
+"""The ε on the card, from the tightest accountant that is proved for the event."""
 
 from __future__ import annotations
 
