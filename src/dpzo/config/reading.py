@@ -16,9 +16,18 @@ from dpzo.errors import DpzoError
 
 
 def load_config(path: Path | None, options: Mapping[str, Any], assignments: Sequence[str] = ()) -> RunConfig:
-    """The config of a YAML file, overridden by `options` (dotted name → value) and then by `a.b=c` assignments.
+    """Load a config from a YAML file, overridden by options and then by assignments.
 
-    Raises DpzoError naming the option or the field, without repeating what it was given.
+    Args:
+        path: A YAML file; None for none.
+        options: Dotted field name → value.
+        assignments: Texts of the form `group.field=value`.
+
+    Returns:
+        The validated config.
+
+    Raises:
+        DpzoError: naming the option or the field, without repeating its value.
     """
     return parse_config(merged(path, options, assignments))
 
@@ -43,7 +52,17 @@ def merged(path: Path | None, options: Mapping[str, Any], assignments: Sequence[
 
 
 def parse_config(tree: Mapping[str, Any]) -> RunConfig:
-    """Validate a nested mapping; DpzoError lists the first bad field and what it must be."""
+    """Validate a nested mapping as a config.
+
+    Args:
+        tree: Group → field → value.
+
+    Returns:
+        The validated config.
+
+    Raises:
+        DpzoError: naming the first invalid field and what it must be.
+    """
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:

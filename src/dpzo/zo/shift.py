@@ -222,7 +222,15 @@ def shifted(
       that part of the product is made. `check_shift` tells which of them serve a model.
     - All give the same bits. A weight tied between modules gets one z.
 
-    Raises RuntimeError when blocks over the same parameters are nested: their shifts would add up unnoticed.
+    Args:
+        parameters: The trainable part.
+        directions: The step's directions.
+        k: The direction, 0 … K − 1.
+        scale: s, in parameter units.
+        materialise: How shifted weights are held; by default as `parameters` decides.
+
+    Raises:
+        RuntimeError: if blocks over the same parameters are nested: their shifts would add up.
     """
     mode = parameters.effective_materialise() if materialise is None else materialise
     shift = Shift(parameters, directions, k, scale, mode)

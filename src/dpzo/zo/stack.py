@@ -25,7 +25,19 @@ def stacked(
 
     Entry v of a stack has the bits that `shifted(parameters, directions, *shifts[v])` computes with. With `count` the
     stack is padded with θ itself to that many entries, so that its shape does not depend on the number of remaining
-    shifts. θ's memory is only read. Raises RuntimeError inside another block over the same parameters.
+    shifts. θ's memory is only read.
+
+    Args:
+        parameters: The trainable part.
+        directions: The step's directions.
+        shifts: (k, scale) of each entry.
+        count: V, the number of entries; by default that of `shifts`.
+
+    Yields:
+        Parameter name → (V, *shape), in θ's own dtype.
+
+    Raises:
+        RuntimeError: inside another block over the same parameters.
     """
     total = len(shifts) if count is None else count
     with parameters.scratch.lend():

@@ -287,7 +287,18 @@ _LARGEST_BASIS = 1 << 38
 
 
 def load_basis(path: Path, parameters: TrainableParameters) -> PublicBasis:
-    """`public_basis` of a .safetensors file. Raises DpzoError when it cannot be read or does not fit."""
+    """Load a `public_basis` from a .safetensors file.
+
+    Args:
+        path: The file; name → (n, *shape) tensors.
+        parameters: The trainable part.
+
+    Returns:
+        The orthonormalised basis.
+
+    Raises:
+        DpzoError: if the file cannot be read or does not fit the parameters.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -314,9 +325,22 @@ def direction_scheme(
     rank: int | None = None,
     basis: Path | None = None,
 ) -> DirectionScheme:
-    """The directions of a run from its options, at most one of the three structures; none gives u = z.
+    """Build the directions of a run from its options, with at most one of the three structures; none gives u = z.
 
-    Raises DpzoError for more than one, or whatever the structure or the scheme refuses.
+    Args:
+        kind: A key of `KINDS`.
+        seed: The public seed, 0 … 2⁶⁴ − 1.
+        num_directions: K, directions per step.
+        parameters: The trainable part.
+        keep_fraction: Fraction of elements that a `RandomMask` keeps.
+        rank: Rank of `LowRank` directions.
+        basis: A .safetensors file with the vectors of a `PublicBasis`.
+
+    Returns:
+        The scheme.
+
+    Raises:
+        DpzoError: for more than one structure, or for values that the structure or the scheme does not support.
     """
     given = {"mask": keep_fraction, "direction_rank": rank, "basis": basis}
     chosen = [option for option, value in given.items() if value is not None]
