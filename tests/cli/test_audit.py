@@ -45,9 +45,9 @@ def a_run(folder: Path, *, secret: bool) -> Path:
 def test_the_table(dpzo: Dpzo, plan_file: Path) -> None:
     said = dpzo("audit", "--plan", plan_file, "--draws", 1000)
     assert said.code == 0
-    assert said.err == "dpzo: drawing up to 1,000 transcripts a side\n"
+    assert said.err == "dpzo: drawing up to 1,000 transcripts per side\n"
     lines = said.out.splitlines()
-    assert lines[0].startswith("ε at δ = 1e-05; all lower bounds hold together with 0.95 confidence")
+    assert lines[0].startswith("ε at δ = 1e-05; all lower bounds hold jointly with confidence 0.95")
     assert lines[1] == "a flag is false at most once in 1,000,000 audits"
     assert [line.split()[0] for line in lines[3:-1:2]] == ["gaussian_dp", "clopper_pearson", "checks"]
     assert lines[-1].startswith("A flag proves a fault")
@@ -70,7 +70,7 @@ def test_a_flag_is_an_exit_code_and_a_line(dpzo: Dpzo, plan_file: Path, monkeypa
     monkeypatch.setattr(Gaussian, "draw", lambda self, bits, size, words: own(self, bits - 2, size, words))
     said = dpzo("audit", "--plan", plan_file, "--draws", 2000, "--json")
     assert said.code == 1
-    assert said.err.startswith("dpzo: the releases are not what the plan says: law of the noise: ")
+    assert said.err.startswith("dpzo: the releases deviate from the plan: law of the noise: ")
     assert said.err.count("\n") == 1
     assert json.loads(said.out)["flagged"]
 

@@ -184,7 +184,7 @@ def test_resume_of_a_finished_run_says_that_it_is_finished(dpzo: Dpzo, finished:
     said = dpzo("resume", finished)
     assert said.code == 0
     assert said.err == ""
-    assert said.out.startswith(f"{finished}: finished already (4 of 4 steps); nothing is left to do\n")
+    assert said.out.startswith(f"{finished}: already finished (4 of 4 steps); nothing to resume\n")
     assert json.loads(dpzo("resume", finished, "--json").out)["card"]["steps"]["spent"] == 4
 
 

@@ -53,7 +53,7 @@ def test_what_is_shown_is_a_config_file(dpzo: Dpzo, tmp_path: Path) -> None:
     path.write_text(said.out)
     assert load_config(path, {}) == RECIPES[name].config
     comments = [line for line in said.out.splitlines() if line.startswith("#")]
-    assert any("ε by our accountant: 0.9979" in line and "16.4" in line for line in comments)
+    assert any("ε by dpzo's accountant: 0.9979" in line and "16.4" in line for line in comments)
     assert any("Tang et al." in line for line in comments)
 
 
@@ -115,7 +115,7 @@ def test_compare_writes_and_goes_on(dpzo: Dpzo, tiny_bert: Path, few_shot: Path,
     first = dpzo(*command)
     assert first.code == 0, first.err
     assert "| dp-aggzo-2 | " in first.out
-    assert "3 of 3 cells were run now" in first.out
+    assert "3 of 3 cells were run in this call" in first.out
     assert "cell 1/3: sst2, dp-aggzo-2, ε = 2, seed 0" in first.err
     again = json.loads(dpzo(*command, "--json").out)
     assert (again["cells"], again["ran"], len(again["rows"])) == (3, 0, 3)
@@ -145,7 +145,7 @@ def test_compare_reads_files_of_ones_own(dpzo: Dpzo, tiny_bert: Path, own: Path,
     command = ("compare", "dp-aggzo-2", "zero-shot", *files, *rest, "--labels", "yes,no", *OWN)
     first = dpzo(*command)
     assert first.code == 0, first.err
-    assert "2 of 2 cells were run now" in first.out
+    assert "2 of 2 cells were run in this call" in first.out
     cells = [json.loads(path.read_text()) for path in (tmp_path / "table" / "cells").iterdir()]
     for cell in cells:
         assert (cell["num_examples"], cell["held_out"]) == (32, {"split": "held-out", "records": 16})
@@ -157,7 +157,7 @@ def test_compare_reads_files_of_ones_own(dpzo: Dpzo, tiny_bert: Path, own: Path,
     other = tmp_path / "other.csv"
     other.write_text((own / "held-out.csv").read_text() + "one more good stay,yes\n")
     changed = [other if argument == own / "held-out.csv" else argument for argument in command]
-    assert "2 of 2 cells were run now" in dpzo(*changed).out
+    assert "2 of 2 cells were run in this call" in dpzo(*changed).out
 
 
 def test_compare_takes_a_task_file(dpzo: Dpzo, tiny_bert: Path, own: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_compare_takes_a_task_file(dpzo: Dpzo, tiny_bert: Path, own: Path, tmp_p
     [
         ([], ["--data FILE with --eval-data FILE", "--task NAME with --data-dir FOLDER"]),
         (["--data", "one.csv", "--labels", "yes,no", *OWN], ["--eval-data is missing", "public data only"]),
-        (["--data", "one.csv", "--eval-data", "one.csv", *OWN], ["--eval-data", "is a file of --data"]),
+        (["--data", "one.csv", "--eval-data", "one.csv", *OWN], ["--eval-data", "is also given as --data"]),
         (["--data", "one.csv", "--data-dir", "."], ["one of --data and --data-dir"]),
         (["--data", "one.csv", "--eval-data", "held-out.csv"], ["--num-examples: declare"]),
         (["--data", "one.csv", "--eval-data", "held-out.csv", *OWN, "--num-examples", "private"], ["a whole number"]),

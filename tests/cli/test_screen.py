@@ -68,7 +68,8 @@ def test_the_bar_and_ctrl_c(dpzo: Dpzo, arguments: Arguments, tmp_path: Path) ->
         assert BAR.fullmatch(line.replace("^C", "").rstrip()), line
         assert len(line) <= 80
     last = [line for line in lines if line][-1]
-    stopped = re.fullmatch(rf"dpzo: stopped after step (\d+) of 4000; dpzo resume {re.escape(str(run))} goes on", last)
+    how = f"continue with dpzo resume {run}"
+    stopped = re.fullmatch(rf"dpzo: stopped after step (\d+) of 4000; {re.escape(how)}", last)
     assert stopped, last
     journalled = (run / "journal.jsonl").read_text().count("\n") - 1
     assert journalled == int(stopped[1]) < 4000
@@ -90,7 +91,7 @@ def test_ctrl_c_between_steps_then_resume(
         patched.setattr(PrivateChannel, "release", pressed)
         said = dpzo(*arguments(run, steps=9))
     assert said.code == 130
-    assert said.err.splitlines()[-1] == f"dpzo: stopped after step 5 of 9; dpzo resume {run} goes on"
+    assert said.err.splitlines()[-1] == f"dpzo: stopped after step 5 of 9; continue with dpzo resume {run}"
     assert not (run / "model").exists()
     assert dpzo("evaluate", run, "--data", "x.csv", "--data-is", "public").code == 2
     resumed = json.loads(dpzo("resume", run, "--json").out)
@@ -128,7 +129,7 @@ def test_ctrl_c_in_other_commands(
         said = dpzo(*command, *extra)
         assert (said.code, said.out, said.err) == (130, "", "dpzo: stopped\n")
     said = dpzo("resume", run)
-    assert (said.code, said.err) == (130, f"dpzo: stopped; dpzo resume {run} goes on\n")
+    assert (said.code, said.err) == (130, f"dpzo: stopped; continue with dpzo resume {run}\n")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -95,7 +95,7 @@ def stopped_in(whole: Whole, room: Path, phase: str, number: int, check: Check) 
     expects_run = phase in ("draw", "release", "step", "checkpoint", "finishing", "card")
     check(began == expects_run, f"{what}: {'a' if began else 'no'} run was left")
     if began:
-        check(f"dpzo resume {output} goes on" in " ".join(life.said.split()), f"{what}: says not how to go on")
+        check(f"continue with dpzo resume {output}" in " ".join(life.said.split()), f"{what}: says not how to go on")
         check(not burnt(output), f"{what}: a step is burnt")
         finish(whole, room, what, check)
         check(not burnt(output), f"{what}: a step is burnt by the resume")

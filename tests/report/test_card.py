@@ -145,7 +145,7 @@ def test_a_failing_assumption_leaves_no_number_to_claim(tmp_path: Path, change: 
     [
         ({"delta": 0.01}, {}, "δ = 0.01 is not below 1/N = 0.01"),
         ({"delta": 0.4}, {}, "δ = 0.4 is not below 1/N"),
-        ({"noise_multiplier": 0.3, "steps": 50}, {}, "is above 10: a guarantee in form that protects little"),
+        ({"noise_multiplier": 0.3, "steps": 50}, {}, "is above 10: a formal guarantee that protects little"),
         (
             {"noise_multiplier": None, "epsilon": 9.8},
             {"count": release_count(100, 0.5).to_dict()},
@@ -159,7 +159,7 @@ def test_what_limits_a_claim_is_a_finding(
     card = card_of(tmp_path, make_plan(**options), spent=0, **facts)
     assert card["guarantee"] is True
     assert any(said in finding for finding in card["findings"])
-    assert card["claim"].endswith("The findings below limit what this means.")
+    assert card["claim"].endswith("The findings below limit this claim.")
     page = (tmp_path / "privacy_card.md").read_text()
     assert page.index("## Findings") < page.index(said) < page.index("## Assumptions")
 
@@ -216,7 +216,7 @@ def test_a_run_that_is_whole_assumes_nothing_of_clocks(tmp_path: Path) -> None:
     for spent, stands in ((STEPS, 0), (1, 1)):
         card = card_of(tmp_path / str(spent), spent=spent)
         rows = [row["statement"] for row in card["assumptions"]]
-        assert sum(row.startswith("Where this unfinished run stands") for row in rows) == stands
+        assert sum(row.startswith("The step at which this unfinished run stopped") for row in rows) == stands
         assert not any("burnt" in row for row in rows)
 
 
@@ -319,4 +319,4 @@ def test_what_is_held_of_the_records_is_named(tmp_path: Path) -> None:
     ):
         card = card_of(tmp_path / str(number), evaluation=evaluation)
         assert expected in card["held"]
-        assert f"| held beside the tokens | {card['held']} |" in render_markdown(card)
+        assert f"| kept in addition to the tokens | {card['held']} |" in render_markdown(card)

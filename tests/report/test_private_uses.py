@@ -55,7 +55,7 @@ def test_the_card_states_them_and_keeps_its_claim(run: Path) -> None:
     (finding,) = card["findings"]
     assert finding.startswith("2 times evaluated on private data")
     assert finding in (run / "privacy_card.md").read_text()
-    assert card["claim"] == before["claim"] + " The findings below limit what this means."
+    assert card["claim"] == before["claim"] + " The findings below limit this claim."
     assert (card["guarantee"], card["epsilon"]) == (True, before["epsilon"])
     assert card == card_of_run(run, read(run))
 

@@ -477,7 +477,7 @@ def test_a_private_number_of_units_is_paid_for(train: Callable[..., Made], tiny_
     assert run.card["epsilon"] == pytest.approx(4.0, rel=2e-3)
     assert run.card["epsilon"] <= 4.0 + 1e-12
     assert run.card["guarantee"]
-    assert "for ε = 1.0000 of the above" in render_markdown(run.card)
+    assert "at ε = 1.0000, included above" in render_markdown(run.card)
     assert json.loads((run.folder / "plan.json").read_text())["epsilon_with_count"] == run.card["epsilon"]
     assert runs.replay(run.folder, tmp_path / "again").equals_run
 

@@ -81,8 +81,8 @@ def audit(
 def _accusation(found: Sequence[AuditReport]) -> str:
     faults = [report.fault for report in found if report.fault]
     if faults:
-        return f"the releases are not what the plan says: {'; '.join(faults)}"
-    return "the measured ε lies above the claim: the noise is not what the plan says"
+        return f"the releases deviate from the plan: {'; '.join(faults)}"
+    return "the measured ε exceeds the claim: the noise does not match the plan"
 
 
 def _mechanism(
@@ -96,7 +96,7 @@ def _mechanism(
 
     audited = plan_of(run, plan)
     wanted = DRAWS if draws is None else draws
-    tell(f"drawing up to {wanted:,} transcripts a side")
+    tell(f"drawing up to {wanted:,} transcripts per side")
     return audit_mechanism(
         audited,
         draws=wanted,
@@ -130,7 +130,9 @@ def _rerun(
         tell=tell,
     )
     if data_is == "charged":
-        tell(f"this has spent ε = {found[0].epsilon_claimed:.4g} on these records, beside what other runs have spent")
+        tell(
+            f"this has spent ε = {found[0].epsilon_claimed:.4g} on these records, in addition to what other runs spent"
+        )
     return found
 
 
@@ -139,14 +141,14 @@ def _show(found: Sequence[AuditReport]) -> None:
     from dpzo.cli.screen import print_line, rounded_up
 
     first = found[0]
-    print_line(f"ε at δ = {first.delta:g}; all lower bounds hold together with {first.confidence:g} confidence")
+    print_line(f"ε at δ = {first.delta:g}; all lower bounds hold jointly with confidence {first.confidence:g}")
     print_line(f"a flag is false at most once in {1 / FALSE_FLAG:,.0f} audits")
-    print_line(f"{'method':<17}{'claimed':>9}{'lower bound':>13}{'draws a side':>14}{'flagged':>9}")
+    print_line(f"{'method':<17}{'claimed':>9}{'lower bound':>13}{'draws per side':>16}{'flagged':>9}")
     for report in found:
         lower = f"{report.epsilon_lower:.4g}" if report.method != CHECKS_METHOD else "-"
         print_line(
             f"{report.method:<17}{rounded_up(report.epsilon_claimed, 4):>9}{lower:>13}"
-            f"{report.draws:>14,}{'YES' if report.flagged else 'no':>9}"
+            f"{report.draws:>16,}{'YES' if report.flagged else 'no':>9}"
         )
         print_line(f"  {report.note}")
     print_line(LIMITS)

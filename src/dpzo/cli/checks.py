@@ -72,16 +72,16 @@ def require_public_data(
                 raise DpzoError(f"{option}: is not used with --data-dir; leave it out")
         return
     if len(tasks) > 1:
-        raise DpzoError("--task: files of your own have one task; give one, or leave it out")
+        raise DpzoError("--task: only one task is possible with --data; give one, or leave it out")
     if layouts:
-        raise DpzoError("--layouts: are of built-in tasks; leave it out with --data")
+        raise DpzoError("--layouts: is for built-in tasks; leave it out with --data")
     if of_own["--eval-data"] is None:
         raise DpzoError(
             "--eval-data is missing: a comparison reads scores on held-out records, which no ε covers, so it is for "
             "public data only; name a public held-out file with the columns of --data"
         )
     if of_own["--eval-data"] in data and of_own["--split"] == of_own["--eval-split"]:
-        raise DpzoError("--eval-data: is a file of --data; a score on what was trained on says little, name another")
+        raise DpzoError("--eval-data: is also given as --data; give a held-out file that is not trained on")
     if of_own["--num-examples"] is None or not of_own["--num-examples"].isdigit():
         raise DpzoError("--num-examples: declare the number of units in --data, a whole number")
 
@@ -168,7 +168,7 @@ def check_output(folder: Path, *, overwrite: bool = False) -> None:
     if not above.is_dir():
         raise DpzoError(f"--output {folder}: {above} is a file, so no folder can be made in it; choose another")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise DpzoError(f"--output {folder}: {above} may not be written to; choose another folder, or its permissions")
+        raise DpzoError(f"--output {folder}: {above} is not writable; choose another folder or change its permissions")
 
 
 def check_model(name: str, revision: str | None = None) -> None:

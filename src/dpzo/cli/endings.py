@@ -66,13 +66,13 @@ def _begun(folder: Path) -> bool:
 
 def _stop(said: str, folder: Path | None, resumable: bool, again: bool, number: int | None = None) -> NoReturn:
     if again:
-        how = "; what is finished is kept, and the same command goes on"
+        how = "; finished cells are kept, and the same command resumes"
     elif folder is None or not resumable:
         how = ""
     elif _begun(folder):
-        how = f"; dpzo resume {folder} goes on"
+        how = f"; continue with dpzo resume {folder}"
     elif (folder / "count.json").exists():
-        how = f" before the first step; spent is the ε of the private count in {folder / 'count.json'}, and no more"
+        how = f" before the first step; only the ε of the private count in {folder / 'count.json'} was spent"
     else:
         how = " before the first step; nothing was spent"
     say_stopped(f"{said}{how}")

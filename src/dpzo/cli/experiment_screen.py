@@ -72,7 +72,7 @@ def show_comparison(done: Comparison, as_json: bool) -> None:
         )
         return
     print_line(done.table.read_text().rstrip("\n"))
-    print_line(f"{done.ran} of {done.total} cells were run now; {done.table.parent}")
+    print_line(f"{done.ran} of {done.total} cells were run in this call; {done.table.parent}")
 
 
 def _facts(recipe: Recipe) -> dict[str, Any]:
@@ -124,8 +124,8 @@ def _comments(recipe: Recipe, built: Experiment, account: dict[str, Any] | None)
     else:
         exact = "" if account["exact"] else ", in real arithmetic only"
         yield (
-            f"ε by our accountant: {rounded_up(account['epsilon'], 4)} at δ = {account['delta']:g}, noise multiplier "
-            f"{account['noise_multiplier']:.4g}, {account['relation']}, {account['accountant']}{exact}"
+            f"ε by dpzo's accountant: {rounded_up(account['epsilon'], 4)} at δ = {account['delta']:g}, "
+            f"noise multiplier {account['noise_multiplier']:.4g}, {account['relation']}, {account['accountant']}{exact}"
         )
         if account["noise"] is not None:
             yield _of_mixture(account["noise"])

@@ -140,7 +140,7 @@ def _show(found: RunForecast) -> None:
     print_line(
         f"run                  {privacy.steps} steps, {privacy.num_directions} directions, batch "
         f"{privacy.expected_batch_size:g} of {found.sized.num_examples}, {found.sized.shape.max_length} tokens, "
-        f"{found.sized.microbatch_size} records a pass, {found.threads} thread{'s' if found.threads > 1 else ''}"
+        f"{found.sized.microbatch_size} records per pass, {found.threads} thread{'s' if found.threads > 1 else ''}"
     )
     print_line("\nmemory")
     rows = {
@@ -157,11 +157,11 @@ def _show(found: RunForecast) -> None:
             print_line(f"  {name:<22}{in_words(size):>10}")
     print_line(f"  {'the process, at most':<22}{in_words(memory.peak_resident):>10}  as a task manager shows it")
     phase = max(memory.phases, key=lambda name: memory.phases[name])
-    print_line(f"  {'must be free':<22}{in_words(memory.needed):>10}  while {phase}, beside the program")
+    print_line(f"  {'must be free':<22}{in_words(memory.needed):>10}  while {phase}, in addition to the program")
     free = "unknown" if found.available is None else in_words(found.available)
     print_line(f"  {'free here':<22}{free:>10}")
     for guess in found.sized.guessed:
-        print_line(f"  guessed: {guess}")
+        print_line(f"  estimated: {guess}")
     if found.time is None:
         print_line("\ntime                 not measured: the model's weights are not on this machine")
     else:
@@ -172,12 +172,12 @@ def _show_time(time: TimeForecast) -> None:
     from dpzo.cli.screen import duration, print_line
 
     print_line("\ntime (measured on the model)")
-    print_line(f"  {'plain forward':<22}{_seconds(time.forward):>10}  of one pass")
-    print_line(f"  {'at shifted weights':<22}{_seconds(time.further):>10}  of one pass")
+    print_line(f"  {'plain forward':<22}{_seconds(time.forward):>10}  per pass")
+    print_line(f"  {'at shifted weights':<22}{_seconds(time.further):>10}  per pass")
     print_line(
-        f"  {'passes a step':<22}{time.passes * time.evaluations:>10.0f}  {time.passes:.1f} × {time.evaluations}"
+        f"  {'passes per step':<22}{time.passes * time.evaluations:>10.0f}  {time.passes:.1f} × {time.evaluations}"
     )
-    print_line(f"  {'directions, update':<22}{_seconds(time.directions + time.update):>10}  of a step")
+    print_line(f"  {'directions, update':<22}{_seconds(time.directions + time.update):>10}  per step")
     print_line(f"  {'a step':<22}{_seconds(time.per_step):>10}")
     if time.once:
         print_line(f"  {'before the steps':<22}{duration(time.once):>10}")

@@ -150,7 +150,7 @@ def nothing_left(card: Mapping[str, Any], run: Path, as_json: bool) -> None:
         print_json({"output": str(run), "card": card})
         return
     steps = card["steps"]
-    print_line(f"{run}: finished already ({steps['spent']} of {steps['planned']} steps); nothing is left to do")
+    print_line(f"{run}: already finished ({steps['spent']} of {steps['planned']} steps); nothing to resume")
     print_line(f"model: {run / 'model'} · card: {run / 'privacy_card.md'} · dpzo verify {run} checks it")
 
 
@@ -188,7 +188,7 @@ def show_texts(prompts: Sequence[str], texts: Sequence[str], as_json: bool) -> N
     for number, text in enumerate(texts, start=1):
         print_line(text)
         if not text.strip():
-            _tell(f"prompt {number}: the model ended its answer at once, so the line is empty")
+            _tell(f"prompt {number}: the model generated no text, so the line is empty")
 
 
 def show_environment(as_json: bool) -> None:

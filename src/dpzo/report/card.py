@@ -37,11 +37,11 @@ NOT_COVERED = (
     "whatever the base model already knew, or was trained on, before this run",
     "hyper-parameters, task design or declarations that were chosen by looking at the private data",
     "evaluations on private data, and any use of the data outside this run",
-    "several runs on the same data: their guarantees add up",
-    "groups of units: a group of k is protected at k times ε, and more δ",
+    "several runs on the same data: their ε and δ add up",
+    "groups of units: a group of k units is protected at k times ε and a larger δ",
     "the memory of the training machine, co-tenants who time its steps, and operators who copy and roll back a run",
 )
-_LOCAL_FILE = "local.yaml (where the data lies)"
+_LOCAL_FILE = "local.yaml (the location of the data)"
 _KEY_FILE = "while the run is unfinished, journal.key (the secret key of the step in flight)"
 
 
@@ -110,7 +110,7 @@ def _card(transcript: Transcript, uses: Mapping[str, int]) -> dict[str, Any]:
             "planned": plan.steps,
             "spent": transcript.num_steps,
             "burnt": _burnt(transcript),
-            "note": "the claim is that of the whole plan, also for a run that stopped early",
+            "note": "the claim covers the whole plan, even if the run stopped early",
         },
         "accountant": plan.accountant,
         "assumptions": [{"statement": a.statement, "verdict": a.verdict} for a in assumptions],
@@ -125,18 +125,18 @@ def _card(transcript: Transcript, uses: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-_LIMITED = " The findings below limit what this means."
+_LIMITED = " The findings below limit this claim."
 _NO_GUARANTEE = "No guarantee: at least one assumption below fails, so this run claims nothing about privacy."
 
 
 def _not_covered(header: Mapping[str, Any]) -> list[str]:
     """`NOT_COVERED`, and the owner-only files of this kind of run: one of `dpzo.fit` has no local.yaml."""
     files = _KEY_FILE if "settings" in header else f"{_LOCAL_FILE} and, {_KEY_FILE}"
-    return [*NOT_COVERED, f"what the owner alone may see of the run folder: {files}; do not publish it"]
+    return [*NOT_COVERED, f"files of the run folder that are private to the owner, not to be published: {files}"]
 
 
 def _entropy(header: Mapping[str, Any]) -> str:
-    return "operating-system entropy" if header["secret_randomness"] is True else "a test double, which is no secret"
+    return "operating-system entropy" if header["secret_randomness"] is True else "a test double, which is not secret"
 
 
 def _sampler(header: Mapping[str, Any], plan: PrivacyPlan) -> str:
@@ -167,14 +167,16 @@ def _raw_clip(header: Mapping[str, Any], plan: PrivacyPlan) -> dict[str, float |
 
 def held_records(evaluation: Mapping[str, Any]) -> str:
     """What is made of the private records and kept in the process, beside their tokens."""
-    place = "in memory or in a nameless, owner-only file, until the process ends"
+    place = "in memory or in an unnamed file that only the owner can read, until the process ends"
     if evaluation.get("head_block") is not None:
         return f"the frozen encoder's features of every record, {place}"
     layers, keep = (evaluation.get("prefix", {}).get(name) for name in ("layers", "keep"))
     if keep == "run":
-        return f"what the lowest {layers} layers, which are frozen, give for every record drawn, {place}"
+        return f"the output of the lowest {layers} layers, which are frozen, for every record drawn, {place}"
     if keep == "batch":
-        return f"what the lowest {layers} layers, which are frozen, give for a step's records, in memory, for the step"
+        return (
+            f"the output of the lowest {layers} layers, which are frozen, for a step's records, in memory, for the step"
+        )
     return "nothing"
 
 
@@ -218,9 +220,7 @@ def _assumptions(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
         checked("No more releases were made than the plan accounts for", transcript.num_steps <= plan.steps),
         checked("No non-private diagnostic was switched on", not header["nonprivate_uses"]),
         Assumption("Labels, lengths and all other options were chosen without looking at the private data", "assumed"),
-        Assumption(
-            "The unit above is what needs protection: a unit's records do not reappear under another", "assumed"
-        ),
+        Assumption("The unit above is what needs protection: no unit's records appear under another unit", "assumed"),
         Assumption("The operating system's entropy is unpredictable and the training machine is trusted", "assumed"),
         *_timing(transcript, plan),
     ]
@@ -240,8 +240,8 @@ def _timing(transcript: Transcript, plan: PrivacyPlan) -> list[Assumption]:
         )
     if transcript.num_steps < plan.steps:
         rows.append(
-            "Where this unfinished run stands does not depend on how long its steps took, as it may where a clock "
-            "stopped it (a finished run assumes no such thing)"
+            "The step at which this unfinished run stopped does not depend on how long its steps took, as it may if a "
+            "clock stopped it (a finished run does not need this assumption)"
         )
     return [Assumption(statement, "assumed") for statement in rows]
 
@@ -282,7 +282,7 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         f"| steps | {steps['planned']} planned, {steps['spent']} spent, {steps['burnt']} burnt; {steps['note']} |",
         f"| accountant | {card['accountant']} |",
         f"| tuning | {markdown(card['tuning'])} |",
-        f"| held beside the tokens | {markdown(card['held'])} |",
+        f"| kept in addition to the tokens | {markdown(card['held'])} |",
         f"| base model | {markdown(base['name'])} (fingerprint `{base['fingerprint'][:16]}…`) |",
         "",
         *(["## Findings", "", *findings, ""] if findings else []),
@@ -305,7 +305,7 @@ def render_markdown(card: Mapping[str, Any]) -> str:
 
 def _source(sampling: Mapping[str, Any]) -> str:
     cost = sampling["count_epsilon"]
-    return str(sampling["num_examples_source"]) + ("" if cost is None else f", for ε = {round_up(cost)} of the above")
+    return str(sampling["num_examples_source"]) + ("" if cost is None else f", at ε = {round_up(cost)}, included above")
 
 
 def _in_losses(mechanism: Mapping[str, Any]) -> str:

@@ -30,8 +30,8 @@ def plan_findings(plan: PrivacyPlan, epsilon: float) -> list[Finding]:
             Finding(
                 "δ",
                 f"{plan.delta:g}",
-                f"is not below 1/N = {1 / plan.num_examples:.3g}; a mechanism that publishes one unit whole can have "
-                "such a δ: choose a smaller one",
+                f"is not below 1/N = {1 / plan.num_examples:.3g}; a mechanism that publishes one whole unit can have "
+                "such a δ; choose a smaller one",
             )
         )
     if epsilon > LARGE_EPSILON:
@@ -39,7 +39,7 @@ def plan_findings(plan: PrivacyPlan, epsilon: float) -> list[Finding]:
             Finding(
                 "ε",
                 f"{epsilon:.4g}",
-                f"is above {LARGE_EPSILON:g}: a guarantee in form that protects little, since the odds of a guess "
+                f"is above {LARGE_EPSILON:g}: a formal guarantee that protects little, since the odds of a guess "
                 "about one unit may change by a factor of e^ε",
             )
         )

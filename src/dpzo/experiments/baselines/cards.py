@@ -32,7 +32,7 @@ NOT_COVERED = (
     "whatever the base model already knew, or was trained on, before this run",
     "hyper-parameters, task design or declarations that were chosen by looking at the data",
     "evaluations on private data, and any use of the data outside this run",
-    "several runs on the same data: their guarantees add up",
+    "several runs on the same data: their ε and δ add up",
 )
 
 
