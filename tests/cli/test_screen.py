@@ -107,7 +107,7 @@ def test_ctrl_c_before_the_first_step(
     def pressed(*given: object, **more: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(runs, "assemble" if stage == "load" else "objective", pressed)
+    monkeypatch.setattr(runs, "start" if stage == "load" else "objective", pressed)
     said = dpzo(*arguments(tmp_path / "run"))
     assert said.code == 130
     assert said.err.splitlines()[-1] == "dpzo: stopped before the first step; nothing was spent"
@@ -170,7 +170,7 @@ def test_a_bug_of_ours_withholds_its_message(
     def broken(*given: object, **more: object) -> None:
         raise RuntimeError("zqj7xk")
 
-    monkeypatch.setattr(runs, "assemble", broken)
+    monkeypatch.setattr(runs, "start", broken)
     said = dpzo(*arguments(tmp_path / "run"))
     assert said.code == 1
     assert "internal error: RuntimeError in test_screen.py" in said.err

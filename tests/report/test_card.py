@@ -308,9 +308,12 @@ def test_what_is_held_of_the_records_is_named(tmp_path: Path) -> None:
             ({**passed, "prefix": {"layers": 0, "keep": "none"}}, "nothing"),
             (
                 {**passed, "prefix": {"layers": 4, "keep": "batch"}},
-                "the lowest 4 layers, which are frozen, give for a st",
+                "the lowest 4 layers, which are frozen, for a step's records",
             ),
-            ({**passed, "prefix": {"layers": 4, "keep": "run"}}, "for every record drawn, in memory or in a nameless,"),
+            (
+                {**passed, "prefix": {"layers": 4, "keep": "run"}},
+                "for every record drawn, in memory or in an unnamed file",
+            ),
             (
                 {**passed, "head_block": 256, "prefix": {"layers": 0, "keep": "none"}},
                 "encoder's features of every record",
