@@ -261,7 +261,7 @@ def test_layers_that_feel_what_learns_are_not_shared(deep: Made, monkeypatch: py
     monkeypatch.setattr(lowest, "forward", lambda hidden, **rest: original(hidden + secretly.sum(), **rest))
     assert depth_of(loaded) == 2  # nothing shows from outside
     assert isolated_shapes(loaded, shape_of(loaded), 4, "batch").prefix_layers == 0
-    with pytest.raises(DpzoError, match=r"training\.prefix run: no layer lies wholly below what learns"):
+    with pytest.raises(DpzoError, match=r"training\.frozen_cache run: no layer lies wholly below what learns"):
         isolated_shapes(loaded, shape_of(loaded), 4, "run")
 
 

@@ -380,7 +380,7 @@ def test_what_takes_one_setting_at_a_time(made: Made, family: str, options: dict
     loaded = made(family, **options)
     assert settle(loaded, "auto")[0] == 1
     assert settle(loaded, 2, strict=False)[0] == 1
-    with pytest.raises(DpzoError, match=rf"^training\.variants 2: {reason}; choose auto or 1$"):
+    with pytest.raises(DpzoError, match=rf"^training\.eval_batch 2: {reason}; choose auto or 1$"):
         settle(loaded, 2)
 
 
@@ -569,5 +569,5 @@ def test_a_short_run_is_not_measured(llama: Path, data: Path, tmp_path: Path, mo
 
 @pytest.mark.parametrize("value", [0, -2, "fast", 1.5, True])
 def test_the_number_is_auto_or_a_count(llama: Path, value: Any) -> None:
-    with pytest.raises(DpzoError, match=r"training\.variants"):
+    with pytest.raises(DpzoError, match=r"training\.eval_batch"):
         config_of(llama, value)
