@@ -21,7 +21,7 @@ from dpzo.zo import central_difference
 
 Plant = Callable[..., ModuleType]
 LOOP = "for step in range(journal.num_steps, job.plan.steps):"
-FORGET = "del units, rows  # nothing below may see the data"
+FORGET = "del units, rows  # code below must not access the data"
 DRAW = "units = channel.draw_batch(num_units)"
 STEPS = 12
 
