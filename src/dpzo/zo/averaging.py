@@ -126,7 +126,7 @@ class TailAverage:
 
     @property
     def mean(self) -> TailMean:
-        """What is released."""
+        """The mean that is released."""
         return TailMean(self.steps, self.fraction)
 
     def init(self, parameters: TrainableParameters) -> State:

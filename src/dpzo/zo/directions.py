@@ -1,7 +1,7 @@
 """Public directions: every element is a pure function of (seed, step, k, parameter, element index), never of order.
 
 A direction is computed from its address, so it does not depend on the device, sharding, block sizes, other directions,
-or any generator's state. `kernels.spec` specifies the bits; `SCHEME` names that specification.
+or any generator's state. `kernels.spec` specifies the bits; `SCHEME` identifies that specification.
 """
 
 from __future__ import annotations
@@ -205,12 +205,12 @@ class StepDirections:
         """√d / ‖g_k‖ rounded to fp32 for `sphere`, with g_k the Gaussian direction over all parameters jointly; else 1.
 
         ‖g_k‖² is a sum of integers ⌊fl(g²)·2²⁴⌋. Integer addition is associative, so every sharding, block size, thread
-        count and order yields the same bits without agreeing on anything; a float64 sum is only reproducible while
-        all sides use the same blocks in the same order, which a sharded run cannot promise. The truncation shifts the
+        count and order yields the same bits without coordination; a float64 sum is only reproducible while all
+        processes use the same blocks in the same order, which a sharded run cannot ensure. The truncation shifts the
         norm by 1.5e-8·d/‖g‖², less than the factor's own rounding. Costs one generation of the whole direction; cached.
         """
         if not KINDS[self.scheme.kind].on_sphere or self.scheme.structure is not None:
-            return 1.0  # a structure applies whatever scale there is
+            return 1.0  # a structure applies its own scale, if any
         if k not in self._factors:
             kernels = kernels_for(self.backend, device)
             parts = enumerate(self.scheme.sizes)
@@ -219,7 +219,7 @@ class StepDirections:
         return self._factors[k]
 
     def fill(self, k: int, parameter: int, out: Tensor, start: int = 0) -> None:
-        """out_j ← z_{k, start + j}; of the structure's u where there is one, here and below."""
+        """out_j ← z_{k, start + j}; here and below, of the structure's u if there is one."""
         self._check(parameter, out, start)
         if self.scheme.structure is not None:
             self.scheme.structure.fill(self, k, parameter, out, start)
@@ -227,7 +227,7 @@ class StepDirections:
             self.fill_kind(k, parameter, out, start)
 
     def fill_kind(self, k: int, parameter: int, out: Tensor, start: int = 0) -> None:
-        """out_j ← z_{k, start + j} of the kind alone, whatever the structure."""
+        """out_j ← z_{k, start + j} of the kind alone, for any structure."""
         kernels_for(self.backend, out.device).fill(
             self.stream(k, parameter), self.scale_factor(k, out.device), out, start
         )

@@ -104,7 +104,7 @@ class Adam:
     - Bias correction, unlike `Momentum`: without it v starts near 0 and the first steps would be far too long. The
       steps have the size of η_t in parameter units, whatever the slopes: rates for `Sgd` do not carry over.
     - With Rademacher directions and K = 1, g² is the same number everywhere: Adam is then a normalised heavy ball.
-      It tells coordinates apart only through K > 1 or Gaussian directions, and what v sees is mostly privacy noise.
+      It distinguishes coordinates only if K > 1 or directions are Gaussian, and v then holds mostly privacy noise.
     - A coordinate that no direction has changed has m = v = 0 and does not move.
     - State: `adam.first.<name>`, `adam.second.<name>`, fp32, two more copies of the trainable part; `adam.weights`
       (w₁, w₂) float64; `master.<name>` as for `Sgd`. Burnt steps do not count.

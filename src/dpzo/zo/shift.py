@@ -210,7 +210,7 @@ def shifted(
     scale: float,
     materialise: Held | None = None,
 ) -> Iterator[Shift]:
-    """Inside the block, calling `parameters.module` computes at θ + scale·z_k; yields who was `visited` so far.
+    """Inside the block, calling `parameters.module` computes at θ + scale·z_k; yields the modules `visited` so far.
 
     Formula: θ_j' = rn(fl(θ_j + fl(fl32(scale)·z_kj))), elementwise in fp32, then to nearest even in θ's own dtype.
 

@@ -1,6 +1,6 @@
 """Structured directions that search a subspace of R^d: a public mask, low-rank matrices, a public basis.
 
-What is public before the run, or follows from releases alone, may shape the directions at no privacy cost: the slopes
+Data that is public before the run, or derived from releases, may shape directions at no privacy cost: the slopes
 along them are clipped, summed and noised like any other, so a structure changes no event. `direction_scheme` builds a
 run's directions from its options.
 """
@@ -43,7 +43,7 @@ class RandomMask:
 
     For `rademacher` and `gaussian`. A masked sphere has no fixed norm, and a mask breaks orthogonality. Raises
     DpzoError for those, a fraction outside 0 … 1, or a mask that keeps nothing. Source: sparse perturbations as in
-    Liu et al., Sparse MeZO, 2024, with a mask that does not look at the weights.
+    Liu et al., Sparse MeZO, 2024, with a mask that does not depend on the weights.
     """
 
     keep_fraction: float
@@ -111,7 +111,7 @@ class LowRank:
 
     A parameter of more than two dimensions is a matrix of its first one by the rest. Vectors, and matrices with a side
     of `rank` or less, keep full directions. The estimate's variance is about that of full directions (equal for
-    `rademacher` at rank 1): what is saved is drawing, not dimension.
+    `rademacher` at rank 1): a low rank saves drawing, not dimension.
 
     For `rademacher` and `gaussian`, whose elements are independent. Raises DpzoError for other kinds, a rank below 1,
     or when no parameter is a larger matrix. Source: low-rank perturbations as in Chen et al., LOZO, 2024.
@@ -187,7 +187,7 @@ class PublicBasis:
     The header holds `digest`, which identifies the basis.
 
     `vectors`: a parameter's (n, size) fp32 part in header order, None where it does not move. Holds n times the
-    trainable part in memory, on each device that asks. Make it by `public_basis` or `load_basis`. Source: PAZO-P, 2025.
+    trainable part in memory, on each device that uses it. Made by `public_basis` or `load_basis`. Source: PAZO-P, 2025.
     """
 
     vectors: tuple[Tensor | None, ...]

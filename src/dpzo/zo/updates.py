@@ -142,7 +142,7 @@ class Sgd:
     sequentially for k = 0 … K − 1 from 0, in fp32; θ_j ← fl(θ_j + g_j). No fused operation. No state.
 
     A 16-bit θ is rounded stochastically, or with `master` fp32 copies of the 16-bit parameters are the state; see
-    `move`. The journal names the choice.
+    `move`. The journal records the choice.
 
     - Streams through θ in blocks; nothing of θ's size is allocated.
     - Raises ValueError when `values` is not (K,) or not finite: a release always is.
@@ -209,7 +209,7 @@ def apply_inner(
 
 
 def inner_of(state: Mapping[str, Tensor]) -> State:
-    """The inner update's part of a wrapper's state: what stands under `inner.`, by its own names."""
+    """The inner update's part of a wrapper's state: the entries under `inner.`, without that prefix."""
     return {key.removeprefix(_INNER): value for key, value in state.items() if key.startswith(_INNER)}
 
 

@@ -61,7 +61,7 @@ def _check_epsilon(epsilon: float) -> None:
 def _estimate(
     make_event: Callable[[float], Event], epsilon: float, delta: float, relation: NeighboringRelation
 ) -> float:
-    """Central-limit noise: q·s·√(T(e^{1/x²} − 1)) = μ, where μ is the Gaussian's own at (ε, δ)."""
+    """Central-limit noise: q·s·√(T(e^{1/x²} − 1)) = μ, where μ is that of the Gaussian mechanism at (ε, δ)."""
     query = flatten(make_event(1.0))
     if delta == 0.0:
         if query.mechanism == "laplace":
@@ -78,7 +78,7 @@ def _estimate(
 def _bracket(
     spent: Callable[[float], float], start: float, epsilon: float, delta: float
 ) -> tuple[float, float, float, float]:
-    """Two noises, the smaller over budget and the larger within, with what they spend."""
+    """Two noise levels and their ε: the smaller exceeds the budget, the larger is within it."""
     x, here, factor = start, spent(start), 1.05
     while True:
         over = here > epsilon
@@ -100,7 +100,7 @@ def _next(low: float, spent_low: float, high: float, spent_high: float, target: 
     if bisect or not math.isfinite(spent_low) or spent_high <= 0.0:
         return math.sqrt(low * high)
     share = math.log(spent_low / target) / math.log(spent_low / spent_high)
-    # A step that lands on an end would stall the search.
+    # A step to an end of the bracket would stall the search.
     share = min(max(share, 1e-3), 1.0 - 1e-3)
     return math.exp(math.log(low) + share * math.log(high / low))
 

@@ -21,7 +21,7 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
 
 
 def rough_gaussian_delta(epsilon: float, mu: float) -> float:
-    """The same in floats: about 1e-12 off, either way; for searches."""
+    """The same in floats, with an error of about 1e-12 in either direction; for searches."""
     first = float(log_ndtr(mu / 2.0 - epsilon / mu))
     second = epsilon + float(log_ndtr(-mu / 2.0 - epsilon / mu))
     if second >= first:
@@ -58,7 +58,7 @@ def laplace_pure_epsilon(
     """Exact pure ε of `count` Poisson-sampled Laplace releases, L1 rows of any dimension.
 
     Formula, per release: add = ln(1 + q(e^{1/b} − 1)), remove = −ln(1 − q(1 − e^{−1/b})); add/remove and zero-out take
-    the larger, which is `add`; replace-one takes add + remove. Releases add up.
+    the larger, which is `add`; replace-one takes add + remove. The ε of all releases is the sum.
     Guarantee: tight, and rounded up: never below the exact value. Given the other sampled units, the output densities
     are (1−q)f₀ + q f_u and (1−q)f₀ + q f_v, with f_u/f₀ ≤ e^{1/b} and f_v/f₀ ≥ e^{−1/b}, both reached beyond the rows
     u = −v; a mixture over the other units cannot exceed the largest of its ratios.

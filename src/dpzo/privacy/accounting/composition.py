@@ -1,4 +1,4 @@
-"""ε of T releases from the atoms of one: each direction on its own, everything rounded to the safe side."""
+"""ε of T releases from the atoms of one: each direction separately, everything rounded to the safe side."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUMMING = 1e-12
 
 @dataclass(frozen=True)
 class Certificate:
-    """δ, not below the true one, at ε. `reserve`: its part that is rounding; `grid`: of the losses; `cells`: FFT.
+    """An upper bound on δ at ε. `reserve`: its rounding part; `grid`: step of the losses; `cells`: FFT length.
 
     `coarse`: the grid is wider than the tolerance asks for, so δ or ε may be far too large.
     """
@@ -38,12 +38,12 @@ class Certificate:
 
     @property
     def resolved(self) -> bool:
-        """Whether they are so small a share that no other way of composing would find less."""
+        """Whether the rounding is so small a share of δ that no other way of composing would give a smaller bound."""
         return not self.coarse and self.reserve <= RESOLVED_SHARE * self.delta and self.epsilon < math.inf
 
 
 def solve(one: Atoms, delta: float, count: int, tolerance: float = TOLERANCE, cheap: int = LEAST_CELLS) -> Certificate:
-    """Smallest ε ≥ 0 proved for one direction at δ > 0; ∞ where none is."""
+    """Smallest ε ≥ 0 proved for one direction at δ > 0; ∞ if none is proved."""
     lost = lost_mass(one, count)
     if lost >= delta or len(one.losses) == 0:
         return Certificate(0.0 if lost < delta else math.inf, delta, 0.0, 0.0, 0)
@@ -56,11 +56,11 @@ def solve(one: Atoms, delta: float, count: int, tolerance: float = TOLERANCE, ch
     for least, whole in ((math.inf, False), (0.0, False), (0.0, True)):
         curve = Composed(one, count, tilt, rough, tolerance, least, whole, cheap)
         found = curve.epsilon(delta - lost)
-        # Below the window more losses would count; ∞: what was cut above it is too much.
+        # Below the window more losses would count; ∞: the mass cut off above it is too large.
         if curve.low <= found < math.inf:
             break
     reserve, found = curve.reserve(min(found, top)), found + pad
-    # Rounding only ever raises the answer; right below the largest loss of all it no longer matters.
+    # Rounding can only raise the result; directly below the largest loss of all it no longer matters.
     pinned = not 0.0 < found < top * (1.0 - 1e-6)
     return Certificate(
         max(0.0, min(found, top)),
@@ -73,7 +73,7 @@ def solve(one: Atoms, delta: float, count: int, tolerance: float = TOLERANCE, ch
 
 
 def least_epsilon(one: Atoms, delta: float, count: int) -> float:
-    """`solve`, and where its Fourier transform loses δ in rounding, the smaller of it and direct convolution."""
+    """`solve`; if δ is lost in the rounding of its Fourier transform, the smaller of it and direct convolution."""
     found = solve(one, delta, count, FAST, CHEAP)
     if found.resolved or found.epsilon in (0.0, math.inf):
         return found.epsilon
@@ -81,7 +81,7 @@ def least_epsilon(one: Atoms, delta: float, count: int) -> float:
 
 
 def directly(one: Atoms, delta: float, count: int) -> Losses:
-    """The sum of `count` releases by direct convolution; `delta`: about what will be asked of it."""
+    """The sum of `count` releases by direct convolution; `delta`: approximately the δ to evaluate it at."""
     return convolved(one.losses + padding(one), one.masses, one.infinite * (1.0 + SUMMING), count, delta)
 
 

@@ -1,4 +1,4 @@
-"""δ at an ε, and whole curves of it: what audits, tables and pictures ask for; no plan's ε needs it."""
+"""δ at an ε, and whole curves of it, for audits, tables and figures; no plan's ε needs it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def delta_curve(event: Event, epsilons: Array, relation: NeighboringRelation) ->
 
 
 def _pld_delta(query: Query, epsilon: float, relation: NeighboringRelation, least: float) -> float:
-    """δ of the composition at ε, an upper bound; 1 where the atoms are too coarse; below `least` not near it."""
+    """Upper bound on δ of the composition at ε; 1 if the atoms are too coarse; not tight below `least`."""
     pair = pld.atoms(query, relation, pld.reach_for(max(least, pld.SMALLEST_DELTA) / query.count))
     return max((least_delta(one, epsilon, query.count) for one in pair), default=1.0)
 
@@ -100,9 +100,9 @@ def evaluate(
 
 
 def least_delta(one: Atoms, epsilon: float, count: int) -> float:
-    """`evaluate`, and where its Fourier transform loses δ in rounding, the smaller of it and direct convolution.
+    """`evaluate`; if δ is lost in the rounding of its Fourier transform, the smaller of it and direct convolution.
 
-    Sums are kept for a ladder of tilts, so that a whole curve δ(ε) costs a few of them.
+    Sums are cached for a fixed sequence of tilts, so that a whole curve δ(ε) costs only a few of them.
     """
     at, lost = epsilon - count * padding(one), lost_mass(one, count)
     if count > 1 and lost < 1.0 and at < count * float(one.losses.max()):
@@ -114,7 +114,7 @@ def least_delta(one: Atoms, epsilon: float, count: int) -> float:
     found = evaluate(one, epsilon, count, FAST, CHEAP)
     if found.resolved or found.cells == 0:
         return found.delta
-    # What is cut follows the δ that is asked for, which is the answer: rounds from above find its size.
+    # The cut depends on the requested δ, which is the result itself: iterating from above finds its magnitude.
     best, here = found.delta, 0.0
     while here <= 0.5 * best and best > SMALLEST_DELTA:
         best = min(best, here or best)
@@ -123,9 +123,9 @@ def least_delta(one: Atoms, epsilon: float, count: int) -> float:
 
 
 def curve_of(one: Atoms, epsilons: Array, count: int) -> Array:
-    """Upper bounds on δ at ascending ε ≥ 0, from a few sums in all: near where δ matters, looser at tiny δ.
+    """Upper bounds on δ at ascending ε ≥ 0, from a few sums in total: close where δ matters, looser at tiny δ.
 
-    δ(ε) does not rise, so a bound at an earlier ε holds at all later ones.
+    δ(ε) does not increase, so a bound at one ε holds at all larger ones.
     """
     lost, pad = lost_mass(one, count), count * padding(one)
     bounds = np.ones(len(epsilons))

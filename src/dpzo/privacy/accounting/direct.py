@@ -1,11 +1,11 @@
 """T-fold sums of a privacy loss by direct convolution: no Fourier transform, no tilt, no cancellation.
 
 **Arithmetic.** Sums by binary powers. Every number is a sum of products of non-negative ones, so the relative error
-stays below 6·T·WINDOW·u whatever δ is; it is added, and so is what underflows (below 1e-280).
+stays below 6·T·WINDOW·u for every δ; it is added to the result, and so is what underflows (below 1e-280).
 
-**Grid.** Each power has its own: WINDOW cells over what matters of it. A loss between two points is split between them
-with the same mass and the same Σ m·e^{−l} (the merged atom is post-processing of the pair); what lies above the window
-counts as infinite loss, what lies below is raised to its end. All three only raise δ.
+**Grid.** Each power has its own: WINDOW cells over its relevant range. A loss between two points is split between them
+with the same mass and the same Σ m·e^{−l} (the merged atom is post-processing of the pair); losses above the window
+count as infinite, losses below it are raised to its lower end. All three can only raise δ.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Losses:
         return self.infinite * raised + UNDERFLOW * self.count + found
 
     def epsilon(self, delta: float) -> float:
-        """Least ε ≥ 0 with δ(ε) ≤ delta; ∞ where none is."""
+        """Least ε ≥ 0 with δ(ε) ≤ delta; ∞ if there is none."""
         low, high = 0.0, self.low + self.step * (len(self.masses) - 1)
         if self.delta(max(high, 0.0)) > delta:
             return math.inf
@@ -55,7 +55,7 @@ class Losses:
 
 
 def convolved(losses: Array, masses: Array, infinite: float, count: int, delta: float) -> Losses:
-    """The `count`-fold sum, by squaring from the highest bit down; `delta`: about what will be asked of it."""
+    """The `count`-fold sum, by squaring from the highest bit down; `delta`: approximately the δ to evaluate it at."""
     allowed = CUT * delta / count
     single = _gridded(losses, masses, infinite, allowed, delta)
     total, done = single, 1
@@ -67,7 +67,7 @@ def convolved(losses: Array, masses: Array, infinite: float, count: int, delta: 
 
 
 def _sum(a: Losses, b: Losses, allowed: float, delta: float) -> Losses:
-    """Losses of two independent parts, on a grid of WINDOW cells again."""
+    """Sum of the losses of two independent parts, again on a grid of WINDOW cells."""
     step = max(a.step, b.step)
     a, b = _regridded(a, step), _regridded(b, step)
     masses = np.convolve(a.masses, b.masses)
@@ -78,14 +78,14 @@ def _sum(a: Losses, b: Losses, allowed: float, delta: float) -> Losses:
 
 
 def _gridded(losses: Array, masses: Array, infinite: float, allowed: float, delta: float) -> Losses:
-    """Cut what is rare, and split the rest between the points of a grid of WINDOW cells."""
+    """Cut off rare losses, and split the rest between the points of a grid of WINDOW cells."""
     order = np.argsort(losses, kind="stable")
     losses, masses = losses[order], masses[order]
     above = np.cumsum(masses[::-1])[::-1]
     keep = int(np.count_nonzero(above > allowed))
     infinite += float(masses[keep:].sum())
     losses, masses = losses[: max(keep, 1)], masses[: max(keep, 1)]
-    # Raising a mass of δ·1e-3 from below moves nothing that counts.
+    # Raising a mass of δ·1e-3 from below has no effect on the result that matters.
     start = min(int(np.searchsorted(np.cumsum(masses), 1e-3 * delta)), len(masses) - 1)
     low, high = float(losses[start]), float(losses[-1])
     step = max((high - low) / (WINDOW - 2), 1e-14 * max(1.0, abs(low), abs(high)))

@@ -28,7 +28,7 @@ def epsilon(event: Event, delta: float, relation: NeighboringRelation) -> float:
 
 
 def bound(event: Event, delta: float, relation: NeighboringRelation) -> float:
-    """`epsilon`, and ∞ where the noise is too small for any."""
+    """`epsilon`, or ∞ if the noise is too small for a finite bound."""
     query = flatten(event)
     check_delta(delta)
     chosen = accountant_of(query, relation, pure=delta == 0.0)
@@ -43,12 +43,12 @@ def bound(event: Event, delta: float, relation: NeighboringRelation) -> float:
 
 
 def accountant(event: Event, delta: float, relation: NeighboringRelation) -> str:
-    """The accountant behind `epsilon(event, delta, relation)`, as the card prints it; DpzoError where there is none."""
+    """The accountant that `epsilon(event, delta, relation)` uses, as the card prints it; DpzoError if there is none."""
     return accountant_of(flatten(event), relation, pure=delta == 0.0)
 
 
 def accountant_of(query: Query, relation: NeighboringRelation, *, pure: bool) -> str:
-    """A function of everything but the noise, so calibration never changes accountants; `pure`: δ = 0."""
+    """Depends on everything except the noise, so calibration never changes accountants; `pure`: δ = 0."""
     if query.mechanism == "lattice":
         return str(tables().accountant(query, relation))
     if query.mechanism == "laplace":

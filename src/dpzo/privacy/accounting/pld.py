@@ -1,18 +1,19 @@
 """Privacy-loss distributions of Gaussian and Laplace releases: an atomic pair that dominates one, composed by tilting.
 
-**From a density to atoms.** P and Q are the two laws of one release, ln(P/Q) not decreasing in y. The line is cut at
-points y_k. What P has between two of them goes to their two losses l_k ≤ l ≤ l_{k+1} such that P's and Q's mass stay:
-a share (1 − e^{l_k−l})/(1 − e^{l_k−l_{k+1}}) upwards. Merging back is post-processing, so the atoms dominate. Beyond
-the last points P's mass counts at the largest loss there is (∞ if there is none), and at the other end at l_0 or l_K.
+**From a density to atoms.** P and Q are the two distributions of one release, with ln(P/Q) non-decreasing in y. The
+line is cut at points y_k. P's mass between two points is assigned to their losses l_k ≤ l ≤ l_{k+1} so that P's and
+Q's mass are preserved: a share (1 − e^{l_k−l})/(1 − e^{l_k−l_{k+1}}) to the upper one. Merging back is
+post-processing, so the atoms dominate. Beyond the last points P's mass counts at the largest possible loss (∞ if there
+is none), and at the other end at l_0 or l_K.
 
 **Gaussian.** y in standard deviations, points REFINED apart; the shares are integrals of entire functions over short
 cells, by NODES Gauss–Legendre nodes, whose error is below 1e-17 of the result (docs/guarantees.md). Every mass is
 raised by a bound on its rounding.
 
 **Laplace.** The loss is constant outside the two means, and the shares of the cells between are elementary.
-`replace_one` on a Poisson sample has two kinks more; its shares are by the same nodes, cut at the kinks.
+`replace_one` on a Poisson sample has two more kinks; its shares use the same nodes, with cells cut at the kinks.
 
-Why these pairs are the worst ones, for several coordinates too: docs/guarantees.md.
+For why these pairs are the worst case, also for several coordinates, see docs/guarantees.md.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Pair = tuple[Atoms, ...]
 
 
 def epsilon(query: Query, delta: float, relation: NeighboringRelation) -> float:
-    """Smallest ε of the composition at δ ≥ SMALLEST_DELTA by these atoms, an upper bound; ∞ where too coarse."""
+    """Upper bound on ε of the composition at δ ≥ SMALLEST_DELTA, from these atoms; ∞ if they are too coarse."""
     if delta < SMALLEST_DELTA:
         raise DpzoError(f"`delta` {delta:g} is below {SMALLEST_DELTA:g}, the least that is answered: raise `delta`")
     pair = atoms(query, relation, reach_for(delta / query.count))
@@ -54,7 +55,7 @@ def epsilon(query: Query, delta: float, relation: NeighboringRelation) -> float:
 
 @lru_cache(maxsize=8)
 def atoms(query: Query, relation: NeighboringRelation, reach: float) -> Pair:
-    """The directions of one release; none where MOST_POINTS are too few. `reach`: standard deviations of a Gaussian."""
+    """The directions of one release; none if MOST_POINTS are too few. `reach`: standard deviations of a Gaussian."""
     q, replaced = query.sampling_prob, relation is NeighboringRelation.REPLACE_ONE
     if query.mechanism == "laplace":
         if replaced and q < 1.0:
@@ -71,7 +72,7 @@ def atoms(query: Query, relation: NeighboringRelation, reach: float) -> Pair:
     with_unit, without = _Mixed(q, moved), _Mixed(q, 0.0)
     if q == 1.0:
         return (_gaussian(points, with_unit, without, math.inf),)
-    # Seen from the other side the loss is falling; reflected, it rises again.
+    # In the other direction the loss is decreasing in y; after reflection it increases again.
     added = _gaussian(-points[::-1], _Mixed(q, 0.0), _Mixed(q, -moved), -math.log1p(-q) * (1.0 + 4.0 * UNIT))
     return (_gaussian(points, with_unit, without, math.inf), added)
 
@@ -92,7 +93,7 @@ class _Mixed:
         self.q, self.moved = sampling_prob, moved
 
     def density(self, y: Array) -> Array:
-        """Of both parts, each by its own exponent."""
+        """Density of the mixture, with a separate exponent for each component."""
         there = self.q * np.exp(-0.5 * (y - self.moved) ** 2)
         here = (1.0 - self.q) * np.exp(-0.5 * y**2) if self.q < 1.0 else 0.0
         return np.asarray((here + there) / math.sqrt(2.0 * math.pi))
@@ -102,7 +103,7 @@ class _Mixed:
         return _log_mix(self.moved * (y - 0.5 * self.moved), self.q)
 
     def above(self, y: float) -> float:
-        """Bound on the mass above y, y beyond both means: φ(t)/t."""
+        """Bound on the mass above y, for y above both means: φ(t)/t."""
         near = y - max(self.moved, 0.0)
         return math.exp(-0.5 * near * near) / (near * math.sqrt(2.0 * math.pi)) * (1.0 + 1e-12)
 
@@ -134,7 +135,7 @@ def _gaussian(points: Array, first: _Mixed, second: _Mixed, largest: float) -> A
 
 
 def _split(points: Array, loss: Callable[[Array], Array], density: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Losses at `points`, and the masses that the cells between leave at their two ends."""
+    """Losses at `points`, and the masses that the cells between them assign to their two ends."""
     at, weights = np.polynomial.legendre.leggauss(NODES)
     half = 0.5 * np.diff(points)
     y = (points[:-1] + half)[:, None] + half[:, None] * at
@@ -143,7 +144,7 @@ def _split(points: Array, loss: Callable[[Array], Array], density: Callable[[Arr
     low, high = losses[:-1, None], losses[1:, None]
     with np.errstate(invalid="ignore"):
         share = np.expm1(low - loss(y)) / np.expm1(low - high)
-    # A cell of constant loss: both ends are one.
+    # A cell of constant loss: both ends have the same loss.
     share = np.clip(np.nan_to_num(share, nan=1.0), 0.0, 1.0)
     found = np.zeros(len(points))
     found[1:] += (masses * share).sum(axis=1)

@@ -23,10 +23,10 @@ SamplingName = Literal["poisson", "full_batch"]
 
 @dataclass(frozen=True)
 class Query:
-    """`count` adaptive releases of one mechanism, each on a fresh Poisson sample (all units when sampling_prob is 1).
+    """`count` adaptive releases of one mechanism, each on a new Poisson sample (all units when sampling_prob is 1).
 
-    `noise` is the Gaussian standard deviation or the Laplace scale, in units of `clip_norm`; of a noise table the
-    standard deviation, and `table` says the rest.
+    `noise` is the Gaussian standard deviation or the Laplace scale, in units of `clip_norm`; for a noise table, it is
+    the standard deviation, and `table` defines the distribution.
     """
 
     mechanism: MechanismName

@@ -53,7 +53,7 @@ def _curve(mechanism: str, noise: float, sampling_prob: float, relation: Neighbo
             return of_atoms(pld.replaced_laplace(noise, sampling_prob))
         return _gaussian_replace(noise, sampling_prob)
     integers = np.array([_sampled(int(order), mechanism, noise, sampling_prob) for order in _INTEGERS])
-    # At rarer sampling the cancellation in the integrand would show.
+    # At smaller sampling probabilities the cancellation in the integrand would affect the result.
     if mechanism == "gaussian" and noise >= 0.1 and sampling_prob >= 1e-5:
         fractions = np.array([_gaussian_fraction(order, noise, sampling_prob) for order in _FRACTIONS])
     else:
@@ -101,15 +101,15 @@ def _sampled(order: int, mechanism: str, noise: float, sampling_prob: float) -> 
 
 
 def amplified(kappa: Array, sampling_prob: float) -> float:
-    """Bound on D_α of a release on a Poisson sample, α whole, from κ_j = (j−1)·D_j, j = 0 … α, of one without sampling.
+    """Bound on D_α of a release on a Poisson sample, integer α, from κ_j = (j−1)·D_j, j = 0 … α, without sampling.
 
-    Formula: that of `curve`. Guarantee: holds for any noise that a reflection maps onto its shifted self.
+    Formula: as in `curve`. Guarantee: holds for any noise distribution that a reflection maps to its shifted copy.
     """
     order = len(kappa) - 1
     j = np.arange(order + 1, dtype=np.float64)
     log_binomial = gammaln(order + 1) - gammaln(j + 1) - gammaln(order - j + 1)
     # Terms 0 and 1 and the binomial theorem's own sum are split off: Σ_j C(α,j)(1−q)^{α−j}q^j = 1, so the moment is
-    # 1 + Σ_{j≥2} (…)(e^{κ_j} − 1), which keeps its digits when it is close to 1.
+    # 1 + Σ_{j≥2} (…)(e^{κ_j} − 1), which keeps its precision when it is close to 1.
     log_weight = log_binomial + (order - j) * np.log1p(-sampling_prob) + j * np.log(sampling_prob)
     with np.errstate(over="ignore"):
         log_excess = np.where(kappa > 1.0, kappa + np.log1p(-np.exp(-np.maximum(kappa, 1.0))), 0.0)
@@ -121,7 +121,7 @@ def amplified(kappa: Array, sampling_prob: float) -> float:
 
 def _grid(low: float, high: float, noise: float) -> tuple[Array, float]:
     # The integrands are analytic in a strip of half-width πσ² (where the mixture vanishes) and Gaussian of width σ:
-    # the trapezoidal rule with this step is exact to the last digits.
+    # the trapezoidal rule with this step is accurate to the last digits.
     step = min(noise / 8.0, noise * noise / 3.0)
     count = int(np.ceil((high - low) / step)) + 1
     return np.asarray(low + step * np.arange(count), dtype=np.float64), step
@@ -131,7 +131,7 @@ def _gaussian_fraction(order: float, noise: float, sampling_prob: float) -> floa
     x, step = _grid(-12.0 * noise, order + 12.0 * noise, noise)
     log_base = -0.5 * (x / noise) ** 2 - np.log(noise * np.sqrt(2 * np.pi))
     ratio = np.logaddexp(np.log1p(-sampling_prob), np.log(sampling_prob) + (2 * x - 1) / (2 * noise * noise))
-    # E[(ratio)^α] − 1 with the linear part taken off (E[ratio] = 1): all terms are non-negative, no digits are lost.
+    # E[(ratio)^α] − 1 without the linear part (E[ratio] = 1): all terms are non-negative, so no digits cancel.
     excess = np.expm1(np.clip(order * ratio, None, 600.0)) - order * np.expm1(np.clip(ratio, None, 600.0))
     large = order * ratio > 30.0
     body = float(np.sum(np.where(large, 0.0, np.exp(log_base) * excess)) * step)

@@ -41,7 +41,7 @@ def up(exact: Decimal | Fraction) -> float:
 
 
 def laplace_loss(scale: float, sampling_prob: float, count: int, *, replaced: bool) -> float:
-    """count·ln(1 + q(e^{1/b} − 1)); `replaced`: − count·ln(1 − q(1 − e^{−1/b})) beside it."""
+    """count·ln(1 + q(e^{1/b} − 1)); with `replaced` also − count·ln(1 − q(1 − e^{−1/b}))."""
     if sampling_prob == 1.0:
         return up(Fraction(count * (2 if replaced else 1)) / Fraction(scale))
     with _digits():
@@ -73,9 +73,9 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
 
 
 def _tail(x: Decimal, *, upper: bool) -> Decimal:
-    """P(Z > x), x ≥ 0: exact to `SLACK`, or beyond SERIES_UNTIL a bound from the side that is asked for.
+    """P(Z > x), x ≥ 0: accurate to `SLACK`, or beyond SERIES_UNTIL a bound from the requested side.
 
-    Formula: 1/2 − φ(x)·Σ x^{2n+1}/(2n+1)!!, or φ(x)/x·Σ (−1)^n (2n−1)!!/x^{2n}, which errs by less than its next term.
+    Formula: 1/2 − φ(x)·Σ x^{2n+1}/(2n+1)!!, or φ(x)/x·Σ (−1)^n (2n−1)!!/x^{2n}, whose error is below its next term.
     """
     density = (-x * x / 2).exp() / (2 * PI).sqrt()
     if x < SERIES_UNTIL:

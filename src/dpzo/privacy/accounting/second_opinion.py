@@ -1,4 +1,4 @@
-"""A second upper bound on ε and δ, by Rényi curves: no run starts whose ε lies above it."""
+"""A second upper bound on ε and δ, by Rényi curves: a run whose ε exceeds it does not start."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ ROUNDING = 1e-9
 
 
 class AccountantDisagreement(RuntimeError):
-    """Two accountants contradict each other: a bug in one of them, never a mistake of the user."""
+    """Two accountants contradict each other: a bug in one of them, never a user error."""
 
 
 def check_epsilon(event: Event, delta: float, relation: NeighboringRelation, epsilon: float) -> None:
-    """Raise AccountantDisagreement where `epsilon`, claimed for `event`, lies more than 1 % above its Rényi bound."""
+    """Raise AccountantDisagreement if `epsilon`, claimed for `event`, is more than 1 % above its Rényi bound."""
     if delta > 0.0:
         agree(epsilon, rdp_epsilon(event, delta, relation))
 
 
 def agree(claimed: float, bound: float) -> None:
-    """Raise AccountantDisagreement where an ε lies more than 1 % above its Rényi bound.
+    """Raise AccountantDisagreement if an ε is more than 1 % above its Rényi bound.
 
-    Both are upper bounds. Where grids are coarse (losses of many orders of magnitude) the first may lie a little above
-    the second; further above, one of them is wrong.
+    Both are upper bounds. With coarse grids (losses of many orders of magnitude) the first may slightly exceed the
+    second; if it exceeds it by more, one of them is wrong.
     """
     if claimed > bound * (1.0 + DISAGREEMENT) + 1e-6:
         raise AccountantDisagreement(f"epsilon {claimed!r} lies above the Rényi bound {bound!r}")

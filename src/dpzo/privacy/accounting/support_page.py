@@ -39,7 +39,7 @@ class SupportRow:
 def support(
     mechanism: MechanismName, sampling: SamplingName, relation: NeighboringRelation, pure: bool, dimension: int
 ) -> Support:
-    """What the accounting answers for a combination; `pure` means δ = 0, `dimension` counts released coordinates."""
+    """The accounting's support for a combination; `pure` means δ = 0, `dimension` counts released coordinates."""
     query = Query(mechanism, 1.0, dimension, 0.5 if sampling == "poisson" else 1.0, 1)
     try:
         name = SHORT.get(accountant_of(query, relation, pure=pure), "lattice PLD")
@@ -99,7 +99,7 @@ _RULE = "|---|---|---|---|---|---|---|\n"
 
 
 def updated(page: str) -> str:
-    """The text of docs/support.md with the table as it is now."""
+    """The text of docs/support.md with an up-to-date table."""
     before, rule, rest = page.partition(_RULE)
     after = "".join(line for line in rest.splitlines(keepends=True) if not line.startswith("|"))
     return before + rule + table() + after

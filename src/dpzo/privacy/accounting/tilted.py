@@ -1,12 +1,12 @@
-"""T-fold sums of a privacy loss: pessimistic grid, tilted Fourier transform, every error counted.
+"""T-fold sums of a privacy loss: pessimistic grid, tilted Fourier transform, every error bounded and added.
 
 **Grid.** An atom of mass m and loss l between grid points g ≤ l ≤ g' is split into two atoms with the same mass and the
 same Σ m·e^{−l}. Merging them back is post-processing, so the split pair dominates: no order among the losses is needed
-(they need not be monotone in x). Losses share a grid aligned with the largest, which keeps pure-ε corners sharp.
+(they need not be monotone in x). All losses share a grid aligned with the largest, so a pure-ε bound stays exact.
 
-**Tilt.** The T-fold sum is taken of masses × e^{λl}/K(λ), λ near the saddle point of the asked δ, and untilted after: a
-tail of 1e-30 keeps its digits. The Fourier error is bounded (`_rounding`) and added to every cell, the mass above the
-window is bounded by Chernoff and added, and what wraps around can only add.
+**Tilt.** The T-fold sum is computed for masses × e^{λl}/K(λ), λ near the saddle point of the requested δ, and then
+untilted: a tail of 1e-30 keeps its precision. The Fourier error is bounded (`_rounding`) and added to every cell, the
+mass above the window is bounded by Chernoff and added, and mass that wraps around can only add.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UNIT = 2.0**-53
 
 @dataclass(frozen=True, eq=False)
 class Atoms:
-    """One release, one direction: losses l (n,) with masses (n,) under the first law, and the mass of infinite loss."""
+    """One release, one direction: losses l (n,), their masses (n,) under P, and the mass of infinite loss."""
 
     losses: Array
     masses: Array
@@ -39,9 +39,9 @@ class Atoms:
 
 
 class Rough:
-    """The atoms, neighbours by loss merged until they are a few thousand: enough to choose a tilt and a window by.
+    """The atoms, merged with their neighbours by loss down to a few thousand: enough to choose a tilt and a window.
 
-    Nothing is claimed from it.
+    No bound is derived from it.
     """
 
     def __init__(self, one: Atoms, most: int = 8192) -> None:
@@ -76,7 +76,7 @@ class Rough:
         return golden_section(bound)
 
     def window(self, tilt: float, count: int) -> tuple[float, float]:
-        """Where the tilted sum lies but for a 1e-14th on either side (Chernoff, the best of some exponents)."""
+        """Range of the tilted sum except for a 1e-14th on either side (Chernoff, the best of several exponents)."""
         deviation = self.deviation(tilt)
         spread, base = deviation * math.sqrt(count), self.cumulant(tilt)
         low, high = -math.inf, math.inf
@@ -108,8 +108,8 @@ def golden_section(function: Callable[[float], float], low: float = 1e-4, high: 
 class Composed:
     """The T-fold sum of one direction, tilted by λ, on a window of the grid T·top − k·step.
 
-    The window holds what matters to the tilted sum, `least`, and all that is above if `whole`. `cheap`: as many cells
-    are taken even where `tolerance` asks for fewer.
+    The window holds the relevant range of the tilted sum, `least`, and everything above if `whole`. `cheap`: minimum
+    number of cells, even if `tolerance` needs fewer.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Composed:
         low, high = min(low, least), count * self.top if whole else high
         # The split raises ln K(λ) by at most step²·λ(λ+1)/8 and about /12 on average; T of them raise δ by `tolerance`.
         step = math.sqrt(12.0 * tolerance / (count * tilt * (tilt + 1.0)))
-        # Few releases leave kinks that ln K does not feel: never fewer than LEAST_CELLS, nor than are cheap.
+        # Few releases leave kinks that ln K does not reflect: never fewer than LEAST_CELLS, nor than `cheap`.
         fewest = LEAST_CELLS * max(1.0, math.sqrt(1e-4 / tolerance))
         step = min(step, (high - low) / max(fewest, cheap) + 1e-15)
         wanted, step = step, max(step, (high - low) / (MOST_CELLS - 64))
@@ -147,7 +147,7 @@ class Composed:
         below = one.masses * np.expm1((place - upper) * self.step) / math.expm1(self.step)
         below = np.minimum(below, one.masses)
         index = upper.astype(np.int64) % self.cells
-        # Relative to the largest tilted mass: a tilt may leave nothing of the top losses.
+        # Relative to the largest tilted mass: a tilt may make the masses of the top losses vanish.
         with np.errstate(divide="ignore"):
             most = float((np.log(one.masses) - self.tilt * self.step * upper).max())
         fall = np.exp(-self.tilt * self.step * upper - most)
@@ -166,7 +166,7 @@ class Composed:
         self.error = _rounding(masses, np.abs(spectrum), self.sum, self.count)
 
     def _weigh(self, one: Atoms, rough: Rough, log_moment: float) -> None:
-        """Losses of the window, counted down from its largest, and what untilting takes."""
+        """Losses of the window, in descending order from its largest, and the exponents for untilting."""
         self.peak = self.count * self.top - self.start * self.step
         self.losses = self.peak - np.arange(self.cells) * self.step
         # The mass at loss l is (tilted mass)·e^{T ln K + λ(T·top − l)}.
@@ -201,7 +201,7 @@ class Composed:
         return self._at(epsilon, self.lifted) * (1.0 + self.relative) + self.tail
 
     def reserve(self, epsilon: float) -> float:
-        """How much of `delta(epsilon)` is Fourier rounding and cut tail."""
+        """The part of `delta(epsilon)` that is Fourier rounding and cut-off tail."""
         rounding = self._at(epsilon, np.full(self.cells, self.error))
         return rounding + self.tail + self.relative * self._at(epsilon, self.lifted)
 
@@ -217,7 +217,7 @@ class Composed:
         return math.exp(min(math.log(value) + scale, FARTHEST)) if value > 0.0 else 0.0
 
     def epsilon(self, delta: float) -> float:
-        """Least ε (0 at least) with `delta(ε)` ≤ delta, to a few last digits; ∞ when none is in the window."""
+        """Least ε ≥ 0 with `delta(ε)` ≤ delta, accurate to a few last digits; ∞ if none is in the window."""
         if self.delta(self.peak) > delta:
             return math.inf
         if self.delta(0.0) <= delta:

@@ -1,1 +1,1 @@
-"""Kernels that turn counters into direction elements: `reference` (plain torch, the oracle) and `cpu` (numba)."""
+"""Kernels that turn counters into direction elements: `reference` (plain torch, the test oracle) and `cpu` (numba)."""

@@ -1,9 +1,9 @@
-"""Counters to elements in numba: the blocks that the CPU kernels are made of.
+"""Counters to elements in numba: the building blocks of the CPU kernels.
 
-Three habits carry the speed and the bits. Words live in uint64 lanes (numba promotes uint32 products to uint64 anyway,
-and one AVX2 instruction multiplies four such lanes). Indices are unsigned and inner loops take no slice: numba guards
-signed indices, and counts every slice atomically, which cost more than the arithmetic. No fast-math flag is set, so
-LLVM never fuses or reorders.
+Three rules ensure the speed and the bits. Words are stored in uint64 lanes (numba promotes uint32 products to uint64
+anyway, and one AVX2 instruction multiplies four such lanes). Indices are unsigned and inner loops take no slice: numba
+checks signed indices, and reference-counts every slice atomically, which cost more than the arithmetic. No fast-math
+flag is set, so LLVM never fuses or reorders.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Address: TypeAlias = tuple[np.uint64, np.uint64, np.uint64, np.uint64, np.uint64
 
 
 def jit(function: F) -> F:
-    """Compile lazily, keep the machine code beside the source, and do without where no folder is writable."""
+    """Compile lazily and cache the machine code beside the source; without a cache if no folder is writable."""
     try:
         return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
     except RuntimeError:
@@ -82,7 +82,7 @@ def philox(
 
 @jit
 def _parity(bits: np.uint64) -> np.uint64:
-    """Of the lowest 32 bits."""
+    """Parity of the lowest 32 bits."""
     bits = bits ^ (bits >> np.uint64(16))
     bits = bits ^ (bits >> np.uint64(8))
     bits = bits ^ (bits >> np.uint64(4))
@@ -94,7 +94,7 @@ def _parity(bits: np.uint64) -> np.uint64:
 def _flip_walsh(words: Words, blocks: int, place: int, block: np.uint64, k: np.uint64, origin: np.uint64) -> None:
     """Flip bit i of word j where k & J has an odd number of ones, J = origin + 128·(block + j) + 32·place + i.
 
-    Words that begin at a multiple of 32 are one pattern or its complement: two neighbours are made and shifted.
+    Words that begin at a multiple of 32 are one pattern or its complement: two neighbours are computed and shifted.
     """
     pattern = np.uint64(0)
     for i in range(32):
@@ -135,7 +135,7 @@ def _box_muller(radius_words: Words, angle_words: Words, blocks: int, x: Words, 
         odd = np.uint32(word & np.uint32(0x40000000)) != np.uint32(0)
         first = np.float32(radius * (sine if odd else cosine))
         second = np.float32(radius * (cosine if odd else sine))
-        # The quarter's sign goes on the product, to the same bits. x is negative in quarters 1 and 2, y in 2 and 3.
+        # Applying the quarter's sign to the product gives the same bits. x is negative in quarters 1, 2 and y in 2, 3.
         turned = np.uint32(word ^ np.uint32(word << np.uint32(1)))
         x[j] = np.uint32(first.view(np.uint32) ^ np.uint32(turned & _SIGN))
         y[j] = np.uint32(second.view(np.uint32) ^ np.uint32(word & _SIGN))
@@ -143,7 +143,7 @@ def _box_muller(radius_words: Words, angle_words: Words, blocks: int, x: Words, 
 
 @jit
 def shape(law: int) -> tuple[int, int]:
-    """(elements a block, blocks a chunk)."""
+    """(elements per block, blocks per chunk)."""
     return (4, 128) if law == 1 else (128, 32)
 
 

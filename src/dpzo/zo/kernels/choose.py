@@ -1,4 +1,4 @@
-"""Which kernels serve a tensor. All have one set of bits, so this is a choice of speed alone."""
+"""Select the kernels for a tensor. All give the same bits, so the choice affects only the speed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _serving(backend: Backend, device: torch.device) -> Backend:
 
 @cache
 def kernels_for(backend: Backend, device: torch.device) -> Kernels:
-    """The kernels that serve tensors of `device`. Raises DpzoError for a backend that is unknown or cannot."""
+    """The kernels for tensors on `device`. Raises DpzoError for a backend that is unknown or does not support it."""
     serving = _serving(backend, device)
     if serving == "numba":
         from dpzo.zo.kernels import cpu  # numba takes half a second to import
@@ -95,7 +95,7 @@ def add_each(
     scale: float,
     outs: Sequence[Tensor],
 ) -> None:
-    """`Kernels.add` of many small bases on one device, all of one law and dtype: in one call where calls cost most."""
+    """`Kernels.add` of many small bases of one device, law and dtype: in one call where call overhead dominates."""
     if _serving(backend, outs[0].device) == "numba":
         from dpzo.zo.kernels import small_cpu
 
@@ -126,7 +126,7 @@ def step_each(
 
 
 def fuses_rounding(backend: Backend, device: torch.device) -> bool:
-    """Whether `step_rounded` serves the device."""
+    """Whether `step_rounded` supports the device."""
     return _serving(backend, device) == "triton"
 
 
@@ -145,8 +145,8 @@ def step_rounded(
 
 
 def block_elements(device: torch.device) -> int:
-    """Elements that a pass in blocks takes at a time: what a CPU's cache holds, what makes a launch on a GPU worth it.
+    """Elements per block of a pass: as many as a CPU's cache holds, or enough to amortise a kernel launch on a GPU.
 
-    Bits do not depend on it.
+    The bits do not depend on it.
     """
     return 1 << 16 if device.type == "cpu" else 1 << 24

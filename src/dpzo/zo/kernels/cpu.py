@@ -1,4 +1,4 @@
-"""The CPU kernels: elements made a cache-sized chunk at a time and used at once, over torch's threads."""
+"""The CPU kernels: compute elements one cache-sized chunk at a time and use them at once, on torch's threads."""
 
 from __future__ import annotations
 
@@ -157,8 +157,8 @@ def sum_elements(
     total = np.empty(MAX_ELEMENTS, np.float32)
     per_block, chunk_blocks = shape(law)
     block, skip, at, count = start // per_block, start % per_block, 0, acc.size
-    # A sum from 0 of one term is that term, and may be added as it is: but for −0, which 0 + −0 makes +0. A sign times
-    # a number that is not 0 is never −0; a normal times a small one may be, by underflow.
+    # A sum from 0 of one term equals that term and may be added directly, except for −0, since 0 + −0 is +0. A sign
+    # times a nonzero number is never −0; a normal times a small number may be, by underflow.
     alone = is_step and c3.size == 1 and law != NORMALS and factors[0] * coefficients[0] != _ZERO
     while at < count:
         blocks = min(chunk_blocks, (skip + count - at + per_block - 1) // per_block)
@@ -261,7 +261,7 @@ def _halves(tensor: Tensor) -> Halves:
 
 
 def _address(stream: Stream) -> Address:
-    """As kernels take it."""
+    """The stream in the form that the kernels take."""
     origin, key0, key1, parameter, c2, c3 = (np.uint64(word) for word in _words(stream))
     return origin, key0, key1, parameter, c2, c3
 
@@ -271,7 +271,7 @@ def _words(stream: Stream) -> list[int]:
 
 
 def _least(law: int, directions: int = 1) -> int:
-    """Elements that one thread should do before another one pays: some 20 µs of work."""
+    """Minimum elements per thread for a further thread to be worthwhile: about 20 µs of work."""
     return max(1 << 12, ((1 << 14) if law == NORMALS else (1 << 16)) // directions)
 
 

@@ -1,7 +1,7 @@
-"""The CUDA kernels: elements made in Triton and used at once, in one pass over memory; the bits of `reference`.
+"""The CUDA kernels: compute elements in Triton and use them in one pass over memory, with the bits of `reference`.
 
-What a compiler makes of `cuda_elements` is not taken on trust: `serves` compares a device with `reference` before the
-first use. The one thing that may differ is the payload of a NaN.
+The compiled `cuda_elements` are not assumed to be correct: `serves` compares a device with `reference` before the
+first use. Only the payload of a NaN may differ.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _add_rows(
     parameter: tl.tensor, c2: tl.tensor, c3: tl.tensor, origin: tl.tensor, factor: tl.tensor, scale: tl.tensor,
     LAW: tl.constexpr, BLOCKS: tl.constexpr, PER: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A row begins anywhere in a block, so its place in the stream is worked out here."""
+    """A row may begin anywhere in a block, so its position in the stream is computed here."""
     place = tl.program_id(0).to(tl.int64)
     start = tl.load(rows + place) * width
     block, at, asked = span(tl.program_id(1), start // PER, start % PER, width, BLOCKS, PER)
@@ -112,7 +112,7 @@ def _accumulate(
     coefficients: tl.tensor, streams: tl.tensor, STEP: tl.constexpr, LAW: tl.constexpr, BLOCKS: tl.constexpr,
     PER: tl.constexpr,
 ) -> None:  # fmt: skip
-    """With STEP the sum begins at 0 and `acc`, a weight, is added last."""
+    """With STEP the sum starts at 0 and `acc`, a weight, is added last."""
     block, at, asked = span(tl.program_id(0), first, skip, count, BLOCKS, PER)
     held = tl.load(acc + at, mask=asked, other=0.0)
     begin = tl.zeros_like(held) if STEP else held
@@ -163,7 +163,7 @@ def _span(law: int, start: int, count: int) -> tuple[tuple[int], tuple[int, int,
 
 
 def _words(stream: Stream) -> tuple[int, ...]:
-    """k & J needs the origin modulo 2²⁴ only."""
+    """k & J depends on the origin modulo 2²⁴ only."""
     return *head(stream), int32(stream.c3), stream.origin & 0x7FFFFFFF
 
 
@@ -171,7 +171,7 @@ def _words(stream: Stream) -> tuple[int, ...]:
 def _tables(
     thirds: tuple[int, ...], factors: tuple[float, ...], coefficients: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The tables of `_sum`, kept while one step asks for them parameter after parameter."""
+    """The tables of `_sum`, cached while one step uses them for one parameter after another."""
     words = torch.tensor([int32(word) for word in thirds], dtype=torch.int32)
     weights = [torch.tensor([single(x) for x in row], dtype=torch.float32) for row in (factors, coefficients)]
     return words.to(device), weights[0].to(device), weights[1].to(device)
@@ -280,9 +280,9 @@ def square_sum(stream: Stream, start: int, count: int, device: torch.device | No
 
 @cache
 def serves(device: torch.device) -> bool:
-    """Whether these kernels run on `device` with the bits of `reference`, tried once on 2¹³ elements of each law.
+    """Whether these kernels run on `device` with the bits of `reference`, tested once on 2¹³ elements of each law.
 
-    One rounding too few shows in one normal of 600. Where they do not, a warning says why and `reference` serves.
+    A missing rounding shows in one normal of 600. On a mismatch, a warning gives the reason and `reference` is used.
     """
     try:
         for law in (spec.SIGNS, spec.NORMALS, spec.WALSH):
@@ -305,6 +305,6 @@ def serves(device: torch.device) -> bool:
 
 
 def _stepped(stream: Stream, theta: Tensor) -> Tensor:
-    """theta after a step of one direction by `reference`, as `serves` asks for it."""
+    """theta after a step of one direction by `reference`, for `serves`."""
     reference.step([stream], [1.25], [0.3], theta, 61)
     return theta

@@ -1,10 +1,10 @@
-"""From counters to elements in Triton: what the kernels of `cuda` and `cuda_words` are made of.
+"""From counters to elements in Triton: the building blocks of the kernels in `cuda` and `cuda_words`.
 
-Signs are bits, so ±fl(factor·scale) is one number whose sign bit a word flips. Normals are what `reference` does,
-in its order. Launch options keep the bits: no multiply and add is fused, no subnormal is flushed, and the root is
+Signs are bits, so ±fl(factor·scale) is one number whose sign bit a word flips. Normals use `reference`'s operations
+in the same order. Launch options preserve the bits: no multiply and add is fused, no subnormal is flushed, the root is
 `sqrt_rn`; everything else is integer arithmetic or an fp32 operation that IEEE 754 defines.
 
-Every program makes whole blocks and writes those of their elements that were asked for. Indices are 64 bits wide.
+Every program computes whole blocks and writes only the requested elements. Indices are 64 bits wide.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WORDS: Final = ("first", "key0", "key1", "parameter", "c2", "c3", "origin", "st
 
 
 def jit(function: F) -> F:
-    """`triton.jit` that keeps a type; the words of a counter are no sizes to compile for."""
+    """`triton.jit` that preserves the type; a counter's words are excluded from specialisation."""
     own = function.__code__.co_varnames[: function.__code__.co_argcount]
     return cast(F, triton.jit(do_not_specialize=[word for word in _WORDS if word in own])(function))
 
@@ -89,7 +89,7 @@ def _walsh(words: tl.tensor, block: tl.tensor, c3: tl.tensor, origin: tl.tensor)
     """Flip bit i of word (b, place) where k & J has an odd number of ones, J = origin + 128·block + 32·place + i.
 
     k has 24 bits, so J is needed modulo 2³¹ only. Words that begin at a multiple of 32 are one pattern or its
-    complement: two neighbours are made and shifted.
+    complement: two neighbours are computed and shifted.
     """
     k = c3.to(tl.uint32, bitcast=True) & 0xFFFFFF
     pattern = (k & 1) * 0xAAAAAAAA
@@ -149,7 +149,7 @@ def normals(x0: tl.tensor, x1: tl.tensor, x2: tl.tensor, x3: tl.tensor) -> tl.te
 
 @jit
 def counter(c3: tl.tensor, LAW: tl.constexpr) -> tl.tensor:
-    """A WALSH stream names its k in c3, but counts with k = 0."""
+    """A WALSH stream stores its k in c3, but its counters have k = 0."""
     return (c3 >> 24) << 24 if LAW == _WALSH else c3
 
 
@@ -180,7 +180,7 @@ def product(
 def span(
     program: tl.tensor, first: tl.tensor, skip: tl.tensor, count: tl.tensor, BLOCKS: tl.constexpr, PER: tl.constexpr
 ) -> tl.tensor:
-    """A program's block numbers, where in the tensor their elements stand, and which of these were asked for."""
+    """A program's block numbers, the positions of their elements in the tensor, and which of these are requested."""
     program = program.to(tl.int64)
     block = first + program * BLOCKS + tl.arange(0, BLOCKS)
     at = program * (BLOCKS * PER) + tl.arange(0, BLOCKS * PER) - skip
@@ -189,7 +189,7 @@ def span(
 
 @jit
 def widen(narrow: tl.tensor) -> tl.tensor:
-    """fp32 of the same value. Triton's interpreter loses bf16's subnormals, so there the bits are moved."""
+    """fp32 of the same value. Triton's interpreter loses bf16's subnormals, so the bits are shifted there."""
     if _INTERPRETED and narrow.dtype == tl.bfloat16:
         return (narrow.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     else:  # noqa: RET505
@@ -198,7 +198,7 @@ def widen(narrow: tl.tensor) -> tl.tensor:
 
 @jit
 def narrow(wide: tl.tensor, DTYPE: tl.constexpr) -> tl.tensor:
-    """fp32 to nearest even in DTYPE. Triton's interpreter cuts bf16 off instead, so there it is done in integers."""
+    """fp32 to nearest even in DTYPE. Triton's interpreter truncates to bf16 instead, so integers are used there."""
     if _INTERPRETED and tl.bfloat16 == DTYPE:
         bits = wide.to(tl.uint32, bitcast=True)
         rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
@@ -209,7 +209,7 @@ def narrow(wide: tl.tensor, DTYPE: tl.constexpr) -> tl.tensor:
 
 @jit
 def stochastic(value: tl.tensor, random: tl.tensor, BF16: tl.constexpr) -> tl.tensor:
-    """The 16 bits that `rounding` makes of fp32 values and uint32 numbers below 2¹⁶, as int16; all within uint32."""
+    """The 16 bits to which `rounding` rounds fp32 values by uint32 numbers below 2¹⁶, as int16; all within uint32."""
     bits = value.to(tl.uint32, bitcast=True)
     sign, size = (bits >> 16) & 0x8000, bits & 0x7FFFFFFF
     if BF16:
@@ -252,7 +252,7 @@ def single(number: float) -> float:
 
 
 def programs(skip: int, count: int, each: int) -> tuple[int]:
-    """How many programs make `skip` + `count` elements, `each` a program."""
+    """The number of programs for `skip` + `count` elements, `each` per program."""
     return (-(-(skip + count) // each),)
 
 

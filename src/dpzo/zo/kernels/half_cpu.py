@@ -1,4 +1,4 @@
-"""16-bit numbers to fp32 and back to nearest even, in numba, which knows no 16-bit type: by their bits."""
+"""16-bit numbers to fp32 and back to nearest even, by their bits, as numba has no 16-bit float type."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INFINITE = np.uint32(0x7F800000)
 _2P112 = np.float32(2.0**112)
 _HALF_TO_INFINITY = np.uint32((127 + 16) << 23)
 _HALF_NORMAL = np.uint32((127 - 14) << 23)
-_MAGIC = np.float32(0.5)  # added to a subnormal, it pushes out the bits that fp16 cannot hold, rounding them
+_MAGIC = np.float32(0.5)  # added to a subnormal, it shifts out the bits that fp16 cannot hold, rounding them
 _MAGIC_BITS = np.uint32(126 << 23)
 
 

@@ -1,6 +1,6 @@
-"""A fixed public mask in plain torch on any device: the oracle of `mask_cpu`.
+"""A fixed public mask in plain torch on any device: the test oracle of `mask_cpu`.
 
-Element j of a parameter owns word j of the stream, four words a block; it is kept where the word is below a threshold.
+Element j of a parameter uses word j of the stream, four words per block; it is kept if the word is below a threshold.
 """
 
 from __future__ import annotations

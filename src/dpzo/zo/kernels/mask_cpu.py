@@ -1,4 +1,4 @@
-"""The mask in numba: the bits of `mask`, a chunk of words at a time."""
+"""The mask in numba, one chunk of words at a time, with the bits of `mask`."""
 
 from __future__ import annotations
 

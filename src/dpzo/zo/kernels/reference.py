@@ -1,4 +1,4 @@
-"""The oracle: each kernel in eager torch operations, one rounding each, on any device. Slow and plain on purpose."""
+"""The test oracle: each kernel in eager torch operations, one rounding each, on any device. Deliberately simple."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def _radius(word: Tensor) -> Tensor:
     inner = 0.5 - f * _polynomial(spec.LOG, f)
     log_mantissa = f - (f * f) * inner
     log_u = log_mantissa + (exponent - 32).float() * spec.LN2
-    # torch's fp32 sqrt is a vector library's and misses the last bit in one element of six. The fp64 root may be off by
-    # an ulp and still rounds to the right fp32: no fp32 number's root lies within 2^-51 of the middle of two others.
+    # torch's fp32 sqrt uses a vector library and has a wrong last bit in one element of six. The fp64 root may be an
+    # ulp off and still rounds to the right fp32: no fp32 number's root is within 2^-51 of the midpoint of two others.
     return torch.sqrt((log_u * -2.0).double()).float()
 
 
 def _circle(word: Tensor) -> tuple[Tensor, Tensor]:
-    """(cos, sin) of a uniform angle: two top bits choose the quarter, the next 24 the place within ±π/4."""
+    """(cos, sin) of a uniform angle: the two top bits select the quarter, the next 24 the position within ±π/4."""
     shifted = _as_int32((word << 2) & _WORD)
     a = ((shifted >> 8).float() + 0.5) * 2.0**-24
     square = a * a
@@ -113,7 +113,7 @@ def _walsh(stream: Stream, first: int, last: int, device: torch.device) -> Tenso
 
 
 def uniform_words(stream: Stream, start: int, count: int, device: torch.device) -> Tensor:
-    """Words start … start + count − 1 of a stream, four a block, int64."""
+    """Words start … start + count − 1 of a stream, four per block, int64."""
     first, last = start // 4, (start + count + 3) // 4
     words = torch.stack(_words(stream, torch.arange(first, last, device=device)), dim=1).flatten()
     return words[start - 4 * first : start - 4 * first + count]

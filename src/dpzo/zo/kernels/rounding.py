@@ -1,18 +1,18 @@
 """Stochastic rounding of fp32 numbers to bf16 or fp16, in plain torch on any device: the oracle of `rounding_cpu`.
 
 An update of a 16-bit weight is mostly smaller than the gap between two neighbouring weights: rounded to nearest it is
-lost (3 % of a step of 1e-6 arrives in bf16), rounded up or down at random in proportion it arrives on average.
+lost (3 % of a step of 1e-6 takes effect in bf16); rounded up or down at random in proportion, it is correct on average.
 
-To the bit. Element j of a parameter owns 16 bits r_j: half j mod 2 (the low one first) of word j div 2 of the stream,
-four words a block. With m the bits of |w| and the sign kept,
+To the bit. Element j of a parameter uses 16 bits r_j: half j mod 2 (the low one first) of word j div 2 of the stream,
+four words per block. With m the bits of |w| and the sign kept,
 
     bf16                    m ← (m + r) with the low 16 bits cleared
     fp16, |w| ≥ 2⁻¹⁴        m ← (m + ⌊r/8⌋) with the low 13 bits cleared
     fp16, |w| < 2⁻¹⁴        n = ⌊|w|·2⁴⁰⌋, value ← ⌊(n + r)/2¹⁶⌋·2⁻²⁴
 
-and the result, if it left the finite range, is the largest finite number. ±inf stays, NaN becomes the quiet NaN without
-a sign. All is integer arithmetic, so every device gives the same bits. E[result] = w exactly for bf16 and for normal
-fp16; below 2⁻¹⁴ what lies under 2⁻⁴⁰ is cut off first.
+and a result beyond the finite range becomes the largest finite number. ±inf is unchanged, NaN becomes the quiet NaN
+without a sign. All is integer arithmetic, so every device gives the same bits. E[result] = w exactly for bf16 and for
+normal fp16; below 2⁻¹⁴ the part under 2⁻⁴⁰ is truncated first.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def round_into(stream: Stream, wide: Tensor, out: Tensor, start: int) -> None:
         unbounded, undefined = 0x7F80, 0x7FC0
     else:
         moved = size + (random >> 3)
-        # The exponent is rebased from 127 to 15, and the low thirteen bits fall away.
+        # The exponent is rebased from 127 to 15, and the low thirteen bits are dropped.
         normal = (torch.where(moved >> 13 <= FP16_LARGEST >> 13, moved, FP16_LARGEST) - (112 << 23)) >> 13
-        # A number too large for this branch is not taken from it; clamped so that the conversion stays defined.
+        # Numbers too large for this branch come from the other one; clamped so that the conversion stays defined.
         fixed = (wide.abs().nan_to_num().clamp(max=2.0**-14) * 2.0**40).to(torch.int64)
         code = torch.where(size < FP16_SMALLEST_NORMAL, (fixed + random) >> 16, normal)
         unbounded, undefined = 0x7C00, 0x7E00

@@ -1,4 +1,4 @@
-"""Stochastic rounding in numba: the bits of `rounding`, a chunk of words at a time."""
+"""Stochastic rounding in numba, one chunk of words at a time, with the bits of `rounding`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpzo.zo.kernels.spec import Stream
 from dpzo.zo.kernels.team import FIRST, LENGTH, bounds, memory, pointer, region, split
 
 _BLOCKS = 128
-_LEAST = 1 << 13  # elements for which a thread of its own pays
+_LEAST = 1 << 13  # minimum elements for a further thread to be worthwhile
 _PER_BLOCK = 8  # elements of 16 bits in a block of 128
 _INFINITE, _BF16, _FP16 = np.uint32(INFINITE), np.uint32(BF16_LARGEST), np.uint32(FP16_LARGEST)
 _NORMAL = np.uint32(FP16_SMALLEST_NORMAL)
@@ -45,7 +45,7 @@ def _to_fp16(value: np.float32, bits: np.uint32, random: np.uint32) -> np.uint16
     moved = np.uint32(np.uint32(size + np.uint32(random >> np.uint32(3))) & np.uint32(0xFFFFE000))
     if moved > _FP16:
         moved = _FP16
-    # The exponent is rebased from 127 to 15; the thirteen cleared bits fall away.
+    # The exponent is rebased from 127 to 15; the thirteen cleared bits are dropped.
     return np.uint16(sign | np.uint32(np.uint32(moved - np.uint32(112 << 23)) >> np.uint32(13)))
 
 

@@ -1,4 +1,4 @@
-"""Many small parameters in one call: for a bias or a norm's gain the call itself costs more than its elements."""
+"""Many small parameters in one call: for a bias or a norm's gain, the call costs more than its elements."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _table(streams: Sequence[Stream], bases: Sequence[Tensor], outs: Sequence[Te
 def add_each(
     streams: Sequence[Stream], factor: float, bases: Sequence[Tensor], scale: float, outs: Sequence[Tensor]
 ) -> None:
-    """`Kernels.add` of every base from its first element, all of one law and dtype; no base is its own result."""
+    """`Kernels.add` of every base from its first element, all of one law and dtype; no base may be its own result."""
     table = _table(streams, bases, outs)
     job = [streams[0].law, len(table), table.ctypes.data, bits(factor), bits(scale)]
     split(_add_each, [*job, 0, 0, 0, 0, _KINDS[outs[0].dtype]], 1, 2)
@@ -82,7 +82,7 @@ def step_each(
     coefficients: Sequence[float],
     thetas: Sequence[Tensor],
 ) -> None:
-    """`Kernels.step` of every fp32 theta from its first element; a stream for each theta, a third word for each k."""
+    """`Kernels.step` of every fp32 theta from its first element; one stream per theta, one third word per k."""
     table, c3 = _table(streams, thetas, thetas), np.array(thirds, dtype=np.uint64)
     factors32, coefficients32 = np.array(factors, dtype=np.float32), np.array(coefficients, dtype=np.float32)
     kept = [c3.ctypes.data, factors32.ctypes.data, coefficients32.ctypes.data]

@@ -1,4 +1,4 @@
-"""What every kernel must compute, to the bit: counter layout, constants, polynomials, and the interface.
+"""Bit-exact specification of every kernel: counter layout, constants, polynomials, and the interface.
 
 Bits. A stream is an endless sequence of 128-bit blocks, `philox4x32_10(counter, key)` with the four 32-bit words
 
@@ -8,15 +8,15 @@ Bits. A stream is an endless sequence of 128-bit blocks, `philox4x32_10(counter,
              c2 = step (32 bits)
              c3 = k (24 bits)  |  purpose (8 bits) << 24
 
-so two streams share a counter only if seed, step, k, parameter and purpose all agree. 2⁴⁴ blocks a stream.
+so two streams share a counter only if seed, step, k, parameter and purpose are all equal. 2⁴⁴ blocks per stream.
 
-Elements. `signs`: 128 a block, element 128·b + j is −1 where bit j of the block is set (word j // 32, bit j % 32), else
-+1. `normals`: 4 a block, elements 4·b … 4·b + 3 from two Box–Muller pairs (x0, x1) and (x2, x3). All floating-point
-operations are fp32, each rounded once, never fused, in the order that `reference` writes them.
+Elements. `signs`: 128 per block, element 128·b + j is −1 if bit j of the block is set (word j // 32, bit j % 32), else
++1. `normals`: 4 per block, elements 4·b … 4·b + 3 from two Box–Muller pairs (x0, x1) and (x2, x3). All floating-point
+operations are fp32, each rounded once, never fused, in the order of `reference`.
 `walsh`: the counters have k = 0, so all k share the signs r; element j is r_j·(−1)^popcount(k & J), J = origin + j.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011 (Philox); the polynomials are
-minimax fits made for this file.
+minimax fits computed for this file.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Stream:
     """One endless public sequence of elements.
 
     `law` is SIGNS, NORMALS or WALSH; the other fields are 32-bit words except `parameter` (20 bits), laid out as above.
-    A WALSH stream names its k in `c3`, and in `origin` the index J of the parameter's first element.
+    A WALSH stream stores its k in `c3`, and the index J of the parameter's first element in `origin`.
     """
 
     law: int
@@ -111,7 +111,7 @@ class Stream:
 class Kernels(Protocol):
     """Elements start … start + len − 1 of a stream, times `factor`: z = fl(factor·element), fp32.
 
-    Tensors are flat and contiguous on one device, and fp32 where nothing else is said; `out` may not overlap `base`
+    Tensors are flat and contiguous on one device, and fp32 unless stated otherwise; `out` may not overlap `base`
     unless it is `base`. `scale`, `factor` and coefficients are rounded to fp32 first. Any (start, length) gives the
     elements of a whole pass, and so does any number of threads.
     """
@@ -122,12 +122,12 @@ class Kernels(Protocol):
     def add(self, stream: Stream, factor: float, base: Tensor, scale: float, out: Tensor, start: int) -> None:
         """out_j ← fl(base_j + fl(scale·z_j)): two rounded operations.
 
-        `base` and `out` of one dtype, fp32, bf16 or fp16; a 16-bit sum is made in fp32 and rounded once more, to
+        `base` and `out` of one dtype, fp32, bf16 or fp16; a 16-bit sum is computed in fp32 and rounded once more, to
         nearest even.
         """
 
     def add_rows(self, stream: Stream, factor: float, base: Tensor, scale: float, rows: Tensor, out: Tensor) -> None:
-        """out_i ← row rows_i of what `add` would make of the whole matrix `base`, (V, W), from element 0 on.
+        """out_i ← row rows_i of the result of `add` on the whole matrix `base`, (V, W), from element 0 on.
 
         `rows` int64 (R,), `out` (R, W) of base's dtype.
         """
@@ -150,7 +150,7 @@ class Kernels(Protocol):
         theta: Tensor,
         start: int,
     ) -> None:
-        """theta_j ← fl(theta_j + g_j), g_j being what `accumulate` makes of 0: one pass over memory."""
+        """theta_j ← fl(theta_j + g_j), with g_j as `accumulate` computes it from 0: one pass over memory."""
 
     def square_sum(self, stream: Stream, start: int, count: int) -> int:
         """Σ_j ⌊fl(element_j²)·2²⁴⌋ over `count` elements, an exact integer (no factor)."""

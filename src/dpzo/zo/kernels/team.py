@@ -1,8 +1,8 @@
-"""A kernel over a range of elements, on the threads that torch itself computes with.
+"""Run a kernel over a range of elements on torch's own threads.
 
-Torch's OpenMP workers spin for a while after every operation. A pool of our own would wake up beside them and fight for
-the same cores (a step of small batches took half as long again), so a kernel enters torch's own team: through
-`GOMP_parallel`, which GNU's and LLVM's OpenMP both export. Where no such library is loaded, a plain thread pool serves.
+Torch's OpenMP workers spin for a while after every operation. A separate pool would compete with them for the same
+cores (a step of small batches took half as long again), so a kernel runs on torch's team of threads through
+`GOMP_parallel`, which GNU's and LLVM's OpenMP both export. If no such library is loaded, a plain thread pool is used.
 Elements are addressed, so any split gives the same bits.
 """
 
@@ -45,7 +45,7 @@ _Numbers: Any = ctypes.c_int64 * LENGTH
 
 @dataclass(frozen=True)
 class Compiled:
-    """A region in machine code: for Python to call, which lets go of the interpreter lock, and its address."""
+    """A region in machine code: as a Python function, which releases the interpreter lock, and its address."""
 
     call: Any
     address: int
@@ -62,7 +62,7 @@ def region(function: Region) -> Compiled:
 
 
 def _pointer(_context: Any, _address: Any) -> Any:
-    """An int64 as the address it is."""
+    """Interpret an int64 as an address."""
 
     def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
@@ -74,7 +74,7 @@ pointer: Any = intrinsic(_pointer)
 
 
 def _ask(_context: Any, _address: Any) -> Any:
-    """What the C function `int f(void)` at an address returns."""
+    """The return value of the C function `int f(void)` at an address."""
 
     def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
         function = ir.FunctionType(ir.IntType(32), [])
@@ -111,7 +111,7 @@ def number(bits: int) -> np.float32:
 def bits(value: float) -> int:
     """The bits of fl32(value), for a job."""
     try:
-        packed = struct.pack("=f", value)  # a tenth of what NumPy takes for one number
+        packed = struct.pack("=f", value)  # takes a tenth of NumPy's time for one number
     except OverflowError:
         packed = struct.pack("=f", math.copysign(math.inf, value))
     return int.from_bytes(packed, sys.byteorder)
@@ -139,7 +139,7 @@ def _address_of(function: Any) -> int:
 
 @cache
 def _openmp() -> _OpenMP | None:
-    """The OpenMP library that torch runs on, None where there is none to enter."""
+    """The OpenMP library that torch runs on; None if there is none that can be used."""
     try:
         mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if ".so" in line}
     except OSError:
@@ -161,7 +161,7 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def _forget() -> None:
-    """A forked child has the pool's object and none of its threads."""
+    """Reset the pool: a forked child has the pool's object but none of its threads."""
     global _pool
     _pool = None
 
@@ -170,10 +170,10 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def split(compiled: Compiled, arguments: Sequence[int], count: int, least: int) -> None:
-    """Run a region on elements 0 … count − 1, a part a thread, none under `least` elements.
+    """Run a region on elements 0 … count − 1, one part per thread, each of at least `least` elements.
 
     `arguments` are its job from FIRST on: integers, and addresses of memory that the caller keeps alive. `least` is
-    what one thread should do before a second one pays.
+    the minimum work per thread for a second thread to be worthwhile.
     """
     global _pool
     job = _Numbers(0, 0, count, 0, count, *arguments)
