@@ -1,1 +1,1 @@
-"""Scalar noises on an integer lattice: the table that is both sampled and accounted, its laws, and their search."""
+"""Scalar noise on an integer lattice: the table that is sampled and accounted, its distributions, and their search."""

@@ -1,7 +1,7 @@
-"""Scalar noises by formula: generalised normal (Laplace and Gaussian among them), Huber, staircase, truncated Laplace.
+"""Scalar noise by formula: generalised normal (including Laplace and Gaussian), Huber, staircase, truncated Laplace.
 
-All are symmetric and unimodal, in units of clip_norm, and known by their density at the centres of the cells, except
-the staircase, whose steps are made of whole cells so that its pure ε stays exact.
+All are symmetric and unimodal, in units of clip_norm, and given by their density at the centres of the cells, except
+the staircase, whose steps consist of whole cells so that its pure ε stays exact.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Huber:
     Log-Lipschitz with constant corner/scale, so a shift of 1 costs at most pure ε = corner/scale.
     Formula, at scale 1: variance (G − c·e^{−c²/2} + e^{−c²/2}(c + 2/c + 2/c³))/(G + e^{−c²/2}/c), where
     G = √(π/2)·erf(c/√2). Errors: DpzoError unless scale > 0 and 0.01 < corner < 30.
-    Source: Huber 1964 (the least favourable law of robust estimation).
+    Source: Huber 1964 (the least favourable distribution of robust estimation).
     """
 
     scale: float
@@ -125,7 +125,7 @@ class Staircase:
     """Steps of one clip norm: density a on [0, γ), then a·e^{−ε(k+1)} on [k+γ, k+1+γ): exactly ε-DP, pure.
 
     Formula: a = (1−b)/(2(γ + b(1−γ))), b = e^{−ε}; the variance-optimal γ* = −b/(1−b) +
-    (b − 2b² + 2b⁴ − b⁵)^{1/3}/(2^{1/3}(1−b)²). On cells γ becomes (g − ½)/cells, g whole and at least 1.
+    (b − 2b² + 2b⁴ − b⁵)^{1/3}/(2^{1/3}(1−b)²). On cells γ becomes (g − ½)/cells, with an integer g ≥ 1.
     Errors: DpzoError unless 0 < ε < 100 and 0 < γ ≤ 1. Source: Geng and Viswanath 2014.
     """
 
@@ -171,7 +171,7 @@ class Staircase:
         return 2.0 * self._height * (b**k * rest + period * b ** (k + 1) / -math.expm1(-self.epsilon))
 
     def _steps(self, cells: int) -> tuple[int, int]:
-        """Cells of the top on either side, g; steps until the tail."""
+        """Cells of the top step on either side, g; number of steps before the tail."""
         top = min(max(1, round(self.gamma * cells + 0.5)), cells)
         steps = max(1, math.ceil(TAIL_NATS / self.epsilon))
         cell_count(steps + 1.0, cells)
@@ -194,7 +194,7 @@ class TruncatedLaplace:
     """Density ∝ exp(−|x|/scale) up to |x| = reach, 0 beyond: δ > 0 always, never a pure ε.
 
     Formula: with reach = scale·ln(1 + (e^{1/scale} − 1)/(2δ)), one release is (1/scale, δ)-DP; variance
-    scale²(2 − e^{−t}(t² + 2t + 2))/(1 − e^{−t}), t = reach/scale.
+    scale²(2 − e^{−t}(t² + 2t + 2))/(1 − e^{−t}), with t = reach/scale.
     Errors: DpzoError unless scale > 0 and reach > 0. Source: Geng, Ding, Guo and Kumar 2020.
     """
 
@@ -207,7 +207,7 @@ class TruncatedLaplace:
 
     @classmethod
     def of(cls, epsilon: float, delta: float) -> TruncatedLaplace:
-        """The one that gives one release (ε, δ)."""
+        """The distribution that makes one release (ε, δ)-DP."""
         positive("the epsilon of truncated Laplace noise", epsilon, 0.0, 100.0)
         positive("the delta of truncated Laplace noise", delta, 0.0, 0.5)
         return cls(1.0 / epsilon, math.log1p(math.expm1(epsilon) / (2.0 * delta)) / epsilon)

@@ -1,20 +1,20 @@
 """Privacy-loss distribution of any symmetric unimodal lattice noise: exact atoms, composed on the safe side.
 
-**Largest shift is worst.** Let p be symmetric and non-increasing in |x| on ℤ, P_s its law shifted by s ≥ 0, and
-H_α(P‖Q) = max_A P(A) − α·Q(A). For α ≥ 1 the best set A_s = {x : p(x−s) > α·p(x)} holds no x ≤ s/2, because there
+**Largest shift is worst.** Let p be symmetric and non-increasing in |x| on ℤ, P_s its distribution shifted by s ≥ 0,
+and H_α(P‖Q) = max_A P(A) − α·Q(A). For α ≥ 1 the best set A_s = {x : p(x−s) > α·p(x)} holds no x ≤ s/2, because there
 |x−s| ≥ |x|. So for shift s+1 the set A_s + 1 gives P_{s+1}(A_s+1) = P_s(A_s), and P_0(A_s+1) = Σ_{x∈A_s} p(x+1)
 ≤ P_0(A_s), all its x being positive: H_α(P_{s+1}‖P_0) ≥ H_α(P_s‖P_0). For α < 1 use
 H_α(P‖Q) = 1 − α + α·H_{1/α}(Q‖P), and the reflection x → s−x, which swaps P_s and P_0. Hence a row anywhere on the
-lattice within the bound is dominated by the bound itself. Without unimodality this fails (a comb of spikes hides only
-shifts by its own period), and `Shape` refuses it.
+lattice within the bound is dominated by the bound itself. Without unimodality this fails (a comb of spikes protects
+only shifts by its own period), and `Shape` rejects such a distribution.
 
 **Poisson sampling.** H_α((1−q)P_0 + qP_s ‖ P_0) = q·H_β(P_s‖P_0), β = (α−1+q)/q, and
 H_α(P_0 ‖ (1−q)P_0 + qP_s) = αq·β'·H_{1/β'}(P_0‖P_s), β' = (1−α(1−q))/(αq), wherever β and β' are positive, and constant
-in s elsewhere: both again grow with s. The other sampled units move both laws alike and mix over the same weights, so
-joint convexity leaves the pair as it is. Dominating pairs compose (Zhu, Dong and Wang 2022, theorem 10). The law of the
-first line is "remove", of the second "add"; `zero_out` has the same two.
+in s elsewhere: both again increase with s. The other sampled units shift both distributions equally and mix over the
+same weights, so by joint convexity the pair still dominates. Dominating pairs compose (Zhu, Dong and Wang 2022,
+theorem 10). The first line is the direction "remove", the second "add"; `zero_out` has the same two.
 
-Composition, with its pessimistic grid and its bookkeeping of rounding, is `tilted`.
+Composition, with a pessimistic grid and rounding bounds, is in `tilted`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from dpzo.privacy.events import NeighboringRelation
 
 
 def atoms(shape: Shape, sampling_prob: float = 1.0) -> Iterator[Atoms]:
-    """Exact privacy losses of one release: "remove", then "add" where it differs (sampling_prob < 1).
+    """Exact privacy losses of one release: "remove", then "add" if it differs (sampling_prob < 1).
 
     Formula: ρ(x) = p(x−D)/p(x), g = ln(1 − q + qρ); remove: g with mass (1−q)p(x) + q·p(x−D); add: −g with mass p(x).
-    The two tails, where ρ is constant, are one atom each, so the list is finite and nothing is cut.
+    The two tails, where ρ is constant, are one atom each, so the list is finite and nothing is cut off.
     """
     shift, last = shape.shift, len(shape.masses) - 1
     p = shape.extended(shift)
@@ -72,14 +72,14 @@ def atoms(shape: Shape, sampling_prob: float = 1.0) -> Iterator[Atoms]:
 
 
 def largest_loss(one: Atoms, count: int) -> float:
-    """Pure ε of one direction: count × the largest loss, rounded up; ∞ where the first law reaches further."""
+    """Pure ε of one direction: count × the largest loss, rounded up; ∞ if P's support exceeds Q's."""
     if one.infinite > 0.0 or len(one.losses) == 0:
         return math.inf
     return count * (float(one.losses.max()) + padding(one)) * (1.0 + 2.0 * UNIT)
 
 
 def pure_epsilon(shape: Shape, sampling_prob: float = 1.0, count: int = 1) -> float:
-    """Exact pure ε of `count` releases: count × the largest loss of either direction; ∞ where the law is cut off."""
+    """Exact pure ε of `count` releases: count × the largest loss of either direction; ∞ for a cut-off distribution."""
     return max(largest_loss(one, count) for one in atoms(shape, sampling_prob))
 
 
@@ -131,7 +131,7 @@ def certificates(
     relation: NeighboringRelation = NeighboringRelation.ZERO_OUT,
     tolerance: float = TOLERANCE,
 ) -> list[Certificate]:
-    """δ at ε of each direction, with what of it is rounding."""
+    """δ at ε of each direction, with the part of it that is rounding."""
     if not 0.0 <= epsilon < math.inf:
         raise DpzoError(f"`epsilon` is {epsilon}, must be at least 0 and finite")
     shape = _moved(shape, sampling_prob, relation)

@@ -1,12 +1,12 @@
-"""Laplace noise of a random scale (R2DP, LMO-DP) for a scalar: closed forms of the law, and what they do not give.
+"""Laplace noise of a random scale (R2DP, LMO-DP) for a scalar: closed forms of the distribution and their limits.
 
 u = a1·Gamma(k, scale θ) + a3·Exponential(rate λ) + a4·Uniform[low, high], independent, and X | u ~ Laplace(0, 1/u), in
-units of clip_norm. Everything follows from M(t) = E e^{tu}. The exponential is told by its *rate*; `sampled_as_scale`
-gives the law that published code draws when it takes the same number for a scale.
+units of clip_norm. Everything follows from M(t) = E e^{tu}. The exponential is given by its *rate*; `sampled_as_scale`
+gives the distribution that published code draws when it uses the same number as a scale.
 
-The law of X is a mixture, and its privacy is that of the mixture: nobody may learn u. Rényi formulas that treat u as
-known (`renyi_bound`) are upper bounds, and only at orders inside the radius of M.
-Sources: Mohammady et al. 2020 (R2DP); Yang et al. 2024 (LMO-DP); the variance and radius conditions are our own.
+X has a mixture distribution, and its privacy is that of the mixture: u must stay secret. Rényi formulas that treat u
+as known (`renyi_bound`) are upper bounds, and only at orders inside the radius of M.
+Sources: Mohammady et al. 2020 (R2DP); Yang et al. 2024 (LMO-DP); the variance and radius conditions are derived here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dpzo.noise.tabulate import CELLS, MOST_CELLS, TAIL_NATS, Side
 class LaplaceMixture:
     """The mixture of weights (a1, a3, a4): gamma `gamma_shape`, `gamma_scale`; rate `rate`; uniform on [low, high].
 
-    A weight of 0 switches its part off. Errors: DpzoError on a negative weight, parameters that are not positive and
+    A weight of 0 disables its part. Errors: DpzoError on a negative weight, parameters that are not positive and
     finite, 0 ≤ low < high broken, or no part at all.
     """
 
@@ -62,11 +62,11 @@ class LaplaceMixture:
         )
 
     def sampled_as_scale(self) -> LaplaceMixture:
-        """The law that is drawn when `rate` is handed to a sampler that expects a scale: rate 1/rate."""
+        """The distribution that is drawn if `rate` is passed to a sampler that expects a scale: rate 1/rate."""
         return replace(self, rate=1.0 / self.rate)
 
     def scaled(self, factor: float) -> LaplaceMixture:
-        """The law of factor·X: u is divided by the factor."""
+        """The distribution of factor·X: u is divided by the factor."""
         return replace(
             self,
             gamma_weight=self.gamma_weight / factor,
@@ -76,12 +76,12 @@ class LaplaceMixture:
 
     @property
     def radius(self) -> float:
-        """M(t) is finite for t < min(1/(a1·θ), λ/a3) only."""
+        """min(1/(a1·θ), λ/a3): M(t) is finite only for smaller t."""
         gamma = 1.0 / (self.gamma_weight * self.gamma_scale) if self.gamma_weight > 0.0 else math.inf
         return min(gamma, self.rate / self.exponential_weight if self.exponential_weight > 0.0 else math.inf)
 
     def log_moment(self, t: float) -> float:
-        """ln M(t). Errors: DpzoError at or beyond the radius, where M is infinite whatever the formula returns."""
+        """ln M(t). Errors: DpzoError at or beyond the radius, where M is infinite even if the formula is finite."""
         if not t < self.radius:
             raise DpzoError(
                 f"the moment generating function of this mixture is infinite at {t:g}, its radius {self.radius:g}"
@@ -132,7 +132,7 @@ class LaplaceMixture:
 
     @property
     def tail_power(self) -> float:
-        """P(|X| > x) falls like x^−tail_power; ∞ when exponentially (a uniform part that stays away from 0)."""
+        """P(|X| > x) decreases like x^−tail_power; ∞ if exponentially (a uniform part that excludes 0)."""
         if self.uniform_weight > 0.0 and self.low > 0.0:
             return math.inf
         gamma = self.gamma_shape if self.gamma_weight > 0.0 else 0.0
@@ -149,7 +149,7 @@ class LaplaceMixture:
         return 2.0 * self._integral(lambda x: x * self.survival(x)) if self.tail_power > 2.0 else math.inf
 
     def finite_variance(self) -> float:
-        """The variance. Errors: DpzoError when it is infinite, so that no search settles on such a law."""
+        """The variance. Errors: DpzoError when it is infinite, so that no search selects such a distribution."""
         if self.variance == math.inf:
             raise DpzoError(
                 f"this mixture has infinite variance (its tail falls like x^−{self.tail_power:g}): "
@@ -164,7 +164,7 @@ class LaplaceMixture:
     def epsilon(self, delta: float, shift: float = 1.0) -> float:
         """Exact ε at δ of one scalar release: least ε with ∫ (f(x−s) − e^ε·f(x))₊ dx ≤ δ.
 
-        The loss ln f(x−s)/f(x) rises up to x = s and falls beyond, so the set above ε is one interval around s.
+        The loss ln f(x−s)/f(x) increases up to x = s and decreases beyond, so the set above ε is one interval around s.
         """
 
         def loss(x: float) -> float:
@@ -183,7 +183,7 @@ class LaplaceMixture:
             def excess(x: float) -> float:
                 return math.expm1(max(0.0, loss(x) - level)) * self.density(x)
 
-            # Where the loss never falls to the level, all mass beyond counts: the safe side, and as good as nothing.
+            # If the loss never decreases to the level, all mass beyond counts: on the safe side, and negligible.
             beyond = 0.0 if crossed else self.survival(right - shift) / 2.0
             cuts = [left, shift, *(c for c in (shift * (1.0 + 4.0**i) for i in range(-6, 12)) if c < right), right]
             pieces = (_gauss(excess, a, b) for a, b in itertools.pairwise(cuts))
@@ -209,7 +209,7 @@ class LaplaceMixture:
     def renyi_bound(self, order: float, shift: float = 1.0) -> float:
         """Upper bound on D_α of one release: ln{[αM((α−1)s) + (α−1)M(−αs)]/(2α−1)}/(α−1).
 
-        That is the Rényi divergence of a release that also tells u. ln of the braces is a log-sum-exp of functions
+        That is the Rényi divergence of a release that also reveals u. ln of the braces is a log-sum-exp of functions
         convex in s, zero at s = 0, hence superadditive: the bound holds for rows of L1 norm ≤ s in any dimension.
         Errors: DpzoError at order ≤ 1, and when (order − 1)·shift reaches the radius.
         """
@@ -236,12 +236,12 @@ class LaplaceMixture:
         return min(found)
 
     def zcdp(self, clip_norm: float = 1.0) -> float:
-        """ρ = L²·C²/2 for i.i.d. coordinates on rows of L2 norm ≤ C, in any dimension: a log-Lipschitz law."""
+        """ρ = L²·C²/2 for i.i.d. coordinates on rows of L2 norm ≤ C, in any dimension, as X is log-Lipschitz."""
         return (self.log_lipschitz * clip_norm) ** 2 / 2.0
 
     @cached_property
     def _reach(self) -> float:
-        """Where M(−x) falls below 2^−64, or as far as the largest table goes."""
+        """The x at which M(−x) falls below 2^−64, at most the reach of the largest table."""
         far = 1.0
         while self.log_moment(-far) > -TAIL_NATS and far < 2.0**60:
             far *= 1.05
@@ -258,9 +258,9 @@ class LaplaceMixture:
         return max(2, count)
 
     def shape(self, cells: int = CELLS) -> Shape:
-        """The law rounded to cells (survival differences), in floats; the mass beyond becomes a geometric tail."""
+        """The distribution rounded to cells (survival differences), in floats; mass beyond becomes a geometric tail."""
         edges = (np.arange(self._edges(cells) + 1) + 0.5) / cells
-        # Differences of ln M keep their digits where survival itself would cancel.
+        # Differences of ln M keep their precision where differences of the survival function would cancel.
         logs = np.array([0.0, *(self.log_moment(-edge) for edge in edges.tolist())])
         masses = -np.exp(logs[:-1]) * np.expm1(np.diff(logs)) / 2.0
         masses[0] *= 2.0
@@ -319,7 +319,7 @@ def _gauss(function: Callable[[float], float], low: float, high: float) -> float
 
 
 def _log_mean_exp(y: float) -> float:
-    """ln((e^y − 1)/y), the cumulant of a uniform law on [0, 1]."""
+    """ln((e^y − 1)/y), the cumulant of a uniform distribution on [0, 1]."""
     if abs(y) < 1e-5:
         return y / 2.0 + y * y / 24.0
     if y > 30.0:

@@ -1,7 +1,8 @@
-"""What a plan is for vectors with a published mixture on every coordinate: sampler, law, clip and steps to one ε.
+"""The plan for vectors with a published mixture on every coordinate: from sampler, distribution, clip and steps to ε.
 
 `PrivacyPlan` holds mechanisms that are sampled exactly. Mixture noise on a vector is drawn in floats (`baselines.lmo`),
-so its ε holds in real arithmetic only, and it stands apart. The same object says what is drawn and what is accounted.
+so its ε holds in real arithmetic only, and it has a plan type of its own. One object defines both the sampled and the
+accounted noise.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ORDERS = {"l1": 1, "l2": 2}
 
 @lru_cache(maxsize=64)
 def _law(label: str, as_coded: bool) -> tuple[LaplaceMixture, float]:
-    """A published law and its standard deviation, in units of clip_norm. DpzoError for an unknown label."""
+    """A published distribution and its standard deviation, in units of clip_norm. DpzoError for an unknown label."""
     found = published(label).mixture
     law = found.sampled_as_scale() if as_coded else found
     return law, math.sqrt(law.finite_variance())
@@ -38,9 +39,9 @@ def _law(label: str, as_coded: bool) -> tuple[LaplaceMixture, float]:
 
 @dataclass(frozen=True)
 class MixtureNoise:
-    """The law of a published set, stretched to `noise_multiplier` (standard deviation ÷ clip_norm). Public.
+    """The distribution of a published set, scaled to `noise_multiplier` (standard deviation ÷ clip_norm). Public.
 
-    `as_coded`: the law that the published sampler draws, which takes the exponential's rate for a scale.
+    `as_coded`: the distribution that the published sampler draws, which uses the exponential's rate as a scale.
     """
 
     label: str
@@ -64,17 +65,17 @@ class MixtureNoise:
 
     @property
     def law(self) -> LaplaceMixture:
-        """The law of one coordinate, in units of clip_norm."""
+        """The distribution of one coordinate, in units of clip_norm."""
         return _law(self.label, self.as_coded)[0].scaled(self.stretch)
 
 
 def mixture_names() -> tuple[str, ...]:
-    """Every name that `mixture_noise` knows."""
+    """Every name that `mixture_noise` accepts."""
     return tuple(PREFIX + label.replace(" ", "-") + suffix for label in PUBLISHED for suffix in ("", AS_CODED))
 
 
 def mixture_noise(mechanism: str, noise_multiplier: float | None = None) -> MixtureNoise:
-    """The noise that `mechanism` names (lmo-LABEL, or lmo-LABEL-as-coded), as published if no multiplier is given.
+    """The noise of `mechanism` (lmo-LABEL, or lmo-LABEL-as-coded), as published if no multiplier is given.
 
     >>> mixture_noise("lmo-0.3").name, round(mixture_noise("lmo-0.3").noise_multiplier, 3)
     ('lmo-0.3', 7.124)
@@ -90,7 +91,7 @@ def mixture_noise(mechanism: str, noise_multiplier: float | None = None) -> Mixt
 
 @dataclass(frozen=True)
 class MixturePlan:
-    """T releases of Σ clipped rows + clip_norm·X, i.i.d. X of `mechanism`'s law on every coordinate. Public.
+    """T releases of Σ clipped rows + clip_norm·X, with X i.i.d. from `mechanism` on every coordinate. Public.
 
     `route`: "l1" or "l2", the norm in which rows are clipped and the bound that follows; others are refused with the
     reason. Guarantee, in real arithmetic: (`epsilon`, `delta`) under `relation`. DpzoError on a number out of range, on
@@ -108,7 +109,7 @@ class MixturePlan:
 
     def __post_init__(self) -> None:
         if self.route not in ORDERS:
-            vector_epsilon(self.mechanism.law, self.route, self.delta)  # says why
+            vector_epsilon(self.mechanism.law, self.route, self.delta)  # raises with the reason
         for argument, count in (("num_examples", self.num_examples), ("steps", self.steps)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise DpzoError(f"`{argument}` must be a whole number of at least 1")
@@ -121,7 +122,7 @@ class MixturePlan:
 
     @cached_property
     def bound(self) -> VectorBound:
-        """ε, the Rényi order that gives it, and the price in variance."""
+        """ε, the Rényi order that gives it, and the cost in variance."""
         return vector_epsilon(self.mechanism.law, self.route, self.delta, self.sampler.sampling_prob, self.steps)
 
     @property
@@ -131,12 +132,12 @@ class MixturePlan:
 
     @property
     def accountant(self) -> str:
-        """The bound behind `epsilon`."""
+        """The bound that `epsilon` uses."""
         return BOUNDS[self.route]
 
     @property
     def norm_order(self) -> int:
-        """1 or 2: the norm that clips."""
+        """1 or 2: the norm in which rows are clipped."""
         return ORDERS[self.route]
 
     @property
@@ -162,7 +163,7 @@ class MixturePlan:
 
     @property
     def spread_epsilon(self) -> float | None:
-        """What the worst L2 rows cost at least in high dimension: the limit of rows spread evenly; None for L1.
+        """Lower bound on ε of the worst L2 rows in high dimension: the limit of rows spread evenly; None for L1.
 
         That limit is Gaussian noise of variance 1/(Fisher information) (local asymptotic normality).
         """
@@ -171,9 +172,9 @@ class MixturePlan:
         return self.gaussian_epsilon(1.0 / math.sqrt(self.mechanism.law.fisher_information))
 
     def facts(self) -> dict[str, Any]:
-        """What the noise is, what its label claims, and what it gives: plain data for a card.
+        """The noise, the claim of its label, and its proved ε: plain data for a card.
 
-        `label`: the paper's ε of one unsampled release at δ = 1e-10, and the one proved for this law by this route.
+        `label`: the paper's ε of one unsampled release at δ = 1e-10, and the one proved for this noise by this route.
         """
         noise, law = self.mechanism, self.mechanism.law
         once = vector_epsilon(law, self.route, DELTA)
@@ -205,9 +206,9 @@ def solve_mixture_plan(
     clip_norm: float = 1.0,
     relation: NeighboringRelation = NeighboringRelation.ZERO_OUT,
 ) -> MixturePlan:
-    """The plan for `noise_multiplier`, or the least stretch of the law whose proved ε is at most `epsilon` (to 0.1 %).
+    """The plan for `noise_multiplier`, or for the least noise whose proved ε is at most `epsilon` (to 0.1 %).
 
-    Give exactly one. Raises DpzoError on anything out of range, unsupported, or out of reach.
+    Give exactly one. Raises DpzoError on a value that is out of range, unsupported, or unattainable.
     """
     if (epsilon is None) == (noise_multiplier is None):
         raise DpzoError("give exactly one of `epsilon` and `noise_multiplier`")
@@ -221,7 +222,7 @@ def solve_mixture_plan(
 
 
 def _solved(plan: MixturePlan, epsilon: float) -> MixturePlan:
-    """ε falls as the law is stretched, so bisection on the logarithm."""
+    """Bisection on the logarithm of the noise, as ε decreases with it."""
     if not 0.0 < epsilon < math.inf:
         raise DpzoError("`epsilon` must be a positive finite number")
 

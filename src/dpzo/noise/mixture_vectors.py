@@ -1,10 +1,10 @@
-"""What a Laplace mixture drawn anew for each coordinate of a vector is worth: two proved routes, two refused ones.
+"""ε of a Laplace mixture drawn independently for each coordinate of a vector: two proved routes, two refused ones.
 
 - **l1**: rows of L1 norm ≤ C. The one-dimensional Rényi bound holds in any dimension (`LaplaceMixture.renyi_bound`, at
   orders inside its radius), and so does pure ε = L·C, L the log-Lipschitz constant, because Σ|s_i|·L ≤ L·C. Such rows
-  are within C in L2 too, so the next line is theirs as well; the least of the three counts at each order.
+  are also within C in L2, so the next bound applies too; the least of the three is used at each order.
 - **l2**: rows of L2 norm ≤ C. A coordinate that moves by s loses at most ε_s = L·s, pure, hence D_α ≤ α·ε_s²/2; summed
-  over coordinates ρ = L²C²/2 zCDP, whatever the dimension. The price is that a Gaussian with this ρ has std C/L.
+  over coordinates ρ = L²C²/2 zCDP, in any dimension. The cost is that a Gaussian with this ρ has std C/L.
 - **l2_scalar**, refused: L2 rows with the scalar's ε. A row spread over d coordinates loses more than the same row on
   one, up to what a Gaussian of variance 1/(Fisher information) would.
 - **equivalent_gaussian**, refused: composing as the Gaussian that has the same (ε, δ) for one release. One point of a
@@ -42,7 +42,7 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class VectorBound:
-    """(ε, δ) of `count` releases of a vector; the Rényi order behind it (∞: pure ε); the price.
+    """(ε, δ) of `count` releases of a vector; the Rényi order that gives it (∞: pure ε); the cost in variance.
 
     `price`: variance per coordinate ÷ that of the Gaussian with the same zCDP at this clip (never below 1).
     """
@@ -86,7 +86,7 @@ def vector_epsilon(
 
 
 def _curve(mixture: LaplaceMixture, route: str, sampling_prob: float) -> Iterator[tuple[int, float]]:
-    """Whole orders α, and bounds on D_α of one release."""
+    """Integer orders α, and bounds on D_α of one release."""
     cumulants = [0.0, 0.0]
     for order in ORDERS:
         for j in range(len(cumulants), order + 1):

@@ -1,10 +1,10 @@
-"""The published parameter sets of LMO-DP: the label each was given, and what its noise is worth for a scalar.
+"""The published parameter sets of LMO-DP: the label of each, and the ε that its noise gives for a scalar.
 
-Labels are ε at δ = 1e-10 for one release, by a formula used beyond its radius. `truth` is what holds: pure ε and ε at
+Labels are ε at δ = 1e-10 for one release, by a formula used beyond its radius. `truth` is correct: pure ε and ε at
 δ = 1e-10 of one release (closed forms), and of T = 192 Poisson releases at q = 2048/67350 (the paper's SST-2) by
-`noise.lattice_pld`, the rows being scalars clipped to 1. `truth_as_sampled` is the same for what the published
-sampler draws, where the exponential's rate was taken for a scale. For vectors see `noise.mixture_vectors`.
-Source of the parameters: Yang et al. 2024 (LMO-DP), figures, table 3 and code; every figure of `truth` is our own.
+`noise.lattice_pld`, for scalar rows clipped to 1. `truth_as_sampled` is the same for the noise that the published
+sampler draws, which uses the exponential's rate as a scale. For vectors see `noise.mixture_vectors`.
+Source of the parameters: Yang et al. 2024 (LMO-DP), figures, table 3 and code; every figure of `truth` is ours.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """One set: its label, the law as accounted by the paper, and what it is worth as written and as sampled."""
+    """One set: its label, the distribution that the paper accounts, and its ε as written and as sampled."""
 
     label: str
     mixture: LaplaceMixture
@@ -54,7 +54,7 @@ def _set(label: str, law: tuple[float, ...], written: tuple[float, ...], sampled
     return PublishedSet(label, LaplaceMixture(*law), Truth(*written), Truth(*sampled))
 
 
-# Law: a1, k, θ, a3, λ, a4, low, high.
+# Parameters: a1, k, θ, a3, λ, a4, low, high.
 PUBLISHED = {
     row.label: row
     for row in (

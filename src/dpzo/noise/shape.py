@@ -1,4 +1,4 @@
-"""A symmetric unimodal lattice law in floats: what an accountant reads and what a search moves about."""
+"""A symmetric unimodal lattice distribution in floats: the input of accountants and the variable of a search."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Shape:
     """Masses p(0), …, p(M) of one side of a symmetric distribution on the cells ℤ, and the mass beyond them.
 
     p(−x) = p(x); beyond M the last `period` masses repeat, each time times `ratio`: p(x + period) = ratio·p(x). A ratio
-    of 0 cuts the law off. One clip norm is `shift` cells, so a cell is clip_norm/shift wide.
+    of 0 cuts the distribution off. One clip norm is `shift` cells, so a cell is clip_norm/shift wide.
     Guarantee: p(0) + 2·Σp(x) = 1 up to rounding, and p does not increase away from 0.
     Errors: DpzoError when the masses increase, are not finite, or the period does not divide the shift.
     """
@@ -47,7 +47,7 @@ class Shape:
 
     @classmethod
     def normalised(cls, weights: Array, ratio: float, shift: int, period: int = 1) -> Shape:
-        """The law whose masses are proportional to `weights` (M+1,)."""
+        """The distribution whose masses are proportional to `weights` (M+1,)."""
         beyond = float(weights[-period:].sum()) * ratio / (1.0 - ratio)
         total = float(weights[0] + 2.0 * weights[1:].sum()) + 2.0 * beyond
         return cls(weights / total, ratio, shift, period)
@@ -61,12 +61,12 @@ class Shape:
         """p(0), …, p(M + cells): the tail written out."""
         steps = np.arange(cells)
         start = len(self.masses) - self.period
-        # numpy's 0.0 ** k is 0 for every k ≥ 1, which is what a law that is cut off means.
+        # numpy's 0.0 ** k is 0 for every k ≥ 1, as a distribution that is cut off requires.
         tail = self.masses[start + steps % self.period] * self.ratio ** (1 + steps // self.period)
         return np.concatenate([self.masses, tail])
 
     def moving(self, clip_norms: int) -> Shape:
-        """The same law when one unit moves the sum by `clip_norms` clip norms (2 under replace_one)."""
+        """The same distribution when one unit moves the sum by `clip_norms` clip norms (2 under replace_one)."""
         return replace(self, shift=clip_norms * self.shift)
 
     @cached_property

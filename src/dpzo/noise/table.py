@@ -1,8 +1,8 @@
-"""A noise as an integer table with geometric tails: the one object that is sampled and accounted.
+"""A noise distribution as an integer table with geometric tails: the one object that is sampled and accounted.
 
-The law is given by integers that sum to 2^127, so 127 random bits choose a cell, one more a sign, and no float is
-involved. What the accountant reads (`shape`) are the same integers divided by 2^128: there is no second description of
-the noise that could disagree with the first.
+The distribution is given by integers that sum to 2^127, so 127 random bits choose a cell, one more a sign, and no float
+is involved. The accountant reads the same integers divided by 2^128 (`shape`): there is no second description of the
+noise that could differ from the first.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class LatticeNoise:
-    """A symmetric unimodal law on ℤ, in lattice units; one clip norm is `bound` units.
+    """A symmetric unimodal distribution on ℤ, in lattice units; one clip norm is `bound` units.
 
     Cells: cell c ≥ 0 and its mirror image −c hold `block` (odd) lattice units each, centred at ±c·block, all equally
     likely; a clip norm is `bound`/`block` cells. `weights` w_0 … w_M: P(cell 0) = 2·w_0/2^128, P(cell ±c) = w_c/2^128
-    each. The last `period` weights stand for their cell and all that repeat it outward: cell c + k·period has
-    probability w_c·(1 − r)·r^k/2^128 on either side, r = `ratio`/2^64 (0: the law ends at M).
+    each. Each of the last `period` weights covers its cell and all repetitions of it outward: cell c + k·period has
+    probability w_c·(1 − r)·r^k/2^128 on either side, r = `ratio`/2^64 (0: the distribution ends at M).
     Guarantee: Σw = 2^127 exactly; the masses do not increase away from 0 (checked in integers).
-    Errors: DpzoError when a weight is negative, the sum or a width is wrong, or the law is not unimodal.
+    Errors: DpzoError when a weight is negative, the sum or a width is wrong, or the distribution is not unimodal.
     """
 
     weights: tuple[int, ...]
@@ -99,14 +99,14 @@ class LatticeNoise:
         return draw if self.block == 1 else draw + _below(self.block, words) - self.block // 2
 
     def draw_cells(self, words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-        """Many cells at once: words (n, 2) → signed cells (n,), the same as `draw` decides from the same two words.
+        """Many cells at once: words (n, 2) → signed cells (n,), the same that `draw` chooses from the same two words.
 
         Draws in the last period are left at their first occurrence. For tests and audits.
         """
         cumulative = self._cumulative
         heads = np.array([c >> (WORD_BITS - 1) for c in cumulative[:-1]], dtype=np.uint64)
         cells = np.searchsorted(heads, words[:, 0], side="right").astype(np.int64)
-        # Where the first word meets a boundary the second decides, in Python integers.
+        # If the first word equals a boundary's, the second word decides, in Python integers.
         for i in np.flatnonzero(np.isin(words[:, 0], heads)):
             high, low = int(words[i, 0]), int(words[i, 1])
             cells[i] = bisect_right(cumulative, high << (WORD_BITS - 1) | low >> 1)
@@ -114,7 +114,7 @@ class LatticeNoise:
 
     @cached_property
     def shape(self) -> Shape:
-        """The law over cells in floats, each mass correctly rounded: what the accountant reads."""
+        """The distribution over cells in floats, each mass correctly rounded, as the accountant reads it."""
         inner, rest = len(self.weights) - self.period, 2**RATIO_BITS - self.ratio
         masses = [w / 2 ** (SIDE_BITS + 1) for w in self.weights[:inner]]
         masses += [w * rest / 2 ** (SIDE_BITS + 1 + RATIO_BITS) for w in self.weights[inner:]]
@@ -141,9 +141,9 @@ class LatticeNoise:
 
     @property
     def distance(self) -> float:
-        """Bound on the total variation from the law that was tabulated, when each weight is 2^128 × its mass to ±1.
+        """Bound on the total variation from the tabulated distribution, if each weight is 2^128 × its mass to ±1.
 
-        Formula: (M+1)/2^127 for the rounding, and the whole of the last period where a tail takes over there.
+        Formula: (M+1)/2^127 for the rounding, plus the whole last period if a tail starts there.
         """
         rounding = Fraction(len(self.weights), 2**SIDE_BITS)
         tail = sum(self.weights[-self.period :]) if self.ratio else 0
@@ -172,7 +172,7 @@ class LatticeNoise:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> LatticeNoise:
-        """The noise that `to_dict` wrote, checked again. Errors: DpzoError when it is not such a table."""
+        """The inverse of `to_dict`, with all checks. Errors: DpzoError when the fields are not such a table."""
         try:
             if fields["format"] != FORMAT:
                 raise DpzoError(f"noise table: format {fields['format']} is not {FORMAT}")
@@ -189,7 +189,7 @@ class LatticeNoise:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the numbers that the law depends on (not of `origin`)."""
+        """SHA-256 of the numbers that define the distribution (not of `origin`)."""
         fields = {key: value for key, value in self.to_dict().items() if key != "origin"}
         return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -1,7 +1,7 @@
 """The mechanism whose noise is an integer table, and its accountant: one scalar row, any symmetric unimodal law.
 
-The audit core loads this module, and no other of this package, when a plan, an event or a journal names a table
-(`dpzo.privacy.mechanisms.tables`). What it calls here are `Tabled`, `tabled` and the functions at the end.
+The audit core loads this module, and no other of this package, when a plan, an event or a journal uses a table
+(`dpzo.privacy.mechanisms.tables`). It calls `Tabled`, `tabled` and the functions at the end of this module.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from dpzo.privacy.randomness import Words
 class Tabled:
     """`noise`, in lattice units of clip_norm/bound, on the one sum of rows clipped to [−clip_norm, clip_norm].
 
-    The release is an integer and the noise is what the table says: nothing is floored and nothing approximated. One
-    coordinate only: for several no loss distribution is proved, and the plan refuses them.
+    The release is an integer and the noise follows the table exactly: nothing is rounded or approximated. One
+    coordinate only: for several, no loss distribution is proved, and the plan refuses them.
     """
 
     noise: LatticeNoise
@@ -37,7 +37,7 @@ class Tabled:
 
     @property
     def scale(self) -> float:
-        """Standard deviation ÷ clip_norm, for want of a parameter common to all tables."""
+        """Standard deviation ÷ clip_norm, because tables have no common scale parameter."""
         return self.noise.noise_multiplier
 
     @property
@@ -46,11 +46,11 @@ class Tabled:
         return self.noise.noise_multiplier
 
     def event(self, num_directions: int) -> LatticeEvent:
-        """What one release is, for the accountant: the same table."""
+        """The event of one release, for the accountant: the same table."""
         return LatticeEvent(self.noise, num_directions)
 
     def draw(self, bits: int, size: int, words: Words) -> list[int]:
-        """`size` exact draws in lattice units; `bits` has no part in it."""
+        """`size` exact draws in lattice units; `bits` is ignored."""
         return self.noise.draw(size, words)
 
     def __repr__(self) -> str:
@@ -58,12 +58,12 @@ class Tabled:
 
 
 def tabled(fields: Mapping[str, Any]) -> Tabled:
-    """The mechanism of the table that `LatticeNoise.to_dict` wrote, checked again."""
+    """The mechanism of the table that `LatticeNoise.to_dict` wrote, with all checks."""
     return Tabled(LatticeNoise.from_dict(fields))
 
 
 def accountant(query: Query, relation: NeighboringRelation) -> str:
-    """The accountant of tables, as the card prints it. Errors: DpzoError where no ε is proved for a table."""
+    """The accountant of tables, as the card prints it. Errors: DpzoError if no ε is proved for a table."""
     if query.dimension > 1:
         raise DpzoError("a noise table is proved for one coordinate: use `num_directions` 1, or gaussian")
     if relation is NeighboringRelation.REPLACE_ONE and query.sampling == "poisson":
@@ -75,7 +75,7 @@ def accountant(query: Query, relation: NeighboringRelation) -> str:
 def epsilon(query: Query, delta: float, relation: NeighboringRelation) -> float:
     """Smallest ε proved for releases of a table, checked against its Rényi bound.
 
-    Errors: DpzoError where the noise is not a table of this package, or proves no ε at `delta`.
+    Errors: DpzoError if the noise is not a table of this package, or no ε is proved at `delta`.
     """
     found = lattice_pld.epsilon(_table(query).shape, delta, query.sampling_prob, query.count, relation)
     if found == math.inf:

@@ -1,6 +1,6 @@
-"""From a law on the half-line to cells: floats for a search, 128-bit integers for what is sampled.
+"""From a distribution on the half-line to cells: floats for a search, 128-bit integers for sampling.
 
-The integers are computed in decimal arithmetic of 60 digits, which is software and the same everywhere: a table is a
+The integers are computed in decimal arithmetic of 60 digits, which is identical on every machine: a table is a
 function of its family, parameters and widths, and its fingerprint can be checked on another machine.
 """
 
@@ -29,7 +29,7 @@ TAIL_NATS = 46.0
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a law: weights of the cells 0 … M in any unit, the last `period` of them repeating × `ratio`."""
+    """One side of a distribution: weights of cells 0 … M in any unit, the last `period` of them repeating × `ratio`."""
 
     weights: list[Decimal]
     ratio: Decimal
@@ -46,15 +46,15 @@ class ScalarLaw(Protocol):
 
     @property
     def variance(self) -> float:
-        """Closed form, in clip_norm²; of the continuous law."""
+        """Closed form, in clip_norm²; of the continuous distribution."""
         ...
 
     def survival(self, x: float) -> float:
-        """P(|X| > x), x ≥ 0 in clip norms; of the continuous law."""
+        """P(|X| > x), x ≥ 0 in clip norms; of the continuous distribution."""
         ...
 
     def shape(self, cells: int = CELLS) -> Shape:
-        """The law on cells of clip_norm/cells, in floats."""
+        """The distribution on cells of width clip_norm/cells, in floats."""
         ...
 
     def side(self, cells: int = CELLS) -> Side:
@@ -66,8 +66,8 @@ def table(family: ScalarLaw, cells: int = CELLS, block: int | None = None) -> La
     """The integer table of `family`, `cells` cells of `block` lattice units in one clip norm.
 
     `block` is by default the least odd number that makes a clip norm RESOLUTION units.
-    Guarantee: every weight is within 1 of 2^128 × its mass (the middle one takes what is left over), the ratio rounded
-    up; so `LatticeNoise.distance` bounds the total variation from the law on cells.
+    Guarantee: every weight is within 1 of 2^128 × its mass (the middle one takes the remainder), the ratio rounded
+    up; so `LatticeNoise.distance` bounds the total variation from the distribution on cells.
     """
     if block is None:
         block = math.ceil(RESOLUTION / cells) | 1
@@ -89,7 +89,7 @@ def tabulate(side: Side, cells: int, block: int, origin: str) -> LatticeNoise:
 
 
 def cell_count(reach: float, cells: int) -> int:
-    """M for a law that matters up to `reach` clip norms. Errors: DpzoError beyond MOST_CELLS."""
+    """M for a distribution of relevant mass up to `reach` clip norms. Errors: DpzoError beyond MOST_CELLS."""
     if cells < 1:
         raise DpzoError("a clip norm must hold at least 1 cell")
     if not reach * cells < MOST_CELLS:
@@ -101,7 +101,7 @@ def cell_count(reach: float, cells: int) -> int:
 
 
 def point_shape(log_weights: Array, cells: int) -> Shape:
-    """Shape from ln f at the centres of the cells 0 … M + 1; the last quotient is the ratio of the tail."""
+    """Shape from ln f at the centres of the cells 0 … M + 1; the last ratio is that of the tail."""
     weights = np.exp(log_weights - log_weights[0])
     ratio = float(np.exp(log_weights[-1] - log_weights[-2]))
     return Shape.normalised(weights[:-1], ratio, cells)

@@ -1,4 +1,4 @@
-"""Baselines for private zeroth-order training. Nothing here has dpzo's guarantee."""
+"""Baselines for private zeroth-order training. None of them has dpzo's guarantee."""
 
 from dpzo.experiments.baselines.cards import baseline_card
 from dpzo.experiments.baselines.differentiable import DifferentiableObjective, Pass

@@ -1,8 +1,8 @@
-"""The card of a baseline: the shape of a run's privacy card, so that tables can hold both, and never its guarantee.
+"""The card of a baseline: the format of a run's privacy card, so that tables can hold both, without its guarantee.
 
-`guarantee` is False and `epsilon` None for every baseline, so no card of a baseline states an ε. What a method with
-noise would guarantee if its floats were real numbers stands apart, under `in_real_arithmetic`, and `level` names the
-kind: `float-noise`, `none` (no noise, or noise from a test double) or `zero-shot` (no record was read).
+`guarantee` is False and `epsilon` None for every baseline, so no card of a baseline states an ε. The guarantee that a
+method with noise would have if its floats were real numbers is separate, under `in_real_arithmetic`, and `level` gives
+the kind: `float-noise`, `none` (no noise, or noise from a test double) or `zero-shot` (no record was read).
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ NOT_COVERED = (
 
 
 class Named(Protocol):
-    """A mechanism, as far as a card goes."""
+    """The part of a mechanism that a card reads."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The mechanism's name."""
         ...
 
 
 class Accounted(Protocol):
-    """What a card reads of a plan: `PrivacyPlan`, or one for noise that has no exact sampler."""
+    """The part of a plan that a card reads: `PrivacyPlan`, or a plan for noise that has no exact sampler."""
 
     @property
     def num_examples(self) -> int: ...
@@ -85,10 +85,10 @@ def baseline_card(
     clip: str = "nothing is clipped",
     draws: str = "normals",
 ) -> dict[str, Any]:
-    """The card as plain data. Public: from the plan, the method's settings and the header's public facts alone.
+    """The card as plain data. Public: built only from the plan, the method's settings and the header's public facts.
 
-    `clip`: what is clipped, in words; `draws`: what noise is made of. `lacks`: what of dpzo's promises the method does
-    not keep.
+    `clip`: what is clipped, in words; `draws`: the source of the noise. `lacks`: the guarantees of dpzo that the method
+    does not give.
     """
     private = level == "float-noise"
     return {

@@ -1,4 +1,4 @@
-"""Losses with a graph behind them: what first-order methods need of an objective, and zeroth-order ones do not."""
+"""Losses with an autograd graph, which first-order methods need from an objective and zeroth-order ones do not."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, repr=False)
 class Pass:
-    """One pass through the module: `count` records, each `rows_per_record` of the `rows` that its layers see.
+    """One pass through the module: `count` records, each `rows_per_record` of the `rows` that its layers process.
 
     `losses()` runs it and gives (count,) fp32 or float64 losses that can be differentiated; row i of a layer's batch
-    belongs to record i // rows_per_record, and rows beyond count · rows_per_record are filling.
+    belongs to record i // rows_per_record, and rows beyond count · rows_per_record are padding.
     """
 
     count: int
@@ -40,13 +40,13 @@ class DifferentiableObjective(Protocol):
     """An objective whose losses have gradients. Loss i depends on the weights and record i alone."""
 
     def passes(self, records: Indices, microbatch_size: int, /) -> Iterator[Pass]:
-        """The records in order, at most `microbatch_size` a pass; nothing for no records."""
+        """The records in order, at most `microbatch_size` per pass; no pass for no records."""
         ...
 
 
 @dataclass(frozen=True, repr=False)
 class GradientSource:
-    """A differentiable objective by record, and which records each unit holds (None: unit i is record i)."""
+    """A differentiable objective per record, and the records of each unit (None: unit i is record i)."""
 
     objective: DifferentiableObjective
     members: Callable[[int], Indices] | None
@@ -63,7 +63,7 @@ class GradientSource:
 
 
 def differentiable(objective: Objective, microbatch_size: int | None = None) -> GradientSource:
-    """The gradients' source behind an objective. Raises DpzoError where there is none."""
+    """The gradient source of an objective. Raises DpzoError if there is none."""
     members: Callable[[int], Indices] | None = None
     inner: object = objective
     if isinstance(inner, UnitObjective):
@@ -97,7 +97,7 @@ class _Tokens:
 
 @dataclass(frozen=True, repr=False)
 class _Features:
-    """The head on kept features, as in `FeatureObjective.losses`."""
+    """The head on cached features, as in `FeatureObjective.losses`."""
 
     objective: FeatureObjective
 
@@ -114,6 +114,6 @@ class _Features:
 
 
 def _without(losses: Tensor, blank: NDArray[np.bool_]) -> Tensor:
-    """Zero, with a zero gradient, where there is nothing to learn from."""
+    """Losses set to zero, with a zero gradient, for rows without a training target."""
     keep = torch.from_numpy(~blank).to(losses.device)
     return torch.where(keep, losses, torch.zeros((), dtype=losses.dtype, device=losses.device))

@@ -1,4 +1,4 @@
-"""Training with gradients: DP-SGD and DP-Adam on our Poisson batches and our ε, and AdamW without privacy."""
+"""Training with gradients: DP-SGD and DP-Adam with dpzo's Poisson batches and ε, and AdamW without privacy."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class DpGradient:
     """DP-SGD or DP-Adam: θ ← U(θ, ĝ),  ĝ = (Σ_{i ∈ B_t} g_i·min(1, C/‖g_i‖₂) + σC·N(0, I_d)) / (qN).
 
     - `clip_norm` C: in gradient units (loss per unit step), in place of the plan's; σ, q, N, δ, T are the plan's, which
-      names one Gaussian query of L2 sensitivity C a step, whatever d.
+    has one Gaussian query of L2 sensitivity C per step, for any d.
     - Batches are Poisson and secret; an empty one releases noise; micro-batches split a large one; T steps exactly;
       the divisor is the public qN. Noise and batches come from the operating system.
     - `rule`: sgd with `momentum`, or adam (β = 0.9, 0.999). `average`: the last part of the iterates that is averaged.
     - `clipping`: `hooks` or `ghost`; see `gradients.clipped_sums`. `microbatch_size` None: the objective's.
-    - `nonprivate_randomness`: for tests; the card then claims nothing at all.
+    - `nonprivate_randomness`: for tests; the card then claims no guarantee.
 
     Guarantee: none on a computer (floating-point noise); (ε, δ) of the plan in real arithmetic. Raises DpzoError for a
-    plan whose noise is not Gaussian, an objective without gradients, or a layer that Opacus does not serve.
+    plan whose noise is not Gaussian, an objective without gradients, or a layer that Opacus does not support.
     Source: Abadi et al. 2016; ghost clipping of Li et al. 2022; hooks of Opacus (Yousefpour et al. 2021).
     """
 
@@ -81,11 +81,11 @@ class DpGradient:
 
 @dataclass(frozen=True)
 class AdamW:
-    """First-order training without privacy, the ceiling: no clipping, no noise, public Poisson batches of the plan.
+    """First-order training without privacy, the upper reference: no clipping, no noise, public Poisson batches.
 
-    The gradient is Σ_{i ∈ B_t} g_i / (qN), so that the difference to DP-Adam is the price of clipping and noise.
-    `seed`: public, of the batches. No guarantee: for data that is public. Raises DpzoError for an objective without
-    gradients. Source: Loshchilov and Hutter 2019.
+    The gradient is Σ_{i ∈ B_t} g_i / (qN), so that the difference to DP-Adam is the cost of clipping and noise.
+    Batches use the plan's q; `seed`: public, of the batches. No guarantee: for public data only. Raises DpzoError for an
+    objective without gradients. Source: Loshchilov and Hutter 2019.
     """
 
     learning_rate: float
@@ -131,8 +131,8 @@ def descend(
 ) -> None:
     """θ ← U(θ, (Σ_{i ∈ B_t} clip(g_i) + noise)/(qN)) for `plan.steps` steps, in place.
 
-    `add` puts noise on a flat tensor. Rows are clipped to `plan.clip_norm` in the norm of `order`. Raises what
-    `DpGradient` raises.
+    `add` adds noise to a flat tensor. Rows are clipped to `plan.clip_norm` in the norm of `order`. Raises the errors of
+    `DpGradient`.
     """
     secret = SecretRandom() if method.nonprivate_randomness is None else method.nonprivate_randomness
     source = differentiable(objective, method.microbatch_size)
@@ -155,7 +155,7 @@ def _add_gaussian(std: float, flat: Tensor, randomness: Randomness) -> None:
 
 
 def vector_plan(plan: PrivacyPlan, clip_norm: float) -> PrivacyPlan:
-    """The plan of releasing a vector with ‖row‖₂ ≤ clip_norm a unit, at the same ε. DpzoError unless Gaussian."""
+    """The plan for releasing a vector with ‖row‖₂ ≤ clip_norm per unit, at the same ε. DpzoError unless Gaussian."""
     if not isinstance(plan.mechanism, Gaussian):
         raise DpzoError("--mechanism: a vector of all elements is released with Gaussian noise only; choose gaussian")
     return replace(plan, clip_norm=clip_norm, num_directions=1)

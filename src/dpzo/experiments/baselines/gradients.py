@@ -1,10 +1,10 @@
-"""Sums of clipped per-unit gradients, with Opacus's hooks or its ghost norms; the clipping is our own.
+"""Sums of clipped per-unit gradients, with Opacus's hooks or its ghost norms; the clipping is dpzo's.
 
     G = Σ_i g_i · min(1, C/‖g_i‖),   g_i = ∇ℓ_i over all trainable elements jointly, ‖·‖ the L2 norm (or L1)
 
-A unit whose gradient is not finite counts 0: Opacus's own optimiser would let one NaN through to the sum. What a unit
-adds is bounded by C in real arithmetic; in fp32 it may be longer by a few parts in 10⁷ (with ghost norms by more, as
-they are differences of large sums).
+A unit whose gradient is not finite counts as 0: Opacus's own optimiser would pass a NaN on to the sum. A unit's
+contribution is bounded by C in real arithmetic; in fp32 it may be longer by a few parts in 10⁷ (with ghost norms by
+more, as they are differences of large sums).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TOLERANCE = {"hooks": 0.01, "ghost": 0.05}
 
 @contextmanager
 def trainable_by_autograd(parameters: TrainableParameters) -> Iterator[None]:
-    """Let autograd see the trainable part for the length of a block; no gradient outlives it."""
+    """Enable autograd for the trainable part within a block; all gradients are dropped at its end."""
     try:
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -55,16 +55,16 @@ def clipped_sums(
     clipping: Clipping = "hooks",
     order: int = 2,
 ) -> Iterator[ClippedSum]:
-    """Within the block: units (B,) → Σ of their clipped gradients, one fp32 tensor a parameter, in header order.
+    """Within the block: units (B,) → Σ of their clipped gradients, one fp32 tensor per parameter, in header order.
 
-    - `hooks` hold every unit's gradient, about twice `microbatch_size` · d numbers; they serve tied weights, several
-      records a unit and several rows a record. `ghost` holds none and runs backward twice; it serves none of these.
+    - `hooks` hold every unit's gradient, about twice `microbatch_size` · d numbers; they support tied weights, several
+    records per unit and several rows per record. `ghost` holds none and runs backward twice; it supports none of these.
     - `order` 1 clips in L1, which needs the gradients themselves, so hooks.
-    - No unit gives zeros. Micro-batches bound the memory, never the batch.
-    - Two units of the first batch are done again by autograd alone, and a module where Opacus finds other norms (a
+    - An empty batch gives zeros. Micro-batches bound the memory, not the batch.
+    - Two units of the first batch are recomputed by autograd alone, and a module where Opacus finds other norms (a
       weight used outside its layer, a layer whose batch is not the rows) is refused.
 
-    Raises DpzoError when opacus is missing or does not serve this module.
+    Raises DpzoError if opacus is missing or does not support this module.
     """
     if clipping not in ("hooks", "ghost"):
         raise DpzoError(f"clipping: {clipping!r} is unknown; choose hooks or ghost")
@@ -112,7 +112,7 @@ def _refuse_what_ghosts_cannot(parameters: TrainableParameters, source: Gradient
 
 @contextmanager
 def _served() -> Iterator[None]:
-    """Opacus's refusals in our words; libraries silent."""
+    """Convert Opacus's errors to DpzoError; silence the libraries."""
     try:
         with silent_libraries():
             yield
@@ -122,7 +122,7 @@ def _served() -> Iterator[None]:
 
 @dataclass
 class _Tape:
-    """The module as Opacus records it, and how many rows its layers see just now."""
+    """The module as Opacus records it, and the number of rows that its layers currently process."""
 
     parameters: TrainableParameters
     source: GradientSource
@@ -137,14 +137,14 @@ class _Tape:
         return part.losses()
 
     def clear(self) -> None:
-        """Forget every gradient, norm and activation of the pass before."""
+        """Clear all gradients, norms and activations of the previous pass."""
         for parameter in self.parameters:
             recorded: Any = parameter
             parameter.grad, recorded.grad_sample, recorded._norm_sample = None, None, None
 
     @contextmanager
     def unrecorded(self) -> Iterator[None]:
-        """Plain autograd for the length of a block."""
+        """Plain autograd within a block."""
         self.hooks.disable_hooks()
         try:
             yield
@@ -154,9 +154,9 @@ class _Tape:
 
 @contextmanager
 def _layers_in_training(tape: _Tape) -> Iterator[None]:
-    """Opacus looks at layers in training mode only: those that own a trained weight get it, so no dropout wakes.
+    """Opacus records layers in training mode only: only those that own a trained weight get it, so dropout stays off.
 
-    A look-up of one row of positions for the whole batch is spread over its rows, so that each has its own gradient.
+    A look-up of one row of positions for the whole batch is expanded to its rows, so that each has its own gradient.
     """
 
     def spread(_layer: nn.Module, arguments: tuple[Any, ...]) -> Any:
@@ -189,7 +189,7 @@ class _Engine(Protocol):
         ...
 
     def weighted_sum(self, group: Indices, factors: Tensor, finite: Tensor) -> list[Tensor]:
-        """Σ_i f_i·g_i over the units whose norm is finite, of the group that `norms` has just seen."""
+        """Σ_i f_i·g_i over the units whose norm is finite, of the group last passed to `norms`."""
         ...
 
 
@@ -204,7 +204,7 @@ def _total(engine: _Engine, tape: _Tape, units: Indices, clip_norm: float, toler
             factors = torch.where(finite, (clip_norm / norms).clamp(max=1.0), torch.zeros_like(norms))
             for whole, part in zip(total, engine.weighted_sum(group, factors, finite), strict=True):
                 whole += part
-            if not tape.compared and len(group) > 1:  # alone in its batch, a unit's gradient is right by accident
+            if not tape.compared and len(group) > 1:  # a single unit's gradient would be right by accident
                 tape.compared = True
                 for place in (0, len(group) - 1):
                     _compare(float(norms[place]), _norm_by_autograd(tape, group[place : place + 1]), tolerance)
@@ -236,7 +236,7 @@ def _named_rows(samples: Tensor | None, name: str, rows: int) -> Tensor:
 
 @dataclass
 class _Hooks:
-    """Every gradient of the group in memory."""
+    """Holds every gradient of the group in memory."""
 
     tape: _Tape
     held: list[Tensor] = field(default_factory=list)
@@ -278,7 +278,7 @@ class _Hooks:
 
 @dataclass
 class _Ghost:
-    """Norms from activations and backward signals; then one more backward through the weighted losses."""
+    """Computes norms from activations and backward signals, then runs backward again through the weighted losses."""
 
     tape: _Tape
     losses: Tensor | None = None
@@ -306,7 +306,7 @@ class _Ghost:
         if not finite.any():
             return [torch.zeros_like(p) for p in tape.parameters]
         with tape.unrecorded():
-            if not finite.all():  # 0 · NaN is NaN: the others once more, in a graph of their own
+            if not finite.all():  # 0 · NaN is NaN: run the others again in a separate graph
                 (part,) = tape.source.objective.passes(group[finite.numpy()], len(group))
                 losses, factors = tape.run(part), factors[finite]
             (losses * factors.to(losses)).sum().backward()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""DP-SGD and DP-Adam with LMO noise: the paper's setting, under the bounds that hold for vectors, drawn in floats."""
+"""DP-SGD and DP-Adam with LMO noise: the paper's setting, with the bounds that hold for vectors, drawn in floats."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _BLOCK = 1 << 16
 
 
 def float_mixture(size: int, law: LaplaceMixture, randomness: Randomness) -> NDArray[np.float64]:
-    """`size` independent draws of X ~ Laplace(0, 1/u), u the law's, fresh for each: shape (size,), float64.
+    """`size` independent draws of X ~ Laplace(0, 1/u), with a new u from `law` for each: shape (size,), float64.
 
     X = ±e/u with e ~ Exponential(1); u = a1·Gamma + a3·Exponential/λ + a4·Uniform. Every deviate has 52 bits and lies
-    strictly inside (0, 1), so nothing is infinite. A whole gamma shape is a sum of exponentials, another one the
+    strictly inside (0, 1), so nothing is infinite. A gamma of integer shape is a sum of exponentials, any other the
     inverse of its distribution function. No guarantee against attacks on floating-point noise (Mironov 2012).
     """
     scale = np.zeros(size)
@@ -56,12 +56,12 @@ def _uniforms(size: int, randomness: Randomness) -> NDArray[np.float64]:
 
 
 def _unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """(w + ½)·2⁻⁵² of the 52 high bits; the low ones are not used."""
+    """(w + ½)·2⁻⁵² of the 52 high bits; the low bits are ignored."""
     return np.asarray(((words >> np.uint64(12)) + 0.5) * 2.0**-52)
 
 
 def add_mixture(flat: Tensor, law: LaplaceMixture, clip_norm: float, randomness: Randomness) -> None:
-    """flat_j ← flat_j + clip_norm·X_j in place, block by block, X_j fresh; flat is one-dimensional, fp32."""
+    """flat_j ← flat_j + clip_norm·X_j in place, block by block, each X_j a new draw; flat is one-dimensional, fp32."""
     for start in range(0, flat.numel(), _BLOCK):
         part = flat[start : start + _BLOCK]
         noise = (clip_norm * float_mixture(part.numel(), law, randomness)).astype(np.float32)
@@ -72,13 +72,13 @@ def add_mixture(flat: Tensor, law: LaplaceMixture, clip_norm: float, randomness:
 class LmoGradient:
     """`descent` with a published mixture in place of its Gaussian: ĝ = (Σ_{i ∈ B_t} clip(g_i) + C·X) / (qN).
 
-    - `mechanism`: lmo-LABEL as written, lmo-LABEL-as-coded as the published sampler draws it; i.i.d. coordinates.
+    - `mechanism`: lmo-LABEL as written, or lmo-LABEL-as-coded as the published sampler draws it; i.i.d. coordinates.
     - `route`: l1 clips gradients in L1, where the mixture's own Rényi bound holds in any dimension; l2 clips them in L2
-      as the paper does, where zCDP of ρ = L²/2 holds, at a price in variance that the card states. Anything else is
-      refused with the reason, the paper's own accounting among it.
+      as the paper does, where zCDP of ρ = L²/2 holds, at a cost in variance that the card states. Anything else,
+      including the paper's own accounting, is refused with the reason.
     - The noise has the standard deviation of the plan's, σ·C: `mixture_noise(mechanism).noise_multiplier` is the
-      published noise itself. Noise is multiplied by C, which the published code forgets (it has C = 1).
-    - q, N, T, δ, relation are the plan's; everything else is `descent`'s, C included.
+      published noise itself. Noise is multiplied by C, which the published code omits (it has C = 1).
+    - q, N, T, δ, relation are the plan's; everything else, including C, is `descent`'s.
 
     Guarantee: none on a computer (floating-point noise); (ε, δ) of `account` in real arithmetic. Raises DpzoError as
     `DpGradient` and `MixturePlan` do. Sources: Yang et al. 2024 (LMO-DP); `noise.mixture_vectors`.
@@ -90,11 +90,11 @@ class LmoGradient:
 
     @property
     def name(self) -> str:
-        """lmo-sgd, lmo-adam; -l2 where that norm clips."""
+        """lmo-sgd or lmo-adam; with -l2 if rows are clipped in L2."""
         return f"lmo-{self.descent.rule}" + ("-l2" if self.route == "l2" else "")
 
     def account(self, plan: PrivacyPlan) -> MixturePlan:
-        """What a run under `plan` really adds and spends. DpzoError for what has no proof."""
+        """The noise and ε of a run under `plan`. DpzoError if no ε is proved."""
         return MixturePlan(
             num_examples=plan.num_examples,
             sampler=plan.sampler,

@@ -14,22 +14,22 @@ from dpzo.zo import Objective, TrainableParameters
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished method leaves beside the trained parameters: its card, in the shape of a run's privacy card."""
+    """The result of a method besides the trained parameters: its card, in the format of a run's privacy card."""
 
     card: dict[str, Any]
 
 
 class Method(Protocol):
-    """A way to train. Frozen and public: every field may be printed.
+    """A training method. Frozen and public: every field may be printed.
 
-    `run` starts from the weights in `job.parameters` and leaves the trained ones there. Of the job it takes the plan
-    (units, sampling, noise, δ, relation, steps), the parameters and the public facts of the header; a method that does
-    not walk along directions ignores scheme, smoothing and update.
+    `run` starts from the weights in `job.parameters` and writes the trained ones there. From the job it uses the plan
+    (units, sampling, noise, δ, relation, steps), the parameters and the public facts of the header; a method without
+    directions ignores scheme, smoothing and update.
     """
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The method's name in tables."""
         ...
 
     def run(self, job: Job, objective: Objective, num_units: int, /) -> Outcome:
@@ -38,7 +38,7 @@ class Method(Protocol):
 
 
 def require_float32(parameters: TrainableParameters) -> None:
-    """Refuse 16-bit trained weights: small steps would be rounded away, and a baseline that stalls compares nothing."""
+    """Refuse 16-bit trained weights: rounding would discard small steps, and a stalled baseline is no comparison."""
     for name, parameter in zip(parameters.names, parameters, strict=True):
         if parameter.dtype != torch.float32:
             raise DpzoError(f"trainable: {name!r} is {parameter.dtype}; baselines train float32 weights: use LoRA")

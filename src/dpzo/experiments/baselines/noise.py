@@ -1,9 +1,9 @@
-"""Gaussian noise in floating point, one number a coordinate, straight from the operating system's entropy.
+"""Gaussian noise in floating point, one number per coordinate, directly from the operating system's entropy.
 
-A vector of millions of coordinates is out of reach for the exact sampler of the private channel, so the baselines that
-release one use floats, and their cards say so. What is kept is where the numbers come from: no generator stands
-between. A `torch.Generator` would be a poor one: on CPU it keeps 32 bits of its seed, however long, so that all the
-noise of a run could be found by trying every seed.
+The exact sampler of the private channel is too slow for a vector of millions of coordinates, so the baselines that
+release one use floats, and their cards say so. The source of randomness is the same: there is no generator in between.
+A `torch.Generator` would be a poor choice: on CPU it uses only 32 bits of its seed, however long, so that all the noise
+of a run could be recovered by trying every seed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def float_normals(size: int, randomness: Randomness) -> NDArray[np.float64]:
 
 
 def add_noise(flat: Tensor, std: float, randomness: Randomness) -> None:
-    """flat_j ← flat_j + std·z_j in place, block by block, z fresh from `randomness`; flat is one-dimensional, fp32."""
+    """flat_j ← flat_j + std·z_j in place, block by block, z drawn from `randomness`; flat is one-dimensional, fp32."""
     for start in range(0, flat.numel(), _BLOCK):
         part = flat[start : start + _BLOCK]
         noise = (std * float_normals(part.numel(), randomness)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Training without privacy, and no training at all: the ceiling and the floor of a comparison. For public data."""
+"""Training without privacy, and no training: the upper and lower references of a comparison. For public data."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def train_without_privacy(job: Job, public: Objective, num_units: int, seed: int
     """The job's steps on the job's directions, with public batches and no noise. Parameters hold θ_T.
 
     Batches are Poisson with the plan's probability, from a public seed, and the sum of their rows is divided by the
-    expected batch size, so that the difference to a private run is the price of clipping and noise; with `clipped` rows
-    are bounded as there, and it is the price of noise alone (a rate made for clipped rows may be too large for others).
-    No guarantee: for data that is public. Source: Malladi et al., MeZO, 2023 (with per-example losses).
+    expected batch size, so that the difference to a private run is the cost of clipping and noise; with `clipped` rows
+    are bounded as there, and it is the cost of noise alone (a rate made for clipped rows may be too large for others).
+    No guarantee: for public data only. Source: Malladi et al., MeZO, 2023 (with per-example losses).
     """
     grid = lattice(job.plan.mechanism, job.plan.clip_norm, job.plan.num_directions)
     batches = np.random.Generator(np.random.PCG64(seed))
@@ -54,7 +54,7 @@ class NonprivateZerothOrder:
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """The model as it came: nothing is read and nothing is changed."""
+    """The unchanged base model: no data is read."""
 
     @property
     def name(self) -> str:
@@ -62,6 +62,6 @@ class ZeroShot:
         return "zero-shot"
 
     def run(self, job: Job, objective: Objective, num_units: int, /) -> Outcome:
-        """Leave the parameters alone."""
+        """Leave the parameters unchanged."""
         del objective, num_units
         return Outcome(baseline_card(self.name, {}, job.plan, job.header, level="zero-shot", lacks=()))

@@ -1,4 +1,4 @@
-"""The mean of the last iterates, for methods that move the weights themselves."""
+"""The mean of the last iterates, for methods that update the weights themselves."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dpzo.zo import TailMean
 
 
 class Tail:
-    """`zo.TailMean` over iterates that somebody else makes: `add` after every step, `finish` at the end.
+    """`zo.TailMean` over iterates computed elsewhere: call `add` after every step and `finish` at the end.
 
-    `fraction` 0 keeps the last iterate and holds nothing. Post-processing of what was released.
+    `fraction` 0 keeps the last iterate and stores no sum. Post-processing of releases.
     """
 
     def __init__(self, job: Job, fraction: float) -> None:
@@ -18,7 +18,7 @@ class Tail:
         self._state = {} if self._mean is None else self._mean.init(job.parameters)
 
     def add(self, step: int) -> None:
-        """Count the weights as they are after `step`."""
+        """Add the weights after `step` to the mean."""
         if self._mean is not None:
             self._mean.add(self._parameters, self._state, step)
 

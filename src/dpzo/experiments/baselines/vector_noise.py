@@ -1,4 +1,4 @@
-"""DPGD-0th: zeroth-order slopes, but noise on every coordinate of θ. The baseline that scalar noise is measured by."""
+"""DPGD-0th: zeroth-order slopes, but noise on every coordinate of θ. The baseline for scalar noise."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from dpzo.zo.updates import blocks
 class VectorNoise:
     """DPGD-0th: θ ← θ − η_t·(Σ_{i ∈ B_t} clip_C(d_i·u_t) + σC·N(0, I_d)) / (qN), u_t on the sphere of radius √d.
 
-    All d_i·u_t are parallel to u_t, so clip_C(d_i·u) = u·clip_{C/√d}(d_i): no vector a unit is ever made. u_t is
-    drawn anew as θ streams by, and the noise is drawn beside it, so nothing of θ's size is allocated.
+    All d_i·u_t are parallel to u_t, so clip_C(d_i·u) = u·clip_{C/√d}(d_i): no per-unit vector is ever computed. u_t is
+    regenerated block by block along θ, and so is the noise, so nothing of θ's size is allocated.
 
     - `clip_norm` C: of the vector d_i·u; None: √d times the plan's, so that slopes are clipped as scalar methods clip
-      them. σ, q, N, δ, T are the plan's; a slope that is not finite counts 0.
-    - Scalar noise moves θ by σ·C/√d·‖u‖ = σC a step, this one by about σC·√d: where the loss feels all coordinates
-      alike, d times the squared displacement for the same ε.
-    - One direction a step, whatever the plan's K. `nonprivate_randomness`: for tests.
+      them. σ, q, N, δ, T are the plan's; a slope that is not finite counts as 0.
+    - Scalar noise moves θ by σ·C/√d·‖u‖ = σC per step, this noise by about σC·√d: if the loss is equally sensitive to
+    all coordinates, d times the squared displacement for the same ε.
+    - One direction per step, for any K of the plan. `nonprivate_randomness`: for tests.
 
     Guarantee: none on a computer (floating-point noise); (ε, δ) of the plan in real arithmetic. Raises DpzoError for a
     plan whose noise is not Gaussian. Source: the comparison algorithm of Zhang et al., DPZero, ICML 2024.

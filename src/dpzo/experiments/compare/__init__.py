@@ -1,4 +1,4 @@
-"""Several methods under one sampler, accountant, model and score: cells that are run once, and the table they make.
+"""Compare methods with the same sampler, accountant, model and score: cells that run once, and a table of them.
 
-For public data: scores are read on held-out records, and some methods have no privacy at all.
+For public data only: scores are computed on held-out records, and some methods have no privacy at all.
 """

@@ -1,4 +1,4 @@
-"""The bench that cells are run on: records and features are prepared once a split, the rest anew for every cell."""
+"""The bench that runs cells: records and features are prepared once per split, the rest for every cell."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EPSILON_SLACK = 2e-3
 
 
 def part_on(task: Task, model: str, trainable: str | None, revision: str | None = None) -> Part:
-    """Whose defaults apply when `trainable` is asked for (None: as a run chooses, by the model's architecture)."""
+    """The part whose defaults apply to `trainable` (None: as a run chooses, by the model's architecture)."""
     if trainable is None:
         prompted = task.mask_template is not None
         trainable = default_trainable(peek_architecture(model, task.kind, prompted=prompted, revision=revision))
@@ -46,10 +46,10 @@ def part_on(task: Task, model: str, trainable: str | None, revision: str | None 
 
 
 class Bench:
-    """Runs cells one after the other on public data in one folder; keeps what the last task and layout needed.
+    """Run cells one after the other on public data in one folder; caches the data of the last task and layout.
 
-    A cell takes the path of a run: assembled from its config, trained by `train.fit` into a journal of its own in a
-    temporary folder (or by its baseline), judged on held-out records. Shared between cells: records, the features of a
+    A cell runs like `dpzo train`: assembled from its config, trained by `train.fit` into a separate journal in a
+    temporary folder (or by its baseline), scored on held-out records. Shared between cells: records, the features of a
     frozen encoder, which depend on no seed, and the sizes at which isolation has passed for the same model and shape.
     """
 
@@ -65,7 +65,7 @@ class Bench:
         return f"Bench({self._place!r})"
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """Train and judge: the filled config, the card, the score, and what it cost in evaluations."""
+        """Train and score: the filled config, the card, the score, and the cost in evaluations."""
         if self._place != (cell.task, cell.layout):
             self._place, self._records, self._features = (cell.task, cell.layout), {}, {}
         config = cell.config
@@ -107,7 +107,7 @@ class Bench:
             return parts
         shapes, materialise = known
         parts = start_at(config, facts, shapes)
-        # How shifted weights are held was settled on synthetic tokens for this model, when its shapes were.
+        # How shifted weights are held was decided on synthetic tokens for this model, together with its shapes.
         parts.job.parameters.materialise = materialise
         return parts
 
@@ -118,7 +118,7 @@ class Bench:
         return self._records[key]
 
     def _objective(self, split: str, records: Records, parts: RunParts) -> Objective:
-        """The private objective, a frozen encoder's features taken over where this split has them."""
+        """The private objective, with a frozen encoder's cached features if this split has them."""
         kept = self._kept(split, parts)
         if kept is not None:
             return kept
@@ -129,7 +129,7 @@ class Bench:
         return made
 
     def _seen(self, split: str, records: Records, parts: RunParts) -> FeatureObjective | None:
-        """The held-out records' features; None where the judge has to encode for itself."""
+        """The held-out records' features; None if the evaluation has to encode them itself."""
         kept = self._kept(split, parts)
         subject = parts.subject
         if kept is not None or subject.shapes.head_block is None:
@@ -169,7 +169,7 @@ def _train_privately(parts: RunParts, private: Objective, num_units: int) -> dic
 
 
 def _require_epsilon(card: dict[str, Any], asked: float | None) -> None:
-    """A private cell whose card does not grant the ε it is listed under would make the table a lie."""
+    """Raise DpzoError if a private cell's card does not guarantee the ε under which the table would list it."""
     found = card["epsilon"]
     if asked is None or found is None or not asked * (1 - EPSILON_SLACK) <= found <= asked:
         raise DpzoError(

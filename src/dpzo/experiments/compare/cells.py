@@ -1,4 +1,4 @@
-"""What a comparison consists of: cells, each decided by public settings and kept in a file named by their hash."""
+"""The cells of a comparison, each determined by public settings and stored in a file named by their hash."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ DECIDING_SOURCES = ("config/defaults.py", "experiments/recipes/methods.py")
 
 @dataclass(frozen=True)
 class Grid:
-    """What is asked for. Public.
+    """The requested comparison. Public.
 
     - `names`: methods (`dpzo.experiments.recipes.methods.method_names`) or recipes, whose method is then run on this
       grid's model.
     - `layouts`: seed number i (in the order given) takes layout i modulo their number, so that the standard error is
       also over splits; () takes the first layout that the folder holds.
-    - `fields`: what is declared of the model and the data, by config field (`data.labels`), the same for all cells.
-    - `assignments`: `group.field=value` for all, `NAME:group.field=value` for one; they win over the method's own.
-    - `own`: whether the data are files of one's own and not the published files of `tasks`; `tasks` then has the one
-      name under which the table lists them.
+    - `fields`: declarations about the model and the data, by config field (`data.labels`), the same for all cells.
+    - `assignments`: `group.field=value` for all, `NAME:group.field=value` for one; they override the method's values.
+    - `own`: whether the data are the user's files and not the published files of `tasks`; `tasks` then has the one
+    name under which the table lists them.
     """
 
     names: tuple[str, ...]
@@ -68,7 +68,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and its score. `epsilon` None for a method that claims nothing."""
+    """One training and its score. `epsilon` None for a method without a guarantee."""
 
     name: str
     task: str
@@ -80,10 +80,10 @@ class Cell:
     version: int
 
     def key(self, model: str, public_data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """All that decides the cell, as plain data; `model` identifies the base model's weights.
+        """Everything that determines the cell, as plain data; `model` identifies the base model's weights.
 
-        `public_data` identifies files of one's own by their content. Nothing of it is private: who compares methods
-        has declared these files public.
+        `public_data` identifies the user's files by their content. None of it is private: a comparison requires that
+        these files are declared public.
         """
         config = self.config.model_dump(mode="json")
         config["model"]["name"] = model
@@ -100,10 +100,10 @@ class Cell:
         }
 
     def path(self, folder: Path, key: Mapping[str, Any]) -> Path:
-        """Where it is kept: readable, and different for every key."""
+        """The cell's file: a readable name, different for every key."""
         level = "none" if self.epsilon is None else f"{self.epsilon:g}"
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        task = re.sub(r"[^\w.-]", "_", self.task)  # a task file names itself
+        task = re.sub(r"[^\w.-]", "_", self.task)  # a task file sets its own name
         return folder / FOLDER / f"{task}_{self.name}_eps-{level}_seed-{self.seed}_{digest}.json"
 
 
@@ -115,7 +115,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def check_grid(grid: Grid) -> None:
-    """Refuse what no cell could be made of. Raises DpzoError in one line."""
+    """Reject a grid of which no cell could be run. Raises DpzoError in one line."""
     check_names(grid.names)
     for option, values in (("--task", grid.tasks), ("--epsilons", grid.epsilons), ("--seeds", grid.seeds)):
         if not values:
@@ -137,9 +137,9 @@ def check_grid(grid: Grid) -> None:
 
 
 def cells(grid: Grid, parts: Mapping[str, Part]) -> Iterator[Cell]:
-    """Every cell once, those of one task and layout together; `parts`: what learns, by task.
+    """Every cell once, grouped by task and layout; `parts`: the trainable part by task.
 
-    A method without privacy has one cell a seed, not one for every ε.
+    A method without privacy has one cell per seed, not one for every ε.
     """
     for task in grid.tasks:
         rounds = [(seed, _layout(grid, number)) for number, seed in enumerate(grid.seeds)]
@@ -168,7 +168,7 @@ def _of_method(grid: Grid, part: Part, task: str, layout: str | None, seed: int,
 
 
 def base_config(grid: Grid, task: str, layout: str | None, part: Part | None, seed: int = 0) -> RunConfig:
-    """What all methods start from. `part` None: what learns is open where it was not asked for."""
+    """The config that all methods start from. `part` None: the trainable part stays open unless requested."""
     data = {} if grid.own else {"data.task": task, "data.layout": layout}
     return load_config(
         None,
@@ -190,11 +190,11 @@ def _version(task: str | dict[str, Any]) -> int:
 
 
 def _of_recipe(base: RunConfig, recipe: Recipe, model: str, part: Part) -> RunConfig:
-    """`base` with what makes the recipe's method; its sizes and rates are for another model, and stay open."""
+    """`base` with the settings of the recipe's method; its sizes and rates are for another model, and stay open."""
     small = recipe.build("small", model).config
     kept: dict[str, Any] = {name: getattr(small.privacy, name) for name in ("num_directions", "mechanism", "relation")}
     kept["steps"] = default_steps(part, recipe.baseline, small.privacy.num_directions)
-    if small.privacy.expected_batch_size is not None:  # a full batch stays one
+    if small.privacy.expected_batch_size is not None:  # a full batch stays a full batch
         kept["expected_batch_size"] = Experiment(base, None).num_examples()
     if not recipe.claims:
         kept |= {"epsilon": None, "noise_multiplier": small.privacy.noise_multiplier}
@@ -210,7 +210,7 @@ def _assigned(config: RunConfig, grid: Grid, name: str) -> RunConfig:
 
 
 def _addressed(assignment: str) -> tuple[str | None, str]:
-    """(the name it is for, or None; the assignment)."""
+    """(the name that it applies to, or None; the assignment)."""
     name, colon, rest = assignment.partition("=")[0].partition(":")
     if not colon:
         return None, assignment
@@ -222,7 +222,7 @@ def _layout(grid: Grid, number: int) -> str | None:
 
 
 def code_digest() -> str:
-    """Version and hash of the sources that fill what a config leaves open."""
+    """Version and hash of the sources that fill a config's open fields."""
     digest = hashlib.sha256()
     for name in DECIDING_SOURCES:
         digest.update(resources.files("dpzo").joinpath(name).read_bytes())
@@ -230,9 +230,9 @@ def code_digest() -> str:
 
 
 def model_identity(name: str, revision: str | None) -> str:
-    """What a cell calls its base model: a folder by a hash of its configuration and weights, a hub name as it is.
+    """The identity of a base model in a cell: a folder's hash of configuration and weights, or the hub name.
 
-    A moved or copied folder is still the same model; another one under the same path is not.
+    A moved or copied folder is still the same model; a different folder under the same path is not.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -254,7 +254,7 @@ def model_shown(name: str) -> str:
 
 
 def read_cell(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A finished cell, or None if it is not there, damaged, or another's."""
+    """A finished cell, or None if the file is missing, damaged, or of another key."""
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -263,6 +263,6 @@ def read_cell(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def write_cell(path: Path, result: Mapping[str, Any]) -> None:
-    """Keep a finished cell, whole or not at all."""
+    """Write a finished cell atomically."""
     make_folders(path.parent)
     write_durably(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())

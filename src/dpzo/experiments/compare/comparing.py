@@ -1,4 +1,4 @@
-"""`dpzo compare`: run what is missing of a grid, then write the table, its numbers and the figure."""
+"""`dpzo compare`: run the missing cells of a grid, then write the table, its numbers and the figure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TABLE, NUMBERS, FIGURE = "table.md", "table.json", "figure.png"
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison ends in. `ran` of `total` cells were missing; `figure` None where matplotlib is."""
+    """The result of a comparison. `ran` of `total` cells were missing; `figure` None if matplotlib is missing."""
 
     entries: tuple[Entry, ...]
     total: int
@@ -49,9 +49,9 @@ class Comparison:
 def compare(grid: Grid, data: PublicData, output: Path, tell: Callable[[str], None] = lambda text: None) -> Comparison:
     """Run every cell of `grid` that `output` does not hold yet, and write table.md, table.json and figure.png there.
 
-    A cell's file appears when it is finished, whole; so a comparison that was stopped or killed goes on by the same
-    call, and a changed setting makes other files. Several private runs on one data set add up their ε: each cell's ε is
-    its own, and the table is for public data. Raises DpzoError, and Stopped after Ctrl-C.
+    A cell's file is written atomically when the cell is finished: the same call resumes a comparison that was stopped
+    or killed, and a changed setting makes other files. Several private runs on one data set add up their ε: each cell's
+    ε is for that cell alone, and the table is for public data. Raises DpzoError, and Stopped after Ctrl-C.
     """
     if isinstance(data, OwnFiles):
         grid = of_own_files(grid, data, tell)
@@ -107,7 +107,7 @@ def of_own_files(grid: Grid, data: OwnFiles, tell: Callable[[str], None]) -> Gri
 def _require_feasible(planned: Sequence[Cell], data: PublicData, tell: Callable[[str], None]) -> None:
     """Solve the smallest ε of every method and task before anything is trained.
 
-    Else the last cell could be the first to say that there is no such noise.
+    Otherwise the error that no such noise exists could come only at the last cell.
     """
     tell("solving the plans of the smallest ε")
     seen = set()
@@ -132,7 +132,7 @@ def _heading(grid: Grid, results: list[dict[str, Any]], contents: Mapping[str, A
 
 
 def _public(grid: Grid) -> dict[str, Any]:
-    """The grid as the command had it, but for the folder's path of the model."""
+    """The grid as given to the command, except for the path of the model's folder."""
     return {
         "names": list(grid.names),
         "tasks": list(grid.tasks),

@@ -1,4 +1,4 @@
-"""The table as a figure: score against ε, one panel a task, error bars of one standard error."""
+"""The table as a figure: score against ε, one panel per task, error bars of one standard error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _panel(panel: Any, entries: Sequence[Entry], methods: Sequence[str]) -> None
         style: dict[str, Any] = {"color": colormaps["tab20"](number % 20), "label": method}
         if noisy:
             panel.errorbar(
-                # Beside each other, or the bars hide one another.
+                # Side by side, so that the bars do not hide one another.
                 [entry.epsilon * 1.02 ** (number - len(methods) / 2) for entry in noisy if entry.epsilon is not None],
                 [scale * entry.mean for entry in noisy],
                 yerr=[0.0 if entry.standard_error is None else scale * entry.standard_error for entry in noisy],

@@ -27,21 +27,21 @@ class TaskFolder:
 
     @property
     def source(self) -> DataSource:
-        """Where methods find what they train on."""
+        """The source of the training records."""
         return DataSource(folder=self.folder)
 
     def identity(self) -> dict[str, Any] | None:
-        """None: a cell is known by its task and layout, as they were published."""
+        """None: a cell is identified by its task and layout, as published."""
         return None
 
     def require(self, config: RunConfig) -> None:
-        """Refuse at once what the last cell would stumble over."""
+        """Reject at once files that would fail in a later cell."""
         task, layout = task_of(config), config.data.layout
         if task.layout(self.folder, layout).find(self.folder, "train") is None:
-            task.load(self.folder, "train", layout)  # says which file is missing
+            task.load(self.folder, "train", layout)  # the error says which file is missing
 
     def num_examples(self, config: RunConfig) -> int:
-        """N as it was published."""
+        """N as published."""
         task = task_of(config)
         number = task.public_num_examples(self.folder, "train", config.data.layout)
         if number is None:
@@ -49,7 +49,7 @@ class TaskFolder:
         return number
 
     def held_out(self, config: RunConfig) -> Split:
-        """The split that a score is of: test, or dev where a public copy has no labelled test."""
+        """The split for the score: test, or dev if a public copy has no labelled test split."""
         return "test" if "test" in task_of(config).layout(self.folder, config.data.layout).files else "dev"
 
     def load(self, split: Split, config: RunConfig) -> Records:
@@ -66,22 +66,22 @@ class OwnFiles:
     held_out_source: DataSource
 
     def identity(self) -> dict[str, Any] | None:
-        """A hash of both sources' contents, which are public: another file makes other cells, a moved one does not."""
+        """A hash of both sources' contents, which are public: changed content makes new cells, moving a file none."""
         return {
             "train": _identity("--data", self.source),
             HELD_OUT: _identity("--eval-data", self.held_out_source),
         }
 
     def require(self, config: RunConfig) -> None:
-        """Files are refused as they are read, before the first cell is trained."""
+        """Do nothing: invalid files are rejected when they are read, before the first cell is trained."""
 
     def num_examples(self, config: RunConfig) -> int:
-        """N as it is declared."""
+        """N as declared."""
         assert isinstance(config.privacy.num_examples, int)
         return config.privacy.num_examples
 
     def held_out(self, config: RunConfig) -> Split:
-        """The source that was named for it."""
+        """The source that the user gave for scoring."""
         return "held-out"
 
     def load(self, split: Split, config: RunConfig) -> Records:
@@ -113,7 +113,7 @@ def _identity(option: str, source: DataSource) -> list[str]:
 
 
 def _files(place: Path) -> Iterator[tuple[str, Path]]:
-    """(name, path) of what lies there; the file itself without a name, so that a renamed one stays the same."""
+    """(name, path) of each file in a folder; a single file without its name, so that renaming it changes nothing."""
     if not place.is_dir():
         yield "", place
         return

@@ -1,4 +1,4 @@
-"""From finished cells to one table: means, standard errors, and who is as good as the best."""
+"""From finished cells to one table: means, standard errors, and the methods not distinguishable from the best."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TIE = 2.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A method at one ε on one task. `mean` and `standard_error` in the metric's unit; the error None for one seed.
+    """A method at one ε on one task. `mean` and `standard_error` in the metric's unit; no error for one seed.
 
-    `marked`: the best of its task and ε among methods with an ε, or not told apart from it: see `mark`.
+    `marked`: the best of its task and ε among methods with an ε, or not distinguishable from it: see `mark`.
     """
 
     task: str
@@ -75,10 +75,10 @@ def entries(results: Iterable[Mapping[str, Any]]) -> tuple[Entry, ...]:
 
 
 def mark(made: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Mark, for each task and ε, the best mean and all that 2 standard errors of the difference do not tell from it.
+    """Mark, for each task and ε, the best mean and all means within 2 standard errors of the difference from it.
 
-    |m − m_best| ≤ 2·√(s² + s_best²). Runs of different methods are taken as independent, which errs on the side of a
-    tie where they share a split. With one seed there is no error: only the best is marked, and nothing is said of ties.
+    |m − m_best| ≤ 2·√(s² + s_best²). Runs of different methods are treated as independent, which errs on the side of a
+    tie if they share a split. With one seed there is no error: only the best is marked, and ties are not assessed.
     """
     best: dict[tuple[str, float], Entry] = {}
     for entry in made:
@@ -102,7 +102,7 @@ def tied(entry: Entry, best: Entry) -> bool:
 
 
 def guarantee(card: Mapping[str, Any]) -> str:
-    """What a card grants, in two or three words."""
+    """A card's guarantee, in two or three words."""
     if card["guarantee"]:
         return "ε exact" if card["delta"] else "pure ε, exact"
     level = card.get("level")
@@ -115,7 +115,7 @@ def to_json(made: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def to_markdown(made: Sequence[Entry], heading: Sequence[str] = ()) -> str:
-    """One table a task: a row a method, a column an ε, and one for what has none. Points of 100, but for a loss."""
+    """One table per task: a row per method, a column per ε and one for no ε. Points of 100, except for a loss."""
     lines = [*heading, ""] if heading else []
     for task in dict.fromkeys(entry.task for entry in made):
         own = [entry for entry in made if entry.task == task]

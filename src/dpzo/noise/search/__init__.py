@@ -1,4 +1,4 @@
-"""The search for the best noise: families and a free form at (ε, δ), and a certificate for the table that is drawn."""
+"""The search for the best noise: families and a free form at (ε, δ), and a certificate for the sampled table."""
 
 from dpzo.noise.search.direct import certified_epsilon
 from dpzo.noise.search.result import NO_GAIN, Found, SearchResult

@@ -19,9 +19,9 @@ UNIT = 2.0**-53
 
 
 def certified_epsilon(shape: Shape, delta: float, sampling_prob: float = 1.0, count: int = 1) -> float:
-    """ε ≥ 0 proved for `count` releases at δ by direct convolution, the larger of the two directions; ∞ when none is.
+    """ε ≥ 0 proved for `count` releases at δ by direct convolution, the larger of the two directions; ∞ if none is.
 
-    Guarantee: an upper bound, whatever the rounding. Errors: DpzoError unless 1e-100 ≤ δ < 1.
+    Guarantee: an upper bound, including all rounding. Errors: DpzoError unless 1e-100 ≤ δ < 1.
     """
     if not 1e-100 <= delta < 1.0:
         raise DpzoError(f"`delta` is {delta:g}, must be at least 1e-100 and below 1 to be certified")
@@ -35,9 +35,9 @@ def certified_epsilon(shape: Shape, delta: float, sampling_prob: float = 1.0, co
 
 
 def _releases(shape: Shape, q: float) -> Iterator[tuple[Array, Array, float]]:
-    """Losses, masses under the first law, infinite mass of one release: "remove", then "add".
+    """Losses, masses under the first distribution, infinite mass of one release: "remove", then "add".
 
-    The line is cut at the last cell that is written out plus one shift; beyond, the quotient of the two laws is
+    The line is cut one shift beyond the last cell of the table; further out, the ratio of the two distributions is
     constant, so either tail is one atom.
     """
     last, shift = len(shape.masses) - 1, shape.shift
@@ -58,6 +58,6 @@ def _releases(shape: Shape, q: float) -> Iterator[tuple[Array, Array, float]]:
                 losses[-1] = known if first is mixed else -known
             if real[-2]:
                 losses[-2] = -known if first is mixed else known
-        # Raised by a bound on the rounding of quotient and logarithm.
+        # Raised by a bound on the rounding of ratio and logarithm.
         losses = losses + 16.0 * UNIT * (2.0 + np.abs(losses))
         yield losses, first[real], float(first[(first > 0.0) & (second == 0.0)].sum())

@@ -1,19 +1,20 @@
-"""A free-form noise: any symmetric unimodal law on cells, moved downhill in its cost at a fixed (ε, δ).
+"""Free-form noise: any symmetric unimodal distribution on cells, its cost minimised by gradients at a fixed (ε, δ).
 
-Variables are the falls s_c = ln f(c−1) − ln f(c) ≥ 0 of the log density, whole where a clip norm is wide compared with
-the noise and linear between knots elsewhere; the last one is also the tail's. So every point of the search is unimodal.
+Variables are the decreases s_c = ln f(c−1) − ln f(c) ≥ 0 of the log density ("falls"): one per cell if a clip norm is
+wide compared with the noise, else linear between knots; the last one is also the tail's. So every point of the search
+is unimodal.
 
-**Gradient.** One release is singled out of T. With S_P(y), S_Q(y) the mass above y of the sum of the other T − 1 losses
-under either law,
+**Gradient.** Consider one of the T releases. With S_P(y), S_Q(y) the mass above y of the sum of the other T − 1 losses
+under either distribution,
 
     δ = Σ_x P(x)·S_P(ε − l(x)) − e^ε·Q(x)·S_Q(ε − l(x)),
     ∂δ/∂P(x) = T·S_P(ε − l(x)),   ∂δ/∂Q(x) = −T·e^ε·S_Q(ε − l(x)),
 
-exact because the set where the sum exceeds ε is the best one, so its motion does not count (envelope theorem). One
-Fourier transform gives both, whatever the number of variables. It is neither pessimistic nor certified: only a guide.
+exact because the set where the sum exceeds ε is optimal, so its change has no first-order effect (envelope theorem).
+One Fourier transform gives both, for any number of variables. The result is neither pessimistic nor certified.
 
 **Constraint.** min ln cost(f) subject to ln δ_remove, ln δ_add ≤ ln δ, by an augmented Lagrangian over L-BFGS-B.
-Source of the idea that such a search pays for few compositions: Geng and Viswanath 2014 (staircase), here by gradient.
+Source of the idea that such a search helps for few compositions: Geng and Viswanath 2014 (staircase), here by gradient.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ class Basis:
 
     @classmethod
     def of(cls, falls: Array, shift: int, most: int = 80) -> Basis:
-        """Whole where steps can matter: near the clip norm, or in a start that has steps."""
+        """One variable per cell where steps can matter: near the clip norm, or in a starting point that has steps."""
         cells = len(falls)
         stepped = float(np.mean(falls < 1e-3 * float(falls.mean()))) > 0.3
         if cells <= max(most, 12 * shift, 3000 if stepped else 0):
             return cls(np.arange(1.0, cells + 1.0), cells)
-        # Dense where the noise lives, sparse far out.
+        # Dense where most of the mass is, sparse far out.
         inner = np.linspace(1.0, cells / 3.0, 2 * most // 3)
         return cls(np.concatenate([inner, np.geomspace(cells / 3.0, cells, most // 3 + 2)[1:]]), cells)
 
@@ -101,13 +102,13 @@ class Law:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a noise is judged by, less is better: "variance", "absolute" (E|X|) or "usefulness" (P(|X| > gamma))."""
+    """The cost of a noise, to be minimised: "variance", "absolute" (E|X|) or "usefulness" (P(|X| > gamma))."""
 
     objective: str = "variance"
     gamma: float = 1.0
 
     def of(self, law: Law) -> tuple[float, Array]:
-        """ln cost and its gradient by f(0 … M), the tail moving with f(M)."""
+        """ln cost and its gradient by f(0 … M), with the tail proportional to f(M)."""
         last = len(law.masses) - 1
         c = np.arange(last + 1) / law.shift
         # E (M + G)^k beyond the last cell, G geometric from 1.
@@ -143,7 +144,7 @@ class Surrogate:
         return still, moved
 
     def pull(self, law: Law, by_still: Array, by_moved: Array) -> Array:
-        """Gradient by f(0 … M), the tail moving with f(M) (its ratio is taken as it is)."""
+        """Gradient by f(0 … M), with the tail proportional to f(M) (its ratio is held fixed)."""
         size = self.cells + self.shift + 1
         found = np.bincount(self.here, by_still[1:-1], size) + np.bincount(self.there, by_moved[1:-1], size)
         beyond, fade = law.ratio / (1.0 - law.ratio), law.ratio**self.shift
@@ -155,7 +156,7 @@ class Surrogate:
         return kept
 
     def evaluate(self, law: Law) -> list[tuple[float, Array]]:
-        """(ln δ, ∂ ln δ/∂f (M+1,)) of "remove", and of "add" where sampling makes it another."""
+        """(ln δ, ∂ ln δ/∂f (M+1,)) of "remove", and of "add" if it differs because of sampling."""
         still, moved = self.laws(law)
         q = self.q
         mixed = moved if q == 1.0 else (1.0 - q) * still + q * moved
@@ -217,7 +218,7 @@ class Surrogate:
         return np.minimum(above_first, 1.0), above_second
 
     def _tilt(self, direction: int, losses: Array, masses: Array) -> float:
-        """λ near the saddle point of δ(ε); found once, then followed by a few Newton steps in ln λ."""
+        """λ near the saddle point of δ(ε); found once, then updated by a few Newton steps in ln λ."""
         logs = np.log(masses)
 
         def bound(log_tilt: float) -> float:
@@ -236,7 +237,7 @@ class Surrogate:
 
 
 class Descent:
-    """One search: ln cost and ln δ as functions of the knots, and steps that never leave a feasible law worse."""
+    """One search: ln cost and ln δ as functions of the knots, and steps that never worsen a feasible distribution."""
 
     def __init__(
         self,
@@ -278,7 +279,7 @@ class Descent:
         return low * theta, self.cost.of(self.law(low * theta))[0]
 
     def multipliers(self, theta: Array) -> Array:
-        """What a unit of ln δ is worth in ln cost along τ, laid on the direction that binds."""
+        """The change of ln cost per unit of ln δ along τ, assigned to the binding direction."""
         near, far = self.law(theta), self.law(1.001 * theta)
         at = [value for value, _ in self.surrogate.evaluate(near)]
         rise = [value - before for (value, _), before in zip(self.surrogate.evaluate(far), at, strict=True)]
@@ -290,7 +291,7 @@ class Descent:
         return found
 
     def step(self, trust: float, penalty: float, multipliers: Array) -> Array:
-        """Where L-BFGS-B comes to within `trust` units of the best knots, for the augmented Lagrangian."""
+        """The result of L-BFGS-B within `trust` units of the best knots, for the augmented Lagrangian."""
 
         def value(scaled: Array) -> tuple[float, Array]:
             law = self.law(scaled * self.unit)
@@ -314,7 +315,7 @@ class Descent:
 
 
 def improve(start: Shape, epsilon: float, delta: float, sampling_prob: float, count: int, cost: Cost) -> Shape:
-    """A law of no more cost than `start` with about δ(ε) = delta; its ε must still be calibrated and certified."""
+    """A shape of at most `start`'s cost, with about δ(ε) = delta; its ε must still be calibrated and certified."""
     search = Descent(start, epsilon, delta, sampling_prob, count, cost)
     trust, penalty, idle = 0.5, 1.0, 0
     multipliers = search.multipliers(search.best)

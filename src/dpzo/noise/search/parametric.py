@@ -1,8 +1,8 @@
-"""The families that a search goes through: each calibrated to (ε, δ), its parameters beside the scale optimised.
+"""The families that a search covers: each calibrated to (ε, δ), with its parameters besides the scale optimised.
 
 A family is a scale and at most one further parameter at a time (power, corner, step, share, spread), searched by a few
-golden sections; the scale is the least whose ε, by the lattice accountant, is within budget. Floats only: what comes
-out is a guide for a table, which is accounted and certified on its own.
+golden sections; the scale is the least whose ε, by the lattice accountant, is within budget. Floats only: the result
+is a starting point for a table, which is accounted and certified separately.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NARROW = 0.05
 
 @dataclass(frozen=True)
 class SearchTask:
-    """What noise is wanted for: (ε, δ) of `steps` releases at sampling probability q, and what to keep small.
+    """The search's requirements: (ε, δ) of `steps` releases at sampling probability q, and the cost to minimise.
 
     `objective`: "variance", "absolute" (E|X|) or "usefulness" (P(|X| > gamma), gamma in clip norms).
     """
@@ -40,7 +40,7 @@ class SearchTask:
     gamma: float = 1.0
 
     def cost(self, shape: Shape) -> float:
-        """What is kept small."""
+        """The cost that is minimised."""
         if self.objective == "variance":
             return shape.variance
         return shape.mean_absolute if self.objective == "absolute" else 1.0 - shape.usefulness(self.gamma)
@@ -54,13 +54,13 @@ class SearchTask:
         return float(erfc(self.gamma / (noise_multiplier * math.sqrt(2.0))))
 
     def spent(self, shape: Shape, tolerance: float) -> float:
-        """ε of a shape; ∞ where no ε is proved at this δ."""
+        """ε of a shape; ∞ if no ε is proved at this δ."""
         return lattice_pld.epsilon(shape, self.delta, self.sampling_prob, self.steps, tolerance=tolerance)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A calibrated member of a family: `at` gives the member at another scale, which a certification may ask for."""
+    """A calibrated member of a family: `at` gives the member at another scale, which a certification may need."""
 
     family: str
     at: Callable[[float], ScalarLaw]
@@ -120,7 +120,7 @@ def calibrated(
         if found > 0.0:
             low, at_low = middle, found
         else:
-            # A half step more where the secant only ever moves one end.
+            # An extra half step if the secant always moves the same end.
             high, at_high = middle, found
             if at_high < -tolerance:
                 middle = 0.5 * (low + high)
@@ -139,7 +139,7 @@ def polished(task: SearchTask, candidate: Candidate) -> Candidate:
 
 
 def least(low: float, high: float, of: Callable[[float], Candidate]) -> Candidate:
-    """The cheapest over one parameter in [low, high], both ends looked at: golden section."""
+    """The candidate of least cost over one parameter in [low, high], both ends included: golden section."""
     found: dict[float, Candidate] = {}
 
     def cost(x: float) -> float:
@@ -168,7 +168,7 @@ def candidates(task: SearchTask, noise_multiplier: float) -> Iterator[tuple[str,
     known: dict[str, float] = {"std": noise_multiplier * min(1.4, math.sqrt(0.06 * task.steps + 0.05))}
 
     def member(name: str, at: Callable[[float], ScalarLaw], unit_std: float) -> Candidate:
-        """Calibrated from where the last one ended."""
+        """Calibrate, starting from the previous member's scale."""
         found = calibrated(task, name, at, known["std"] / unit_std)
         known["std"] = math.sqrt(found.member.variance)
         return found

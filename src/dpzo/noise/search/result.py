@@ -1,4 +1,4 @@
-"""What a search found, as plain data; kept in the user's cache by what was asked. Public numbers only."""
+"""The result of a search, as plain data, cached for the user by its request. Public numbers only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Found:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All families at one (ε, δ, q, T), by name; `refused`: those that do not reach it, and why.
+    """All families at one (ε, δ, q, T), by name; `refused`: those that do not attain it, and why.
 
     `winner` is "gaussian" unless another costs less than NO_GAIN of it; then `noise` is the winner's table.
     """
@@ -69,7 +69,7 @@ class SearchResult:
         return what.get(self.objective, "share of draws that are too far")
 
     def to_dict(self) -> dict[str, Any]:
-        """What `dpzo noise --json` prints and the cache holds."""
+        """The data that `dpzo noise --json` prints and the cache holds."""
         return {
             "epsilon": self.epsilon,
             "delta": self.delta,
@@ -84,17 +84,17 @@ class SearchResult:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> SearchResult:
-        """What `to_dict` gave; the table is checked again."""
+        """The inverse of `to_dict`; the table is checked again."""
         noise = None if fields["noise"] is None else LatticeNoise.from_dict(fields["noise"])
         families = {name: Found(**found) for name, found in fields["families"].items()}
         return cls(**{**fields, "families": families, "noise": noise})
 
 
 def cached(asked: Mapping[str, Any], work: Callable[[], SearchResult]) -> SearchResult:
-    """The result for `asked` from the cache, else from `work`, which is then kept if the disk allows.
+    """The result for `asked` from the cache, else from `work`; it is then cached if the disk allows.
 
     The folder is $XDG_CACHE_HOME/dpzo/noise, or ~/.cache/dpzo/noise. An entry that does not hold what was asked, byte
-    for byte as it was written, is worked out again.
+    for byte as it was written, is computed again.
     """
     asked = {"version": VERSION, **asked}
     name = hashlib.sha256(_plain(asked)).hexdigest()
@@ -111,16 +111,16 @@ def cached(asked: Mapping[str, Any], work: Callable[[], SearchResult]) -> Search
     try:
         make_folders(path.parent)
         scratch = path.with_suffix(f".{os.getpid()}")
-        scratch.touch(mode=0o600)  # nothing private stands in it, but whoever may write it may offer another noise
+        scratch.touch(mode=0o600)  # not private, but anyone who can write it could substitute another noise
         scratch.write_bytes(_plain(entry))
         scratch.replace(path)
     except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
+        pass  # without a writable cache, the only effect is a longer search
     return found
 
 
 def folder() -> Path:
-    """Where results are kept."""
+    """The folder of cached results."""
     chosen = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(chosen) if chosen.startswith("/") else Path.home() / ".cache"
     return root / "dpzo" / "noise"

@@ -1,4 +1,4 @@
-"""The noise of least cost at (ε, δ) for T releases: every family, a free form, and a certificate for what is drawn."""
+"""The noise of least cost at (ε, δ) for T releases: families, a free form, and a certificate for the sampled table."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def search(
 
     `objective`: "variance", "absolute" (E|X|) or "usefulness:γ" (P(|X| ≤ γ), γ in clip norms). For one scalar release
     at a time, under zero_out or add_or_remove_one. `keep`: use the user's cache.
-    Guarantee: the ε of the winner's table is within the one asked for by two accountants that share no code.
+    Guarantee: the ε of the winner's table is at most the requested one by two accountants that share no code.
     Errors: DpzoError on a number out of range, an unknown objective, or an ε that no Gaussian meets.
     """
     task = _task(epsilon, delta, sampling_prob, steps, objective)
@@ -121,7 +121,7 @@ def _found(task: SearchTask, sigma: float, noise: LatticeNoise, certified: float
 
 
 def _certified(task: SearchTask, at: Noise, origin: str) -> tuple[LatticeNoise, float]:
-    """The integer table of the least noise, in steps of MARGIN, that both accountants find within ε."""
+    """The integer table of the least noise, in steps of MARGIN, whose ε is within budget by both accountants."""
     factor = 1.0
     for attempt in range(ATTEMPTS):
         noise = tabulated(at(factor), origin)
@@ -137,15 +137,15 @@ def _certified(task: SearchTask, at: Noise, origin: str) -> tuple[LatticeNoise, 
 
 
 def tabulated(shape: Shape, origin: str) -> LatticeNoise:
-    """The integer table of a law in floats; where its end is geometric to 1e-12, the table's own tail takes over."""
+    """The integer table of a shape in floats; if its end is geometric to 1e-12, the table's tail replaces it."""
     masses, ratio, period = shape.masses, shape.ratio, shape.period
     end = len(masses)
     if ratio > 0.0:
         kept = np.abs(masses[period:] - ratio * masses[:-period]) <= 1e-12 * masses[period:]
         geometric = int(np.argmin(kept[::-1])) if not kept.all() else len(kept)
-        # Whole periods: elsewhere the end could fall within a step, flat but for rounding.
+        # Whole periods: otherwise the end could be within a step, which is flat except for rounding.
         end -= max(0, min(geometric, end - period - 1)) // period * period
-    # Where the law is flat up to its tail, rounding to integers must not lift the tail: it is lowered by 1e-12.
+    # If the shape is flat up to its tail, rounding to integers must not raise the tail: it is lowered by 1e-12.
     weights = np.concatenate([masses[: end - period], masses[end - period : end] * (1.0 - 1e-12)])
     block = math.ceil(RESOLUTION / shape.shift) | 1
     with localcontext(Context(prec=DIGITS)):
@@ -155,9 +155,9 @@ def tabulated(shape: Shape, origin: str) -> LatticeNoise:
 
 
 def _worth_a_free_form(task: SearchTask, sigma: float) -> bool:
-    """Whether theory leaves room: T = 1 has a known optimum, and the central limit a bound on what it may gain.
+    """Whether theory allows a gain: T = 1 has a known optimum, and the central limit bounds the possible gain.
 
-    V/V_gauss ≥ ln(1 + c)/c, c = e^{1/σ²} − 1, once T is some times ln(1/δ) (Hammersley, Chapman and Robbins).
+    V/V_gauss ≥ ln(1 + c)/c, c = e^{1/σ²} − 1, once T is several times ln(1/δ) (Hammersley, Chapman and Robbins).
     """
     if task.steps == 1:
         return False
@@ -166,7 +166,7 @@ def _worth_a_free_form(task: SearchTask, sigma: float) -> bool:
 
 
 def _free(task: SearchTask, ranked: list[Candidate], sigma: float) -> tuple[LatticeNoise, float, str]:
-    """The best free form from the best family and from a law without corners."""
+    """The best free form, started from the best family and from a distribution without corners."""
     cost = free.Cost(task.objective, task.gamma)
     unit = math.sqrt(families.GeneralisedNormal(1.0, SHOULDER).variance)
     starts = list(ranked[:1])
@@ -192,7 +192,7 @@ def _free(task: SearchTask, ranked: list[Candidate], sigma: float) -> tuple[Latt
 
 
 def _cut(task: SearchTask, start: Candidate) -> Shape:
-    """The start on at most 64 cells in a clip norm, cut where nothing counts, with a plain geometric tail."""
+    """The start on at most 64 cells per clip norm, cut off where mass is negligible, with a simple geometric tail."""
     shape = start.member.shape(min(start.cells, 64))
     rare = 1e-3 * task.delta / (task.steps * task.sampling_prob)
     last = int(np.count_nonzero(shape.masses > shape.masses[0] * rare)) - 1
@@ -214,7 +214,7 @@ def _temperable(shape: Shape) -> Noise:
 
 
 def _tempered_within(task: SearchTask, shape: Shape) -> Shape:
-    """The steepest power of the law that is within budget, to 1e-5 in ε or in the power."""
+    """The steepest power of the shape that is within budget, to 1e-5 in ε or in the power."""
 
     def over(factor: float) -> bool:
         return task.spent(tempered(shape, factor), 1e-4) > task.epsilon * (1.0 - MARGIN)
