@@ -1,4 +1,4 @@
-"""What this machine has to give: memory that is free to a process, and processors it may use."""
+"""The resources of this machine: memory available to the process, and processors that it may use."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _UNLIMITED = 1 << 60
 
 
 def available_memory(device: torch.device | None = None, root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take; None where the system does not say.
+    """Bytes that this process may still allocate; None if the system does not report it.
 
-    On a CPU the least of what the kernel holds available (/proc/meminfo) and of what the limits of the control groups
-    around the process leave, where pages of files count as free: they are given back. On a CUDA device its free memory.
+    On a CPU the minimum of the kernel's available memory (/proc/meminfo) and the memory left by the limits of the
+    process's control groups, counting pages of files as free: they are reclaimable. On a CUDA device its free memory.
     """
     if device is not None and device.type == "cuda":
         free, _total = torch.cuda.mem_get_info(device)
@@ -35,7 +35,7 @@ def processors() -> int:
 
 
 def in_words(size: int) -> str:
-    """Bytes for a reader.
+    """Bytes in readable form.
 
     >>> in_words(300 << 10), in_words(3 << 20), in_words(5 << 29)
     ('300 KiB', '3 MiB', '2.5 GiB')
@@ -54,7 +54,7 @@ def _of_the_kernel(root: Path) -> int | None:
 
 
 def _of_control_groups(root: Path) -> list[int]:
-    """What each group from the process's own up to the root leaves, in both versions of the interface."""
+    """Memory left in each control group from the process's own up to the root, in both versions of the interface."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -69,7 +69,7 @@ def _of_control_groups(root: Path) -> list[int]:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
-        # Inside a container the path may name a group of the host, which is not to be seen here: its root is ours.
+        # In a container the path may be that of a host's group, which is not visible here: its root is the container's.
         folder = mounted / place.strip("/")
         while True:
             size = _left_in(folder, *names)

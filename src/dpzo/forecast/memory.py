@@ -1,4 +1,4 @@
-"""How much memory a run takes, from shapes alone, and what would fit where it does not."""
+"""How much memory a run takes, from shapes alone, and alternatives if it does not fit."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _PROBE = 1024
 
 @dataclass(frozen=True)
 class MemoryForecast:
-    """Bytes. `peak_resident` is what the process will show; `needed` what must be free for it beside the program.
+    """Bytes. `peak_resident` is the process's peak resident size; `needed` must be free besides the program.
 
-    `weights` as they are held, `trainable` among them; `scratch` for shifted weights; `update_state` (momentum,
-    averages, masters); `activations` of one micro-batch with its logits; `several`: what further settings evaluated in
-    the same pass may take at most (`training.eval_batch`); `kept` output of frozen layers, or features;
-    `loading`, `starting`: what those phases take beside or in place of the rest. Saving takes nothing of its own: files
-    are written from the weights themselves.
+    `weights` as they are held, including `trainable`; `scratch` for shifted weights; `update_state` (momentum,
+    averages, masters); `activations` of one micro-batch with its logits; `several`: at most what further settings
+    evaluated in the same pass take (`training.eval_batch`); `kept`: cached output of frozen layers, or features;
+    `loading`, `starting`: memory of those phases in addition to or instead of the rest. Saving takes no extra memory:
+    files are written from the weights themselves.
     """
 
     weights: int
@@ -50,14 +50,14 @@ class MemoryForecast:
     activations: int
     several: int
     kept: int
-    loading: int  # all of it
-    starting: int  # beside weights and activations, while it is checked how shifted weights are to be held
-    mapped: int  # pages of the checkpoint's files, which the system takes back when it needs them
-    program: int  # what the process holds before the model comes, and its libraries take when first used
+    loading: int  # in total
+    starting: int  # besides weights and activations, while checking how to hold shifted weights
+    mapped: int  # pages of the checkpoint's files, which the system reclaims when it needs them
+    program: int  # the process before the model is loaded, and its libraries when first used
 
     @property
     def step(self) -> int:
-        """While it trains."""
+        """Bytes during training."""
         return self.weights + self.scratch + self.update_state + self.activations + self.several + self.kept
 
     @property
@@ -76,7 +76,7 @@ class MemoryForecast:
 
     @property
     def peak_resident(self) -> int:
-        """The most that a task manager will show for a process of `dpzo train`: with the program, and files' pages."""
+        """The peak that a task manager shows for a process of `dpzo train`: with the program, and files' pages."""
         phases = self.phases | {"loading": self.loading + self.mapped}
         return max(phases.values()) + self.program
 
@@ -118,7 +118,7 @@ def forecast_memory(
         activations=activations,
         several=(together - 1) * further,
         kept=kept,
-        # Weights of the file's own dtype are read through a map of it; of another, all are made before any is packed.
+        # Weights in the file's own dtype are memory-mapped; in another, all are created before any is packed.
         loading=skeleton.weights if same else max(skeleton.weights, skeleton.unquantised),
         starting=0 if whole else shifted + skeleton.largest_sliced,
         mapped=0 if files is None else files,
@@ -127,13 +127,13 @@ def forecast_memory(
 
 
 def _activations(skeleton: Skeleton, shape: RowShape, microbatch_size: int) -> int:
-    """Bytes that a micro-batch's evaluation takes: by running it on shapes, and by a formula where a model forbids it.
+    """Bytes of a micro-batch's evaluation: by running it on shapes, or by a formula if a model does not support that.
 
-    By the formula: at a layer's peak its input, three projections, attention's output and the wide inner vector live.
+    The formula assumes a layer's peak: its input, three projections, attention's output and the wide inner vector.
     """
     try:
         return int(ALLOCATOR * skeleton.activations(shape, microbatch_size))
-    except Exception:  # a model's own code may want to see a value, in whatever way
+    except Exception:  # a model's own code may read a value, in any way
         config = skeleton.checkpoint.config.get_text_config()
         hidden = int(getattr(config, "hidden_size", 0))
         wide = getattr(config, "intermediate_size", None)
@@ -145,7 +145,7 @@ def _activations(skeleton: Skeleton, shape: RowShape, microbatch_size: int) -> i
 
 
 def state_bytes(update: Update, dtype: torch.dtype) -> float:
-    """Bytes that an update remembers for each trained element, by asking it for the state of a small stand-in."""
+    """Bytes of an update's state per trained element, measured on the state of a small stand-in."""
     module = nn.Module()
     module.weight = nn.Parameter(torch.zeros(_PROBE, dtype=dtype), requires_grad=False)
     state = update.init(TrainableParameters(module, ["weight"]))
@@ -153,7 +153,7 @@ def state_bytes(update: Update, dtype: torch.dtype) -> float:
 
 
 def frozen_layers(skeleton: Skeleton) -> int:
-    """How many of the lowest layers have nothing trainable in them or before them, as names tell it."""
+    """The number of lowest layers with no trainable parameter in them or before them, by parameter names."""
     module = skeleton.model.module
     stack = layer_stack(module)
     if stack is None or skeleton.model.trainable in ("prefix", "prompt"):  # virtual tokens pass through every layer
@@ -170,7 +170,7 @@ def frozen_layers(skeleton: Skeleton) -> int:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another way to hold a model, and what it would need."""
+    """Another way to hold a model, and the memory that it would need."""
 
     words: str
     needed: int
@@ -179,7 +179,7 @@ class Alternative:
 def what_fits(available: int, needed: int, elements: int, tried: Sequence[Callable[[], Alternative]]) -> str:
     """One sentence on what would fit in `available` bytes; the alternatives are tried in order, at most three named.
 
-    An alternative that cannot be (a `DpzoError`) is passed by. Where none fits, the size of a model that would.
+    An impossible alternative (a `DpzoError`) is skipped. If none fits, the size of a model that would.
     """
     fitting: list[Alternative] = []
     least: Alternative | None = None
@@ -201,7 +201,7 @@ def what_fits(available: int, needed: int, elements: int, tried: Sequence[Callab
 
 
 def _count(elements: float) -> str:
-    """Parameters for a reader, never rounded up.
+    """A parameter count in readable form, never rounded up.
 
     >>> _count(1.29e10), _count(4.6e6)
     ('12 billion parameters', '4 million parameters')

@@ -1,4 +1,4 @@
-"""What a run will take in memory and time; no private data is read."""
+"""Forecast a run's memory and time; no private data is read."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _STAND_IN_DELTA = 1e-5
 
 @dataclass(frozen=True)
 class RunForecast:
-    """What a run will take. Everything in it follows from declarations, shapes and synthetic tokens: it is public."""
+    """The forecast of a run. Everything in it follows from declarations, shapes and synthetic tokens: it is public."""
 
     sized: Sized
-    privacy: PrivacyPlan | None  # None where no ε and no noise was asked for
+    privacy: PrivacyPlan | None  # None if neither ε nor noise was requested
     memory: MemoryForecast
     available: int | None
-    time: TimeForecast | None  # None where the weights are not local
+    time: TimeForecast | None  # None if the weights are not local
     threads: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _in_seconds(time: TimeForecast) -> dict[str, Any]:
 def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None] = lambda text: None) -> RunForecast:
     """Forecast the run of `config` on a declared number of units.
 
-    Memory comes from shapes, before anything is loaded. Time is measured on the model, where its weights are local.
+    Memory is computed from shapes, before anything is loaded. Time is measured on the model if its weights are local.
     Errors: `DpzoError` as for a run, and for a model that does not fit in memory.
     """
     refuse_ignored(config, from_folder=config.data.layout is not None)
@@ -108,13 +108,13 @@ def plan_run(config: RunConfig, num_examples: int, *, tell: Callable[[str], None
 
 
 def _stand_in_plan(sized: Sized) -> PrivacyPlan:
-    """Some noise where no ε is asked for: how much of it there is takes no time."""
+    """A plan with some noise if no ε is requested: the amount of noise does not affect the time."""
     noise = {"epsilon": None, "noise_multiplier": 1.0, "delta": _STAND_IN_DELTA, "mechanism": "gaussian"}
     return build_plan(sized.config.privacy.model_copy(update=noise), sized.num_examples)
 
 
 def _release_seconds(plan: PrivacyPlan) -> float:
-    """One draw of a batch, one release of zeros and one line of a journal, all of them thrown away."""
+    """Seconds of one draw of a batch, one release of zeros and one line of a journal, all discarded."""
     channel = PrivateChannel(plan)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal.create(Path(folder), journal_header(plan, False, {}))
@@ -164,7 +164,7 @@ def _time(
 ) -> TimeForecast:
     privacy = sized.config.privacy
     passes = _passes(sized, rows)
-    times = 1.0 if sized.shifts_whole else max(1.0, passes)  # held a layer at a time, they are made for every pass
+    times = 1.0 if sized.shifts_whole else max(1.0, passes)  # held a layer at a time, they are computed for every pass
     made = evaluations(sized.config.training.estimator, privacy.num_directions)
     count = math.ceil(made / together)
     shifts = made * cost.shift * sized.skeleton.dimension

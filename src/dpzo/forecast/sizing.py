@@ -1,4 +1,4 @@
-"""From a filled config and a checkpoint's shapes to the memory that the run takes; refused where it is not there."""
+"""From a filled config and a checkpoint's shapes to the run's memory; runs that do not fit are refused."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ ANY_RATE = 1e-3
 class Sized:
     """A run's shapes and memory, before anything is loaded. All of it is public."""
 
-    config: ResolvedConfig  # at any rate, where that is open
+    config: ResolvedConfig  # with an arbitrary learning rate if that is open
     task: Task
     num_examples: int
     skeleton: Skeleton
     shape: RowShape
     microbatch_size: int
     memory: MemoryForecast
-    guessed: tuple[str, ...]  # what had to be guessed, in words
+    guessed: tuple[str, ...]  # what had to be estimated, in words
 
     @property
     def shifts_whole(self) -> bool:
-        """Whether shifted weights are held all at once, and so made once for all micro-batches of an evaluation."""
+        """Whether shifted weights are held all at once, and so computed once for all micro-batches of an evaluation."""
         return held_whole(self.skeleton.dimension, self.skeleton.elements)
 
 
 def look_up(config: RunConfig, task: Task, base: str | None = None) -> Checkpoint:
-    """The checkpoint that a config names, by its configuration and tokenizer alone. Errors: `DpzoError`."""
+    """The checkpoint of a config, by its configuration and tokenizer alone. Errors: `DpzoError`."""
     name = config.model.name if base is None else base
     prompted = task.mask_template is not None
     return find_checkpoint(name, task.kind, prompted=prompted, revision=config.model.revision)
 
 
 def size_up(config: RunConfig, task: Task, checkpoint: Checkpoint, num_examples: int) -> Sized:
-    """Shapes and memory of a run, from the configuration of its model. Errors: `DpzoError` for what shapes can tell."""
+    """Shapes and memory of a run, from its model's configuration. Errors: `DpzoError` for errors visible in shapes."""
     skeleton = _skeleton(config, task, checkpoint)
     resolved = resolve(config, task, checkpoint.architecture, num_examples, learning_rate=ANY_RATE)
     require_label_words(task, skeleton.model)
@@ -77,7 +77,7 @@ _SKELETONS_AT_MOST = 8
 
 
 def _skeleton(config: RunConfig, task: Task, checkpoint: Checkpoint) -> Skeleton:
-    """The model's shapes; a few are remembered, as they are a function of the key and hold no memory."""
+    """The model's shapes; a few are cached, as they are a function of the key and hold no weights."""
     model = resolve_model(config.model, checkpoint.architecture)
     lora, storage = lora_of(model), storage_of(model)
     settings = (task.labels, model.trainable, lora, model.virtual_tokens, storage)
@@ -121,7 +121,7 @@ def memory_at(sized: Sized, shape: RowShape | None = None) -> MemoryForecast:
 
 
 def _settings_together(sized: Sized, shape: RowShape) -> int:
-    """The most settings in one pass that the start of the run may try: what it then takes depends on a measurement."""
+    """The most settings per pass that the start of the run may try; the number used depends on a measurement."""
     config, model = sized.config, sized.skeleton.model
     privacy, training = config.privacy, config.training
     frozen = model.storage.quantization == "none" and not model.has_experts
@@ -137,9 +137,9 @@ def _settings_together(sized: Sized, shape: RowShape) -> int:
 
 
 def require_memory(sized: Sized, available: int | None = None) -> None:
-    """Refuse a run that needs more memory than there is, and say what would fit; nothing has been loaded yet.
+    """Refuse a run that needs more memory than is available, and say what would fit; nothing has been loaded yet.
 
-    `available`: bytes, by default what the machine says; a machine that does not say refuses nothing.
+    `available`: bytes, by default as the machine reports; if it reports nothing, no run is refused.
     """
     free = available_memory() if available is None else available
     needed = sized.memory.needed
@@ -154,15 +154,15 @@ def require_memory(sized: Sized, available: int | None = None) -> None:
 
 
 def size_up_if_possible(config: RunConfig, task: Task, num_examples: int, base: str | None = None) -> Sized | None:
-    """`size_up`, or None for what cannot be read or built without weights: then loading will say what is wrong."""
+    """`size_up`, or None for a model that cannot be read or built without weights: loading then reports the error."""
     try:
         return size_up(config, task, look_up(config, task, base), num_examples)
-    except Exception:  # a model's own code may fail in any way where there are no weights
+    except Exception:  # a model's own code may fail in any way without weights
         return None
 
 
 def _ways_out(config: ResolvedConfig) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-    """Changes that save memory, the mildest first: words, and values by group."""
+    """Changes that save memory, the least intrusive first: a description, and values by group."""
     learns_base = config.model.trainable not in (*ADAPTERS, "head")
     ways: list[tuple[str, dict[str, dict[str, Any]]]] = []
     if config.training.microbatch_size > 1:
@@ -195,7 +195,7 @@ def _alternative(sized: Sized, words: str, changes: dict[str, dict[str, Any]]) -
 
 
 def _guessed_shape(config: ResolvedConfig, task: Task, skeleton: Skeleton) -> RowShape:
-    """`row_shape` where there is a configuration and no tokenizer."""
+    """`row_shape` for a configuration without a tokenizer."""
     data, model = config.data, skeleton.model
     classes = 1 if task.labels is None else len(task.labels)
     form, answers = "classes", 0

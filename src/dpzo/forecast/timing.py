@@ -29,7 +29,7 @@ _SAMPLE_WORK = 1 << 27
 
 @dataclass(frozen=True)
 class TimeForecast:
-    """Seconds. Of a step: `passes` micro-batches, each evaluated `evaluations` times, then the update.
+    """Seconds. A step consists of `passes` micro-batches, each evaluated `evaluations` times, then the update.
 
     `forward`: a plain evaluation of one micro-batch. `first`, `further`: evaluations of it at shifted weights, the
     first of a step through all layers, the others past those whose output is shared. `once`: before the first step.
@@ -40,11 +40,11 @@ class TimeForecast:
     further: float
     evaluations: int
     passes: float
-    directions: float  # of a step, within its evaluations: making shifted weights
+    directions: float  # of a step, within its evaluations: computing shifted weights
     update: float
     steps: int
     once: float = 0.0
-    release: float = 0.0  # of a step: who is in the batch, clipping, noise
+    release: float = 0.0  # of a step: sampling the batch, clipping, noise
 
     @property
     def per_step(self) -> float:
@@ -53,7 +53,7 @@ class TimeForecast:
 
     @property
     def run(self) -> float:
-        """All steps, and what comes before them."""
+        """All steps, and the work before them."""
         return self.once + self.steps * self.per_step
 
 
@@ -80,8 +80,8 @@ def planned_passes(
 ) -> int:
     """⌈r·x/m⌉ for the least x with T·P(X > x) ≤ `BEYOND_PLAN`, X ~ Binomial(N, B/N), r records of a unit at most.
 
-    Public: of the plan and of shapes. All T batches stay within it but for that probability (union bound); at most
-    ⌈r·N/m⌉.
+    Public: a function of the plan and of shapes. All T batches stay within it except with that probability (union
+    bound); at most ⌈r·N/m⌉.
 
     >>> planned_passes(64, 64, 200, 16), planned_passes(64, 10**6, 200, 16)
     (4, 8)
@@ -99,9 +99,9 @@ def planned_passes(
 
 
 def passes_of(config: ResolvedConfig, num_examples: int, microbatch_size: int) -> float:
-    """Micro-batches of an evaluation: what is planned under `constant_time`, else what is expected.
+    """Micro-batches of an evaluation: the planned number under `constant_time`, else the expected one.
 
-    Expected of units of one record each: how many records they have is not known.
+    The expectation assumes one record per unit: the number of records is not known.
     """
     batch, steps = config.privacy.expected_batch_size, config.privacy.steps
     if not config.training.constant_time:
@@ -110,20 +110,20 @@ def passes_of(config: ResolvedConfig, num_examples: int, microbatch_size: int) -
 
 
 def records_per_unit(data: DataConfig) -> int:
-    """The most records of a unit that are used, where that is declared; 1 where it is not."""
+    """The most records of a unit that are used, if that is declared; else 1."""
     declared = data.unit_column is not None and data.max_records_per_unit is not None
     return data.max_records_per_unit if declared else 1  # type: ignore[return-value]
 
 
 def forward_seconds(module: nn.Module, shape: RowShape, microbatch_size: int) -> float:
-    """Seconds of one plain evaluation of a micro-batch of synthetic tokens, at the weights as they are."""
+    """Seconds of one plain evaluation of a micro-batch of synthetic tokens, at the current weights."""
     objective = TokenObjective(module, synthetic_rows(shape, microbatch_size), microbatch_size, keep="none")
     units = np.arange(microbatch_size, dtype=np.int64)
     return median_seconds(lambda: objective.losses(units))
 
 
 def median_seconds(call: Callable[[], object]) -> float:
-    """The median of a few calls after one that warms up; one that takes long is called twice in all."""
+    """The median of a few calls after a warm-up; a slow one is called twice in total."""
     start = time.perf_counter()
     call()
     warming = time.perf_counter() - start
@@ -137,7 +137,7 @@ def median_seconds(call: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class DirectionCost:
-    """Seconds for each trained element: of one shifted copy, and of an update by all directions."""
+    """Seconds per trained element: for one shifted copy, and for an update by all directions."""
 
     shift: float
     update: float
@@ -146,7 +146,7 @@ class DirectionCost:
 def direction_cost(
     kind: str, num_directions: int, update: Update, dimension: int, dtype: torch.dtype = torch.float32
 ) -> DirectionCost:
-    """Time directions and an update on a stand-in of at most `_SAMPLE` elements; masks and ranks are left out."""
+    """Time directions and an update on a stand-in of at most `_SAMPLE` elements; masks and ranks are ignored."""
     size = max(1, min(dimension, _SAMPLE, _SAMPLE_WORK // num_directions))
     module = nn.Module()
     module.weight = nn.Parameter(torch.full((size,), 0.5, dtype=dtype), requires_grad=False)
@@ -166,10 +166,10 @@ def timed_evaluations(
     smoothing: float,
     synthetic: TokenObjective | FeatureObjective,
 ) -> tuple[float, float]:
-    """Seconds of the first evaluation of a micro-batch in a step, and of each other one, at shifted weights.
+    """Seconds of a micro-batch's first evaluation in a step, and of each further one, at shifted weights.
 
-    Of a step's evaluations the first alone runs the frozen layers, where their output is shared; `variants` of them
-    are one.
+    If the output of frozen layers is shared, only the first evaluation of a step runs them; `variants` evaluations
+    count as one.
     """
     units = np.arange(synthetic.microbatch_size, dtype=np.int64)
 

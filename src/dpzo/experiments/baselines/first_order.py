@@ -84,8 +84,8 @@ class AdamW:
     """First-order training without privacy, the upper reference: no clipping, no noise, public Poisson batches.
 
     The gradient is Σ_{i ∈ B_t} g_i / (qN), so that the difference to DP-Adam is the cost of clipping and noise.
-    Batches use the plan's q; `seed`: public, of the batches. No guarantee: for public data only. Raises DpzoError for an
-    objective without gradients. Source: Loshchilov and Hutter 2019.
+    Batches use the plan's q; `seed`: public, of the batches. No guarantee: for public data only. Raises DpzoError for
+    an objective without gradients. Source: Loshchilov and Hutter 2019.
     """
 
     learning_rate: float

@@ -1,5 +1,5 @@
-"""Published experiments as functions: one full config each, the theory they rest on, papers' numbers in our units.
+"""Published experiments as functions: one full config each, their theory, and papers' numbers in dpzo's units.
 
-`registry.RECIPES` has them by name; `methods` the methods alone, as `dpzo compare` runs them; `running` carries one
-out.
+`registry.RECIPES` has them by name; `methods` has the methods alone, as `dpzo compare` runs them; `running` runs an
+experiment.
 """

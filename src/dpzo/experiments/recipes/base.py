@@ -1,4 +1,4 @@
-"""What a recipe is: one published experiment as one full config, its source, and the figure it is known for."""
+"""A recipe: one published experiment as one full config, its source, and its published figure."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SMALL_LENGTHS = {"classification": 64, "completion": 256}
 
 @dataclass(frozen=True)
 class Published:
-    """A figure in print, in points of `metric`; `value` None where no figure is held, and `note` then says why."""
+    """A published figure, in points of `metric`; `value` None if there is no figure; `note` then says why."""
 
     metric: str
     value: float | None
@@ -58,9 +58,9 @@ class Published:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is run: one config, by the private loop (`baseline` None) or by a baseline that reads the same config.
+    """A runnable experiment: one config, run by the private loop (`baseline` None) or by a baseline that reads it.
 
-    `changed`: what a smaller scale has altered, in words.
+    `changed`: the changes made by a smaller scale, in words.
     """
 
     config: RunConfig
@@ -70,9 +70,9 @@ class Experiment:
     def with_options(
         self, *, epsilon: float | None = None, seed: int | None = None, assignments: Sequence[str] = ()
     ) -> Experiment:
-        """The same with another ε (its noise is then solved for), public seed, and `group.field=value` assignments.
+        """The same with another ε (the noise is then solved for it), public seed, and `group.field=value` assignments.
 
-        Raises DpzoError for a bad field, an ε for what adds no noise, or noise that the method cannot add.
+        Raises DpzoError for an invalid field, an ε for a method without noise, or noise that the method cannot add.
         """
         config = self.config
         if epsilon is not None:
@@ -86,14 +86,14 @@ class Experiment:
         return replace(self, config=config)
 
     def num_examples(self) -> int:
-        """N as far as it is public: declared, or the published size of the layout that the task prefers."""
+        """N, if it is public: declared, or the published size of the layout that the task prefers."""
         return _num_examples(self.config)
 
     def plan(self) -> PrivacyPlan:
-        """The plan that a run would have, its noise solved for; open fields as the defaults fill them. No model.
+        """The plan of a run, with its noise solved; open fields as the defaults fill them. Loads no model.
 
-        For mixture noise on a vector that is the plan of Gaussian noise of the same standard deviation, which the job
-        is built on; what such a run spends is `account`.
+        For mixture noise on a vector this is the plan of Gaussian noise of the same standard deviation, from which the
+        job is built; `account` has the ε of such a run.
         """
         settings = self._settings()
         if self.baseline in LMO:
@@ -102,7 +102,7 @@ class Experiment:
         return _solved(settings.pop("num_directions"), settings.pop("clip_norm"), **settings)
 
     def account(self) -> PrivacyPlan | MixturePlan:
-        """What says the ε of a run: its plan, or for mixture noise on a vector the plan of that."""
+        """The plan that gives the ε of a run; for mixture noise on a vector, the mixture's plan."""
         if self.baseline is None or self.baseline not in LMO:
             return self.plan()
         settings = self._settings()
@@ -128,13 +128,13 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A published experiment. Public, and light: building one loads no model and no library.
+    """A published experiment. Public; building one loads no model and no library.
 
-    - `config`: every value as published, in our units. Where the paper gives a grid and not the choice, one value of
-      the grid, and a caveat says so.
-    - `epsilon`: as published; None for what claims nothing. `published_noise`: the noise multiplier that the paper's
-      code had for that ε, where it is known; what it gives is computed, not copied.
-    - `caveats`: what has to be known before the figure is compared with.
+    - `config`: every value as published, in dpzo's units. If the paper gives a grid but not the choice, one value of
+    the grid, and a caveat says so.
+    - `epsilon`: as published; None for a method without a guarantee. `published_noise`: the noise multiplier that the
+    paper's code used for that ε, if known; the ε that it gives is computed, not copied.
+    - `caveats`: what to know before comparing with the figure.
     """
 
     name: str
@@ -150,15 +150,15 @@ class Recipe:
 
     @property
     def claims(self) -> bool:
-        """Whether the method adds noise for privacy, so that an ε belongs to it."""
+        """Whether the method adds noise for privacy and so has an ε."""
         return self.epsilon is not None
 
     def build(self, scale: Scale = "paper", model: str | None = None) -> Experiment:
         """The experiment at a scale, on `model` if given. DpzoError for a scale that does not exist.
 
-        `small` keeps what makes the method (K, directions, mechanism, kind of clip, relation, δ, ε, full batch or
-        sampled, estimator, baseline) and gives model, part, length, T, B, C, φ and η to the defaults of a small model.
-        Of LMO noise it keeps the published scale and not the published ε, which that noise does not have.
+        `small` keeps what defines the method (K, directions, mechanism, kind of clip, relation, δ, ε, full batch or
+        sampled, estimator, baseline) and sets model, part, length, T, B, C, φ and η to the defaults of a small model.
+        For LMO noise it keeps the published scale and not the published ε, which that noise does not have.
         """
         if scale not in SCALES:
             raise DpzoError(f"--scale must be one of {', '.join(SCALES)}")
@@ -168,7 +168,7 @@ class Recipe:
         return Experiment(config, self.baseline)
 
     def noise_as_published(self) -> PrivacyPlan | None:
-        """The plan with the published noise at this recipe's sampling: its ε is what that noise gives if sound."""
+        """The plan with the published noise at this recipe's sampling: its ε is the correct one for that noise."""
         if self.published_noise is None:
             return None
         noisy = with_values(self.config, privacy={"epsilon": None, "noise_multiplier": self.published_noise})
@@ -176,7 +176,7 @@ class Recipe:
 
 
 def _solved(num_directions: int, clip_norm: float, **settings: Any) -> PrivacyPlan:
-    """`solve_plan`, asked once for all cells of a comparison that differ in nothing the noise depends on."""
+    """`solve_plan`, called once for all cells of a comparison that agree in everything the noise depends on."""
     if settings["mechanism"] != "gaussian":  # other noise may depend on K
         return _solved_once(num_directions=num_directions, clip_norm=clip_norm, **settings)
     return replace(_solved_once(**settings), num_directions=num_directions, clip_norm=clip_norm)
@@ -197,7 +197,7 @@ def with_assignments(config: RunConfig, assignments: Sequence[str]) -> RunConfig
 
 
 def full_config(**groups: dict[str, Any]) -> RunConfig:
-    """A config from its groups, with the task's lengths written out and the tuning declared."""
+    """A config from its groups, with the task's lengths set explicitly and the tuning declared."""
     data, privacy = dict(groups.get("data", {})), dict(groups["privacy"])
     task = find_task(data["task"])
     data.setdefault("max_length", task.max_length)
@@ -210,7 +210,7 @@ def _small(recipe: Recipe, model: str | None) -> Experiment:
     paper = recipe.config
     task = find_task(_task_name(paper))
     classes = task.kind == "classification"
-    # A causal model that is given keeps the published part; a head exists on the packaged encoder only.
+    # A causal model given by the user keeps the published part; only the packaged encoder has a head.
     on_encoder = classes and model is None
     trainable = "head" if on_encoder else paper.model.trainable if paper.model.trainable == "full" else "lora"
     known = {each.name for each in task.layouts}

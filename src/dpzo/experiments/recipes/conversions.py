@@ -1,6 +1,6 @@
-"""What the papers' numbers are in our units: slopes, noise on the sum ÷ clip_norm, rows that are not divided by K.
+"""The papers' numbers in dpzo's units: slopes, noise on the sum ÷ clip_norm, rows that are not divided by K.
 
-Pure functions of public numbers; a recipe states its paper's figures and converts them here, once.
+Pure functions of public numbers; a recipe states its paper's figures and converts them with these functions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def slope_clip(difference_clip: float, smoothing: float, estimator: str = "centr
 def loss_difference_clip(clip_norm: float, smoothing: float, estimator: str = "central") -> float:
     """`clip_norm` of the slope → the bound on raw loss differences: 2φ·clip_norm (forward: φ·clip_norm).
 
-    For K directions it bounds the same norm of a unit's K differences, so each single one as well.
+    For K directions it bounds the same norm of a unit's K differences, and therefore each of them.
     """
     return _positive("--clip-norm", clip_norm) * _span(smoothing, estimator)
 
@@ -33,7 +33,7 @@ def loss_difference_clip(clip_norm: float, smoothing: float, estimator: str = "c
 def joint_clip(mean_row_clip: float, num_directions: int) -> float:
     """DP-AggZO's c on rows divided by K → `clip_norm` of the row itself: K·c, as clip(D/K, c) = clip(D, K·c)/K.
 
-    The learning rate stays: updates divide by K here.
+    The learning rate is unchanged: updates divide by K here.
 
     >>> joint_clip(5.0, 64)
     320.0
@@ -47,7 +47,7 @@ def mean_row_clip(clip_norm: float, num_directions: int) -> float:
 
 
 def clip_per_direction(clip_norm: float, num_directions: int) -> float:
-    """The clip of one direction that a joint clip compares with: clip_norm/√K = c·√K. Equal to clip_norm at K = 1.
+    """The equivalent clip of one direction for a joint clip: clip_norm/√K = c·√K. Equal to clip_norm at K = 1.
 
     >>> clip_per_direction(joint_clip(5.0, 64), 64)  # against 100 to 400 at K = 1
     40.0

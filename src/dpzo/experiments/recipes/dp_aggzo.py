@@ -1,4 +1,4 @@
-"""DP-AggZO: K directions a step, the row of K slopes clipped jointly, K noisy numbers released as one query."""
+"""DP-AggZO: K directions per step, the row of K slopes clipped jointly, K noisy numbers released as one query."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ OPT = (
 
 
 def roberta(row: Row) -> Recipe:
-    """RoBERTa-large by prompts, all parameters, 512 records a class."""
+    """RoBERTa-large with prompts, all parameters, 512 records per class."""
     config = roberta_config(row.task, _privacy(row), {"learning_rate": row.learning_rate})
     return _recipe("roberta-large", "accuracy", row, config, (_COUNT, _CODE))
 

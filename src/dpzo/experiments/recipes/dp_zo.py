@@ -1,4 +1,4 @@
-"""DP-ZO: one Gaussian direction a step, the raw loss difference clipped, one noisy scalar released."""
+"""DP-ZO: one Gaussian direction per step, the raw loss difference clipped, one noisy scalar released."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def pure(task: str, epsilon: float) -> Recipe:
 
 
 def several_directions(task: str, epsilon: float, directions: int) -> Recipe:
-    """n directions a step. Here the n slopes are clipped as one row, so that n does not enter the account."""
+    """n directions per step. Here the n slopes are clipped as one row, so that ε does not depend on n."""
     return Recipe(
         name=f"dp-zo-opt-13b-{task}-eps{epsilon:g}-n{directions}",
         method=f"DP-ZO, {directions} directions a step",

@@ -1,4 +1,4 @@
-"""DPZero and what its paper compares with: MeZO, DPGD-0th, zero-shot; RoBERTa-large at 512 a class, and OPT."""
+"""DPZero and its paper's baselines: MeZO, DPGD-0th, zero-shot; RoBERTa-large at 512 records per class, and OPT."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _OPT_SEEDS = "the three runs share their directions and noise seed; no standard 
 
 
 def roberta(task: str, epsilon: float) -> Recipe:
-    """RoBERTa-large by prompts, all parameters, 512 records a class."""
+    """RoBERTa-large with prompts, all parameters, 512 records per class."""
     place = ROBERTA_TASKS.index(task)
     value, error = DPZERO[epsilon][place]
     return Recipe(
@@ -92,7 +92,7 @@ def opt(size: str, task: str, epsilon: float) -> Recipe:
 
 
 def theorem(epsilon: float) -> Recipe:
-    """Theorem 3 as it stands: full batch, sphere, replace-one, noise by composition; constants are declared by us."""
+    """Theorem 3 as stated: full batch, sphere, replace-one, noise by composition; the constants are declared here."""
     task = "sst2"
     told = theory.dpzero(
         num_examples=K_SHOT_EXAMPLES[task],
@@ -131,7 +131,7 @@ def theorem(epsilon: float) -> Recipe:
 
 
 def mezo_roberta(task: str) -> Recipe:
-    """The ceiling: the same steps without clipping and noise."""
+    """The upper reference: the same steps without clipping and noise."""
     value, error = MEZO[ROBERTA_TASKS.index(task)]
     return Recipe(
         name=f"mezo-roberta-large-{task}",
@@ -162,7 +162,7 @@ def mezo_opt(size: str, task: str) -> Recipe:
 
 
 def zero_shot_roberta(task: str) -> Recipe:
-    """The floor: the model as it came, asked by the prompt."""
+    """The lower reference: the unchanged base model, evaluated with the prompt."""
     return Recipe(
         name=f"zero-shot-roberta-large-{task}",
         method="zero-shot",

@@ -29,7 +29,7 @@ _SEEDS = "mean of 3 seeds"
 
 
 def dp_adamw(trainable: str, task: str, epsilon: float) -> Recipe:
-    """RoBERTa-large by prompts, 512 records a class, 1000 steps."""
+    """RoBERTa-large with prompts, 512 records per class, 1000 steps."""
     value, error = DP_ADAMW[trainable, epsilon][ROBERTA_TASKS.index(task)]
     return Recipe(
         name=f"dp-{_word(trainable)}-roberta-large-{task}-eps{epsilon:g}",
@@ -45,7 +45,7 @@ def dp_adamw(trainable: str, task: str, epsilon: float) -> Recipe:
 
 
 def adamw(trainable: str, task: str) -> Recipe:
-    """The same without privacy: the ceiling of first-order training."""
+    """The same without privacy: the upper reference of first-order training."""
     value, error = ADAMW[trainable][ROBERTA_TASKS.index(task)]
     return Recipe(
         name=f"{_word(trainable)}-roberta-large-{task}",

