@@ -37,12 +37,12 @@ SMALLEST_MASS = 1e-300
 
 @dataclass(frozen=True)
 class Attack:
-    """A canary, its bystanders, and what is known beside the releases.
+    """A canary, the other units ("bystanders"), and the attacker's knowledge besides the releases.
 
-    `canary` and `bystander`: rows (K,) in clip norms, every bystander has the same. `knows`: nothing but the
+    `canary` and `bystander`: rows (K,) in clip norms, the same for every bystander. `knows`: only the
     `releases`; or the `noise`, or the `batches`, of a second run of the same program with the same public seed.
-    `score_by`: the `likelihood` that the plan claims; the plain `sum`, where a fault would move the sum far from what
-    is claimed; the `contrast` of the first coordinate to the second, which the canary does not touch.
+    `score_by`: the `likelihood` that the plan claims; the plain `sum`, if a fault would move the sum far from the
+    claim; the `contrast` of the first coordinate to the second, which the canary does not change.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Attack:
 
     @property
     def num_units(self) -> int:
-        """Units of the data set with the canary, which comes last."""
+        """Units of the data set with the canary, which is the last one."""
         wanted = math.ceil(CROWD / self.plan.sampler.sampling_prob)
         return max(1, min(self.plan.num_examples, wanted, MOST_UNITS))
 
@@ -75,7 +75,7 @@ class Attack:
 
     @cached_property
     def baseline(self) -> npt.NDArray[np.int64]:
-        """What a sound channel's bystanders sum to, (K,); theirs are zeros unless everyone is in every batch."""
+        """The bystanders' sum in a correct channel, (K,); their rows are zeros unless every unit is in every batch."""
         return self._clipped(self.bystander) * (self.num_units - 1)
 
     def _clipped(self, row: tuple[float, ...]) -> npt.NDArray[np.int64]:
@@ -148,15 +148,15 @@ def _mixed(gain: Numbers, sampling_prob: float) -> Numbers:
 
 
 def attacks(plan: PrivacyPlan) -> tuple[Attack, ...]:
-    """What is tried on a channel: each row shape that some known fault lets through, and the public seed.
+    """The attacks on a channel: each row shape that some known fault fails to bound, and the public seed.
 
     - one coordinate: all of the canary's length in one direction, bystanders zero;
     - all coordinates: alike in each (directions clipped one by one);
     - between coordinates: one less another (noise that directions share);
-    - far sums: by the sum alone, which an unsound clip moves further than any likelihood expects; where all are in
-      every batch the bystanders pull the other way (batches clipped after their sum);
-    - known noise, known batches: what a second run of the program under the same public seed draws is subtracted,
-      or taken for who was in.
+    - far sums: by the sum alone, which a faulty clip moves further than any likelihood expects; if all units are in
+    every batch, the bystanders' rows have the opposite sign (batches clipped after their sum);
+    - known noise, known batches: the draws of a second run of the program with the same public seed are subtracted,
+    or used as the batches.
     """
     width = plan.num_directions
     one, zero = (BEYOND, *[0.0] * (width - 1)), (0.0,) * width

@@ -1,7 +1,7 @@
 """Tests of the sampling: each unit joins with the plan's probability, independently of other units and earlier batches.
 
-All are exact binomial tests of counts of independent events. Batches that a sampler of everyone draws need no test:
-whether they hold everyone once is certain.
+All are exact binomial tests of counts of independent events. Full batches need no statistical test: whether they
+hold every unit once is certain.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy import stats
 from dpzo.audit.observed import Integers, Observed
 from dpzo.audit.tally import CheckTally, of_count
 
-TRACKED = 64  # units at either end of the data set whose pairs are looked at
+TRACKED = 64  # units at either end of the data set whose pairs are tested
 LAGS = (*range(1, 17), 32, 64, 128, 256)
 MOST_SIZES = 64
 
@@ -46,7 +46,7 @@ def _counts(tally: CheckTally, batches: list[npt.NDArray[np.int64]], units: int,
 
 
 def _sizes(tally: CheckTally, sizes: Integers, units: int, q: float) -> None:
-    """How often each size comes, and one above the median twice running."""
+    """How often each size occurs, and one above the median twice in a row."""
     law, draws = stats.binom(units, q), len(sizes)
     middle = int(law.median())
     wanted = np.arange(max(0, middle - MOST_SIZES), min(units, middle + MOST_SIZES) + 1)

@@ -1,8 +1,8 @@
-"""From counts to lower bounds on ε: exact binomial bounds on two error rates, and what they contradict.
+"""From counts to lower bounds on ε: exact binomial bounds on two error rates, and the ε that they refute.
 
-A test says "the unit is there" where a score reaches a threshold. (ε, δ) demands TPR ≤ e^ε·FPR + δ and, for the
+A test says "the unit is present" if a score reaches a threshold. (ε, δ) requires TPR ≤ e^ε·FPR + δ and, for the
 complement, TNR ≤ e^ε·FNR + δ; so an upper bound on FPR and a lower one on TPR refute every ε below some value. The
-threshold is chosen on other draws than those that are counted: one test is made, and nothing is to be corrected for.
+threshold is chosen on draws that are not counted: there is only one test, so no correction is needed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy.typing as npt
 from scipy import stats
 
 Scores = npt.NDArray[np.float64]
-CANDIDATES = 60  # thresholds a tail, at geometric ranks
+CANDIDATES = 60  # thresholds per tail, at geometric ranks
 
 
 @dataclass(frozen=True)
 class Rates:
     """Upper bounds on both error rates of tests, arrays or numbers: `false_positive` FPR⁺, `false_negative` FNR⁺.
 
-    Each holds but for a chance of half of what was allowed, so both do but for all of it.
+    Each fails with at most half of the allowed probability, so both hold except with all of it.
     """
 
     false_positive: npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ def upper(hits: npt.ArrayLike, draws: int, miss: float) -> npt.NDArray[np.float6
 
 
 def rates(absent: Scores, present: Scores, thresholds: Scores, miss: float) -> Rates:
-    """Bounds on the errors of "score ≥ threshold", for each threshold; both hold but for a chance of `miss`."""
+    """Bounds on the errors of "score ≥ threshold", for each threshold; both hold except with probability `miss`."""
     low, high = np.sort(absent), np.sort(present)
     positives = len(low) - np.searchsorted(low, thresholds, side="left")
     negatives = np.searchsorted(high, thresholds, side="left")
@@ -60,7 +60,7 @@ def candidates(absent: Scores, present: Scores) -> Scores:
 
 
 def clopper_pearson_epsilon(found: Rates, delta: float) -> npt.NDArray[np.float64]:
-    """Largest ε that the rates refute at δ, over both directions; 0 where they refute none.
+    """Largest ε that the rates refute at δ, over both directions; 0 if they refute none.
 
     Formula: max of ln((1 − FNR⁺ − δ)/FPR⁺), ln((1 − FPR⁺ − δ)/FNR⁺) and 0. No assumption on the mechanism.
     """

@@ -63,7 +63,7 @@ class WithCanaries:
         return found
 
     def _values(self) -> npt.NDArray[np.float64]:
-        """Each canary's own element of θ as it stands."""
+        """The current value of each canary's element of θ."""
         values = np.empty(len(self.at))
         for index, parameter in enumerate(self.parameters):
             own = [i for i, place in enumerate(self.at) if place.parameter == index]

@@ -33,9 +33,9 @@ from dpzo.audit.tally import CheckTally, Defect
 from dpzo.privacy import FullBatch, PrivacyPlan, lattice
 
 CHECKS = ("law of the noise", "independence", "entropy", "clip", "batches")
-FIRST_LOOK = 1 / 16  # share of the releases that is looked at first, with a quarter of the chance of an error
+FIRST_LOOK = 1 / 16  # share of the releases tested first, with a quarter of the error probability
 MOST_RELEASES = 60_000  # of one direction each
-FEWEST_RUNS = 12  # rather shorter runs than fewer of them
+FEWEST_RUNS = 12  # shorter runs are preferred to fewer runs
 HOSTILE_REPEATS = 2  # releases of each hostile kind
 ROUNDING_REPEATS = 6
 MOST_UNITS = 20_000  # of a made-up data set whose batches are tested
@@ -49,7 +49,7 @@ KINDS = ("zeros", "level", "opposed", "random", "tiny", "one NaN", "one infinite
 
 @dataclass(frozen=True)
 class Checked:
-    """`findings`: what a sound channel shows with a chance of at most the allowed one; after `releases` releases."""
+    """`findings`: a correct channel has any with at most the allowed probability; after `releases` releases."""
 
     findings: tuple[Defect, ...]
     releases: int
@@ -57,7 +57,7 @@ class Checked:
 
 
 def check_channel(plan: PrivacyPlan, make: ChannelFactory, run: Run, releases: int, miss: float) -> Checked:
-    """Look at a few releases first, at many if nothing is found; on a sound channel either finds with P ≤ `miss`."""
+    """Test a few releases first, then many if nothing is found; on a correct channel any is found with P ≤ `miss`."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # a faulty channel's arithmetic
         return _looks(plan, make, run, releases, miss)
@@ -124,7 +124,7 @@ def data_sizes(plan: PrivacyPlan) -> list[int]:
 def _observe_noise(
     plan: PrivacyPlan, make: ChannelFactory, run: Run, releases: int, draw: np.random.Generator
 ) -> Observed:
-    """Runs on each data set in turn, every step's rows of a kind of its own."""
+    """Runs on each data set in turn, with another kind of rows in every step."""
     observer, sizes = Observer(make, run, plan), data_sizes(plan)
     shares = np.array([0.25 if size > 1000 else 1.0 for size in sizes])
     wanted = draw.choice(sizes, size=max(4, releases // plan.steps), p=shares / shares.sum()).tolist()
@@ -172,7 +172,7 @@ def _resumes(make: ChannelFactory, plan: PrivacyPlan) -> bool:
 
 
 def _rest(make: ChannelFactory, plan: PrivacyPlan, data: DataSet, *, spent: int) -> list[Sequence[float]]:
-    """What a channel releases that is made with some steps spent."""
+    """The releases of a channel that is created with some steps spent."""
     channel: Any = make(plan, spent=spent)  # type: ignore[call-arg]
     seen: list[Sequence[float]] = []
     for _ in range(spent, plan.steps):

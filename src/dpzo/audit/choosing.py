@@ -11,9 +11,9 @@ from dpzo.audit.attacks import Attack
 from dpzo.audit.bounds import Rates, Scores, candidates, clopper_pearson_epsilon, rates
 from dpzo.audit.family import NoiseFamily
 
-# Chances of an error that are tried in turn, in units of what is allowed, each with what must then be refuted to be
-# content: of noise, five times the claimed; of counts, anything. The last ones are for few draws, where no bound that
-# errs so rarely refutes anything.
+# Error probabilities that are tried in turn, in units of the allowed one, each with what must be refuted to stop:
+# of noise, five times the claimed; of counts, anything. The last ones are for few draws, for which no bound with so
+# small an error probability refutes anything.
 LAST = ((1.0, 0.0), (10.0, 0.0), (35.0, 0.0), (1e3, 0.0), (1e5, 0.0))
 FOR_NOISE = ((1e-4, 0.2), (0.01, 0.2), *LAST)
 FOR_COUNTS = ((0.01, 0.0), *LAST)
@@ -58,9 +58,9 @@ def by_noise(family: NoiseFamily) -> Judge:
 def choose(
     trials: Sequence[Trial], judge: Judge, miss: float, cautions: Sequence[tuple[float, float]]
 ) -> tuple[Attack, float]:
-    """Attack and threshold that refute most.
+    """The attack and threshold that refute most.
 
-    The best of many bounds owes some of it to luck, least so among cautious ones: so `cautions` are tried in turn, and
+    The best of many bounds is partly due to chance, least among cautious ones: so `cautions` are tried in turn, and
     the first that refutes enough decides. (By simulation, Gaussian at ε = 1 and 5000 runs to choose by: the worst of 25
     bounds was 0.79 of the claim, 0.49 when bounds at the reported confidence decided.)
     """

@@ -1,7 +1,7 @@
 """Tests with extreme rows: no row may move the released sum by more than the plan's bound.
 
-A crowd of M equal rows moves a sound sum by at most M bounds in any direction, a hostile row beside harmless ones by
-at most one bound from what these sum to. How a clip shortens a row is not tested, only the bound. The
+M equal rows ("a crowd") move a correct sum by at most M bounds in any direction, a hostile row among harmless ones
+by at most one bound from their sum. How a clip shortens a row is not tested, only the bound. The
 shift within the bound is unknown, so each p-value is that of the largest shift that a sound clip allows.
 """
 
@@ -146,9 +146,9 @@ def rounding_rows(plan: PrivacyPlan) -> list[Hostile]:
 
 
 def check_hidden_noise(tally: CheckTally, law: NoiseLaw, seen: Observed, rows: list[Hostile]) -> None:
-    """Two releases of the same hostile row, beside harmless ones, differ as two draws of the noise do.
+    """Two releases of the same hostile row among harmless ones differ as two draws of the noise do.
 
-    Whatever the row was clipped to cancels. A difference of two draws is at most d with probability at most (2d + 1)·p,
+    The clipped row cancels. A difference of two draws is at most d with probability at most (2d + 1)·p,
     p the largest probability of a number: a binomial bound for all kinds together.
     """
     grid = lattice(seen.plan.mechanism, seen.plan.clip_norm, seen.plan.num_directions)

@@ -1,8 +1,8 @@
 """Count the code that the guarantee depends on: `python -m dpzo.audit.code_size`.
 
-Counted are lines of code: no blank lines, comments or documentation. The import closure of a file is the file itself,
-what it imports from this package at any place but under `if TYPE_CHECKING`, and so on, with the packages that hold
-these modules. `dpzo/__init__.py` is left out: it imports nothing until a name of it is used.
+Only lines of code count: no blank lines, comments or documentation. The import closure of a file is the file itself,
+its imports from this package anywhere except under `if TYPE_CHECKING`, and so on, with the packages that hold
+these modules. `dpzo/__init__.py` is excluded: it imports nothing until one of its names is used.
 """
 
 from __future__ import annotations

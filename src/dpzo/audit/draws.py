@@ -1,7 +1,7 @@
 """Transcripts of synthetic data, drawn by the objects that a run uses, and their scores.
 
-`channel_scores` goes through whole channels: batch, clip, sum, noise, budget. `mechanism_scores` asks the same sampler
-and the same mechanism for many steps at once: 3·10⁶ transcripts are out of a channel's reach, not out of theirs.
+`channel_scores` runs whole channels: batch, clip, sum, noise, budget. `mechanism_scores` draws many steps at once from
+the same sampler and mechanism: 3·10⁶ transcripts would take too long through channels, but not this way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ChannelFactory = Callable[[PrivacyPlan], Any]
 
 
 class DataSet:
-    """Made-up rows, handed out a batch at a time. `canary_in` remembers in which batches the last unit was."""
+    """Synthetic rows, one batch at a time. `canary_in` records the batches that contain the last unit."""
 
     def __init__(self, rows: npt.NDArray[np.float64], canary: int) -> None:
         self.canary_in: list[bool] = []
@@ -92,7 +92,7 @@ def channel_scores(make: ChannelFactory, run: Run, attack: Attack, present: bool
 def _seen(
     make: ChannelFactory, run: Run, attack: Attack, data: npt.NDArray[np.float64], absent: npt.NDArray[np.float64]
 ) -> list[Sequence[float]]:
-    """What of one run is scored: its releases; less those of a copy run; or those of the copy's batches."""
+    """The scored part of one run: its releases; less those of a copy run; or those of the copy's batches."""
     canary = attack.num_units - 1
     if attack.knows == "releases":
         return list(run(make, attack.plan, DataSet(data, canary)))

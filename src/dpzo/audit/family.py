@@ -1,15 +1,15 @@
 """The f-DP estimator: the amounts of noise, in the plan's own family of mechanisms, that two error rates refute.
 
 Under the claim the runs follow the plan's mechanism with noise of its scale. The family is that mechanism with r times
-the noise. Error rates refute an r where they lie below its trade-off curve, that is, where for some ε′
+the noise. Error rates refute an r if they are below its trade-off curve, that is, if for some ε′
 1 − FNR⁺ − e^{ε′}·FPR⁺ > δ_r(ε′), δ_r the accountant's curve. The least refuted r bounds the noise from above, and ε at
 that noise is the lower bound. For a Gaussian on everyone the curve is Φ(Φ⁻¹(1 − α) − μ) and this is the bound on μ of
 Nasr et al. (2023, "Tight auditing of differentially private machine learning"); for other plans it is their remark that
-any family with a known curve serves.
+any family with a known curve can be used.
 
-What is assumed, and Clopper–Pearson does not assume: the mechanism is of the family. What is not assumed: that r is 1.
-So a flag (r < 1) contradicts the claimed curve itself. The bound is in the accountant's terms: where that one is loose,
-so is the ε of the refuted noise, and it is compared with a claim as loose.
+The assumption, which Clopper–Pearson does not need, is that the mechanism belongs to the family; r = 1 is not assumed.
+So a flag (r < 1) contradicts the claimed curve itself. The bound uses the accountant: if the accountant is loose, so is
+the ε of the refuted noise, and it is compared with an equally loose claim.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dpzo.privacy import ComposedEvent, Gaussian, Laplace, PrivacyPlan, accounti
 from dpzo.privacy.accounting import curves
 
 GRAIN = 1.005  # amounts of noise, in units of the claimed, are powers of this
-LEAST, MOST = -280, 1400  # the exponents that are asked about: a quarter of the claimed noise to a thousand times
+LEAST, MOST = -280, 1400  # range of the exponents: a quarter of the claimed noise to a thousand times
 ROUGHLY = 8  # exponents apart, where a rough answer will do
 ANGLES = np.concatenate([[0.0], np.geomspace(1e-4, 24.0, 140)])  # the ε′ at which curves are compared
 
@@ -35,7 +35,7 @@ class NoiseFamily:
     """`plan`'s mechanism with r times its noise; what is audited are transcripts of `audited_steps` ≤ T steps.
 
     Laplace noise on several coordinates counts as on one: for neighbours that differ in one coordinate the curve is
-    exact, and for those that differ in all alike it lies above (tests/audit/test_bounds.py compares the curves).
+    exact, and for those that differ equally in all it is above (tests/audit/test_bounds.py compares the curves).
     """
 
     def __init__(self, plan: PrivacyPlan, audited_steps: int) -> None:
@@ -60,7 +60,7 @@ class NoiseFamily:
         return self._curves[noise]
 
     def margins(self, found: Rates, noise: float) -> npt.NDArray[np.float64]:
-        """By how much each pair of rates lies below the curve of `noise`: positive where it refutes that noise."""
+        """How far each pair of rates is below the curve of `noise`: positive if it refutes that noise."""
         curve, growth = self._curve(noise), np.exp(ANGLES)
         a, b = np.atleast_1d(found.false_positive)[:, None], np.atleast_1d(found.false_negative)[:, None]
         gaps = np.maximum(1.0 - b - growth * a - curve, 1.0 - a - growth * b - curve)

@@ -5,7 +5,7 @@
     >>> [report.flagged for report in audit_mechanism(plan, draws=400, channel_draws=400, confidence=1 - 1e-9)]
     [False, False, False]
 
-No data are read and nothing is spent: the rows are made up.
+No data are read and no privacy budget is spent: the rows are synthetic.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from dpzo.privacy import FullBatch, Gaussian, PrivacyPlan, PrivateChannel
 
 CHOOSING = 0.3  # share of the draws that choose attack and threshold; the others are counted
 DRAWS, CHANNEL_DRAWS = 3_000_000, 100_000
-MOST_STEPS = 3_000_000  # noise draws a side of Clopper–Pearson
+MOST_STEPS = 3_000_000  # noise draws per side of Clopper–Pearson
 MOST_RELEASES = 400_000  # releases a side through channels, of one direction each
-FEWEST = 10_000  # transcripts a side: rather fewer steps than fewer of them
-MOST_DIRECTIONS = 4096  # eight times what is published; beyond, ten thousand transcripts take too long
-KNOWN_SEED_DRAWS = 5000  # of attacks that run everything twice; predictable noise shows in a handful
+FEWEST = 10_000  # transcripts per side: fewer steps are preferred to fewer transcripts
+MOST_DIRECTIONS = 4096  # eight times the largest published number; beyond, ten thousand transcripts take too long
+KNOWN_SEED_DRAWS = 5000  # of attacks that run everything twice; a few show predictable noise
 CONFIDENCE = 0.95  # with which the reported lower bounds hold; a flag errs once in a million (report.FALSE_FLAG)
 FOR_CHECKS = 0.5  # share of a flag's chance of an error that the checks may use; the bounds have the rest
 MOST_FINDINGS = 6  # that a report names
@@ -50,7 +50,7 @@ Drawn = Callable[[Attack, bool, int], Scores]
 
 @dataclass(frozen=True)
 class Risk:
-    """Chances of an error of each bound: `lower` of the one that is reported, `flag` of the one that accuses."""
+    """Error probabilities of each bound: `lower` of the reported one, `flag` of the one that decides a flag."""
 
     lower: float
     flag: float
@@ -58,7 +58,7 @@ class Risk:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one method bounds: (reported, refuted) ε; what was drawn, through what, and how long it took."""
+    """The bounds of one method: (reported, refuted) ε; the number and source of the draws, and the time."""
 
     lower: float
     refuted: float
@@ -155,7 +155,7 @@ def require_numbers(draws: int | None, confidence: float) -> None:
 
 
 def _extent(plan: PrivacyPlan, draws: int, most: float) -> tuple[PrivacyPlan, int]:
-    """What is affordable: first fewer transcripts than asked for, then shorter ones. T′ ≤ T steps leak no more than T.
+    """The affordable size: first fewer transcripts than requested, then shorter ones. T′ ≤ T steps leak at most as T.
 
     The f-DP estimator extends the noise found in T′ steps to all T by the accountant; Clopper–Pearson does not.
     """
@@ -165,7 +165,7 @@ def _extent(plan: PrivacyPlan, draws: int, most: float) -> tuple[PrivacyPlan, in
 
 
 def _by_parts(found: dict[str, list[Measured]], plan: PrivacyPlan, draws: int, risk: Risk, drawn: Drawn) -> None:
-    """Clopper–Pearson in the tail, and the f-DP estimator where it sees most, on the same many draws."""
+    """Clopper–Pearson in the tail, and the f-DP estimator where it is most sensitive, on the same draws."""
     start = time.perf_counter()
     audited, transcripts = _extent(plan, draws, MOST_STEPS)
     attack = attacks(audited)[0]

@@ -1,4 +1,4 @@
-"""Black-box membership inference: determine from a model's answers alone who was in the training set.
+"""Black-box membership inference: determine from a model's answers alone which records were in the training set.
 
 LiRA: many runs on random halves of public records show how sure a model is of a record that it has seen and of one that
 it has not; a run's own answers are scored by the likelihood ratio of the two. Each run is attacked by all the others.

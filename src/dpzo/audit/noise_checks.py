@@ -18,18 +18,18 @@ from dpzo.audit.observed import Integers, Numbers, Observed
 from dpzo.audit.tally import CheckTally, of_correlation, of_count, of_squares, of_sums
 
 THRESHOLDS = np.array([0.01, 0.1, 0.3, 0.6, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5])  # of |z|
-LEAST_FOR_SHAPE = 200  # draws of a group whose shape is looked at, beside its spread and mean
+LEAST_FOR_SHAPE = 200  # draws of a group whose shape is tested, besides its spread and mean
 PERIODS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 25, 32, 50, 64, 100)  # "every n-th step"
 MOST_LAGS = 64
-MOST_PRODUCTS = 2e9  # multiplications that lags may take
+MOST_PRODUCTS = 2e9  # multiplications for the lag tests
 MOST_SLOTS = 2500  # of one run, of which all pairs are compared
-MOST_COORDINATES = 400  # among which a combination without noise is looked for
+MOST_COORDINATES = 400  # among which a combination without noise is searched
 MODULI = (*range(2, 65), 81, 96, 97, 100, 120, 125, 127, 128, 144, 250, 255, 256)
-RESIDUES = 50_000  # draws whose remainders are looked at
+RESIDUES = 50_000  # draws whose remainders are tested
 
 
 def magnitudes(z: Numbers) -> Numbers:
-    """The sizes |z| as standard normals of their own: two draws of one size and different signs show here."""
+    """The sizes |z| mapped to standard normals: these show two draws of one size and different signs."""
     return np.asarray(-special.ndtri(np.clip(2.0 * special.ndtr(-np.abs(z)), 1e-300, 1.0 - 1e-16)))
 
 
@@ -125,7 +125,7 @@ def _slots(z: Numbers, seen: Observed) -> Numbers | None:
 
 
 def check_independence(tally: CheckTally, z: Numbers, seen: Observed) -> None:
-    """No draw says anything of another: across steps, runs, coordinates; nor does a combination of draws lack noise."""
+    """Draws are independent across steps, runs and coordinates, and no combination of draws lacks noise."""
     for y, what in ((z, "noise"), (magnitudes(z), "sizes of noise")):
         _lags(tally, what, y)
         slots = _slots(y, seen)
@@ -189,7 +189,7 @@ def _combinations(tally: CheckTally, z: Numbers) -> None:
 
 
 def check_entropy(tally: CheckTally, law: NoiseLaw, seen: Observed, miss: float) -> None:
-    """Repeats that chance does not make, and remainders that are not spread over all."""
+    """Repeats too frequent for chance, and remainders that are not spread over all values."""
     noise = seen.noise
     for folded in (noise, np.abs(noise), np.maximum(noise, -noise - 1.0)):
         _repeated_stretches(tally, law, folded, seen, miss)
@@ -261,7 +261,7 @@ def _repeated_numbers(tally: CheckTally, law: NoiseLaw, noise: Numbers) -> None:
 
 
 def _remainders(tally: CheckTally, law: NoiseLaw, noise: Numbers) -> None:
-    """No remainder is too frequent: P(N ≡ r mod m) ≤ 1/m + p for a unimodal law of largest mass p."""
+    """No remainder is too frequent: P(N ≡ r mod m) ≤ 1/m + p for a unimodal distribution of largest mass p."""
     if len(noise) < 100:
         return
     whole = noise.astype(np.int64)

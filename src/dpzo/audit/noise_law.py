@@ -1,9 +1,9 @@
-"""The exact law of a plan's noise on the lattice, and the map of its draws to exact standard normals.
+"""The exact distribution of a plan's noise on the lattice, and the map of its draws to exact standard normals.
 
 A draw N of the noise falls into one cell of the lattice, whose probability is known. A uniform number chosen within
 that cell turns the draw into an exactly uniform one (the randomised probability integral transform), and its normal
-quantile is an exact standard normal. So every test of the noise is a test of independent standard normals, whose laws
-in finite samples are known: no chance stated by an audit rests on a limit theorem.
+quantile is an exact standard normal. So every test of the noise is a test of independent standard normals, whose
+finite-sample distributions are known: no probability stated by an audit depends on a limit theorem.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dpzo.noise.tabled import Tabled
 from dpzo.privacy import Gaussian, Laplace, Lattice, Mechanism
 
 Numbers = npt.NDArray[np.float64]
-SMALLEST = 1e-300  # probabilities below it are taken for it: a z of 37
-MOST_CELLS = 2_000_000  # of a table with a slowly falling tail; what lies beyond has no probability worth a test
+SMALLEST = 1e-300  # smaller probabilities are raised to it: a z of 37
+MOST_CELLS = 2_000_000  # of a table with a slowly decreasing tail; the mass beyond is negligible for tests
 NO_TAIL = 1e-30
-EXPONENTS = np.geomspace(1e-7, 1.0, 300)  # at which Chernoff's bound is taken, in units of what the law allows
+EXPONENTS = np.geomspace(1e-7, 1.0, 300)  # for Chernoff's bound, in units of the largest valid exponent
 
 
 class NoiseLaw:
-    """The law of one draw of `mechanism` on `grid`, an integer in lattice units."""
+    """The distribution of one draw of `mechanism` on `grid`, an integer in lattice units."""
 
     def __init__(self, mechanism: Mechanism, grid: Lattice) -> None:
         self.mechanism = mechanism
@@ -49,7 +49,7 @@ class NoiseLaw:
         return self._outside(draws)[1]
 
     def _outside(self, draws: Numbers) -> tuple[Numbers, Numbers, npt.NDArray[np.bool_]]:
-        """P(further out), P(the cell itself), and whether the cell lies below 0: never 1 − something small."""
+        """P(further out), P(the cell itself), and whether the cell is below 0: never 1 − something small."""
         if isinstance(self.mechanism, Tabled):
             return self._of_table(draws)
         negative = draws < 0
@@ -86,7 +86,7 @@ class NoiseLaw:
         for growth in EXPONENTS:
             if noise.shape.ratio * math.exp(growth * noise.shape.period) < 1.0 and growth * len(masses) < 600.0:
                 moment = masses[0] + (masses[1:] * 2.0 * np.cosh(growth * cells[1:])).sum()
-                # Within a block a draw lies at most half a cell further out than its cell's centre.
+                # Within a block a draw is at most half a cell further out than its cell's centre.
                 found.append((growth / noise.block, math.log(float(moment)) + growth / 2.0))
         return found
 

@@ -1,7 +1,7 @@
-"""What an auditor sees of channels that it feeds itself: each step's batch, rows and release.
+"""An auditor's observations of channels on its own synthetic rows: each step's batch, rows and release.
 
-Whoever makes the rows up and is handed the batches knows the clipped sum beneath every release. What remains of a
-release is the noise alone, one exact draw a coordinate, whatever the sampler and however the rows were chosen.
+An auditor that synthesises the rows and receives the batches knows the clipped sum of every release. The rest of a
+release is the noise alone, one exact draw per coordinate, for any sampler and any choice of rows.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Integers = npt.NDArray[np.int64]
 RowsAt = Callable[[int, int], Numbers]
 """From the step's number and the size of its batch to its rows (batch, K), in slope units."""
 AT_ONCE = 300_000  # numbers in rows, held before they are clipped and summed
-LARGEST = 2**62  # released numbers beyond it count as it: no float is asked to hold more
+LARGEST = 2**62  # larger released numbers are clamped to it, so that floats can represent them
 
 
 class Watched(DataSet):
-    """A made-up data set of `num_units` units whose rows are made when asked for; it remembers batches and rows."""
+    """A synthetic data set of `num_units` units whose rows are generated on request; it records batches and rows."""
 
     def __init__(self, num_units: int, rows_at: RowsAt) -> None:
         self._count = num_units
@@ -41,7 +41,7 @@ class Watched(DataSet):
         return self._count
 
     def rows(self, units: npt.NDArray[np.int64]) -> Numbers:
-        """Rows (batch, K) of this batch; who is in it is written down."""
+        """Rows (batch, K) of this batch; its units are recorded."""
         batch = np.array(units).ravel()
         self.batches.append(batch)
         self.given.append(self._rows_at(len(self.batches) - 1, len(batch)))
@@ -68,7 +68,7 @@ class Observed:
 
     @cached_property
     def noise(self) -> Numbers:
-        """What the rows do not explain, (n, K): exact draws of the plan's noise, if the channel is sound."""
+        """Releases less the known sums, (n, K): exact draws of the plan's noise, if the channel is correct."""
         return self.values - self.sums
 
     @cached_property
@@ -79,7 +79,7 @@ class Observed:
 
 @dataclass
 class Observer:
-    """Feeds channels and collects. `observe` once a run; `collected` at the end."""
+    """Runs channels on synthetic rows and collects. Call `observe` once per run, `collected` at the end."""
 
     make: ChannelFactory
     run: Run
@@ -97,13 +97,13 @@ class Observer:
         self._runs = 0
 
     def observe(self, num_units: int, rows_at: RowsAt, kind_at: Callable[[int], int], hostile: str) -> None:
-        """One run on `num_units` units. What it raises on these rows (`hostile`: in words) is a fault of it."""
+        """One run on `num_units` units. An exception on these rows (`hostile`: their description) is a fault."""
         data = Watched(num_units, rows_at)
         try:
             seen = list(self.run(self.make, self.plan, data))
         except Exception as error:
             if not data.given:
-                raise  # no rows were asked for yet: not because of them
+                raise  # no rows were requested yet, so they are not the cause
             self._faults.setdefault(f"a run stopped with {type(error).__name__} because of its rows ({hostile})")
             return
         if len(seen) > self.plan.steps:
@@ -135,7 +135,7 @@ class Observer:
             self._sum_up()
 
     def _sum_up(self) -> None:
-        """Clip and sum the rows that wait, all at once."""
+        """Clip and sum the pending rows, all at once."""
         sizes = np.array([len(rows) for rows in self._waiting])
         if len(sizes) == 0:
             return
@@ -146,7 +146,7 @@ class Observer:
         self._waiting, self._held = [], 0
 
     def collected(self) -> Observed:
-        """All that was seen so far."""
+        """All observations so far."""
         self._sum_up()
         shape = (len(self._values), self.plan.num_directions)
         labels = np.array(self._labels, dtype=np.int64).reshape(len(self._labels), 4)

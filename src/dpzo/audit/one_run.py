@@ -1,8 +1,8 @@
-"""Lower bounds on ε from one run with many canaries, each of which was in it or not by a coin of its own.
+"""Lower bounds on ε from one run with many canaries, each included independently by a coin toss.
 
 An auditor guesses for some canaries whether they were in, abstains for the others, and counts. Under (ε, δ) few guesses
-can be right, however they are made, so many right ones refute small ε. Where to begin guessing is chosen on half of the
-canaries and counted on the other half: one test is made, and nothing is to be corrected for.
+can be right, however they are made, so many right ones refute small ε. The guessing thresholds are chosen on half of
+the canaries and counted on the other half: there is only one test, so no correction is needed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def binomial_epsilon(found: Guesses, delta: float, miss: float) -> float:
 
 
 def gaussian_epsilon(found: Guesses, delta: float, miss: float) -> float:
-    """The same for mechanisms whose trade-off curve is a Gaussian's: tighter, and only as good as that assumption.
+    """The same for mechanisms whose trade-off curve is a Gaussian's: tighter, but valid only under that assumption.
 
     Formula: with f̄⁻¹(x) = Φ(Φ⁻¹(x) − μ) and μ the Gaussian that spends (ε, δ), from r = τ·v/m and h = τ·(c − v)/m at
     i = v downwards: h ← max(h, f̄⁻¹(r)), r ← r + i/(c − i)·(h_new − h_old); refuted if r + h > c/m at the end, for c

@@ -1,4 +1,4 @@
-"""The plan to audit: of a file that `dpzo plan --json` printed, or of a run's journal."""
+"""The plan to audit: from a file that `dpzo plan --json` printed, or from a run's journal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def plan_of(run: Path | None, file: Path | None) -> PrivacyPlan:
     """The plan of exactly one of a run folder and a plan file.
 
     Errors: DpzoError when none or both are given, or what is there is no plan. A run whose noise was not secret is
-    refused: it claims nothing.
+    refused: it has no guarantee to audit.
     """
     if (run is None) == (file is None):
         raise DpzoError("give one of RUN, a folder that dpzo train wrote, and --plan FILE")

@@ -1,4 +1,4 @@
-"""What an audit found: a lower bound on ε beside the claim, with all that it was bought with."""
+"""The result of an audit: a lower bound on ε next to the claim, with the draws and time that it took."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ LIMITS = (
     "A flag proves a fault, but for one audit of sound code in a million; no flag proves nothing more than that these "
     "attacks and checks, with this many draws, found none."
 )
-CHECKS_METHOD = "checks"  # the report of what no ε expresses
-FALSE_FLAG = 1e-6  # chance that anything is flagged in an audit of sound code: a flag accuses
+CHECKS_METHOD = "checks"  # the report of faults that no ε expresses
+FALSE_FLAG = 1e-6  # probability of any flag in an audit of correct code
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """One method's verdict. Public: computed from made-up rows, or from what a run published.
+    """One method's result. Public: computed from synthetic rows, or from a run's published files.
 
     `epsilon_claimed` at `delta` is what the plan's accountant says, an upper bound; `epsilon_lower` what was measured:
     but for a chance of 1 − `confidence` the true ε at `delta` is no less. `draws` runs (or canaries) on each side,
@@ -60,6 +60,6 @@ class AuditReport:
 
 
 def joint(reports: Sequence[AuditReport]) -> dict[str, Any]:
-    """The strongest bound in front, whether any is flagged, and each method's report."""
+    """The strongest bound, whether any is flagged, and each method's report."""
     best = max(reports, key=lambda report: report.epsilon_lower)
     return {**best.to_dict(), "flagged": any(r.flagged for r in reports), "reports": [r.to_dict() for r in reports]}

@@ -1,4 +1,4 @@
-"""A run's own plan and model once more, on records that may be read, with canaries among them."""
+"""Rerun a run's plan and model with canaries, on records that may be read."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def audit_rerun(
     base: str | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[AuditReport]:
-    """Train once more as `run` was trained, on `source`, with canaries; nothing of it is kept but the bounds.
+    """Train again as `run` was trained, on `source`, with canaries; only the bounds are kept.
 
-    `data_is`: `public`, or `charged` for private records: the rerun then spends the plan's whole ε on them, beside what
-    other runs have spent, and whoever asks for it says so; the run's card then states it. A guess about the records'
-    nature is never made.
-    Errors: DpzoError without that word, and for whatever `audit_transcript` refuses.
+    `data_is`: `public`, or `charged` for private records: the rerun then spends the plan's whole ε on them, in addition
+    to other runs. The caller must declare this, and the run's card then states it; the records' nature is never
+    guessed.
+    Errors: DpzoError without that declaration, and as `audit_transcript`.
     """
     if data_is not in DATA_IS:
         raise DpzoError(

@@ -46,7 +46,7 @@ class CheckTally:
         self._least[what] = min(least, self._least.get(what, 1.0))
 
     def finding(self, miss: float) -> Defect | None:
-        """What failed first, if the smallest p-value lies below `miss` ÷ the number of tests."""
+        """The first failed test, if the smallest p-value is below `miss` ÷ the number of tests."""
         if not self._least or self.chance > miss:
             return None
         return Defect(self.check, min(self._least, key=lambda name: self._least[name]), self.chance)
@@ -83,7 +83,7 @@ def of_sums(sums: npt.ArrayLike, squared_weights: npt.ArrayLike) -> Numbers:
 def of_correlation(products: Numbers, squares: Numbers, pairs: int) -> Numbers:
     """p-values of ⟨x, y⟩, given ‖x‖²‖y‖², x and y independent normals: the squared cosine is Beta(½, (n−1)/2).
 
-    The law of the angle needs only one of the two to be spherical, so y may be anything that does not depend on x.
+    The angle's distribution needs only one of the two to be spherical, so y may be anything independent of x.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         rest = 1.0 - np.where(squares > 0.0, products**2 / squares, 0.0)

@@ -1,4 +1,4 @@
-"""Audit of a whole training run: canaries are put among public records, and found again in the journal or not."""
+"""Audit of a whole training run: insert canaries among public records and try to detect them in the journal."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ def audit_transcript(
 ) -> list[AuditReport]:
     """Train once, by the real loop, on `num_units` public units and about half of `canaries`; bound ε from the journal.
 
-    Each canary is in by a coin that the attack does not see. Two bounds come of the same guesses: the binomial one of
+    A coin that the attack does not see decides on each canary. The same guesses give two bounds: the binomial one of
     Steinke et al. 2023, for any (ε, δ) mechanism, and the one for Gaussian trade-off curves of Mahloujifar et al. 2024;
     both hold together with `confidence`; a flag is false at most once in a million audits. `seed` is public: it places
-    the canaries and tosses their coins. `fit` is the loop that is audited, `train.fit` unless a fault is planted. The
+    the canaries and tosses their coins. `fit` is the audited loop, `train.fit` unless a test plants a fault. The
     job's parameters end at θ_T.
 
-    What limits the bounds: one run gives few guesses, sampling is not undone, and rows hide each other: beside σC of
-    noise a score sees those of units, and the other canaries as C·√(q·canaries/(2K)). No real unit is as loud.
+    Limits of the bounds: one run gives few guesses, the attack does not know the batches, and rows hide each other:
+    besides noise of σC, a score contains the units' rows, and the other canaries' as C·√(q·canaries/(2K)). No real
+    unit's row is as large.
     Errors: DpzoError for fewer than 20 canaries, more than trained elements, or the relation replace_one.
     """
     plan = job.plan
@@ -90,7 +91,7 @@ def audit_transcript(
 
 
 def require_canaries(plan: PrivacyPlan, canaries: int, dimension: int) -> None:
-    """Refuse a number of canaries that shows nothing or has no place. DpzoError in one line."""
+    """Refuse a number of canaries that is too small to show anything or too large. DpzoError in one line."""
     if canaries < FEWEST:
         raise DpzoError(f"--canaries: {canaries} show nothing; use at least {FEWEST}, such as 200")
     if canaries > dimension:
