@@ -30,7 +30,7 @@ def parquet_rows(path: Path, columns: Wanted) -> Iterator[Row]:
     """Yield (record number from 1, {column: value}) of a parquet file; of its columns those named, if it has them all.
 
     The file is mapped, and one batch is decoded at a time. Nothing is written anywhere. Class labels, where `datasets`
-    wrote the file, come with their names.
+    wrote the file, are given by name.
 
     Errors: DpzoError for a file that is not there, is no parquet, is damaged or empty, or lacks pyarrow to read it.
     """

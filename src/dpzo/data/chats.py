@@ -55,7 +55,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Message(NamedTuple):
-    """One turn: who speaks, what is said, what else the template gets, and whether it is learnt. Private."""
+    """One turn: role, content, other fields for the template, and whether it is trained on. Private."""
 
     role: str
     content: str
@@ -66,7 +66,7 @@ class Message(NamedTuple):
         return "Message(<private>)"
 
     def to_dict(self) -> dict[str, Any]:
-        """What a chat template gets."""
+        """The message as a chat template receives it."""
         return {"role": self.role, "content": self.content, **self.more}
 
 
@@ -231,7 +231,7 @@ def _from_json(text: str) -> Any:
 
 
 def empty(value: object) -> bool:
-    """Whether a key says nothing: missing, or an empty text, list or object, also one whose values are all empty."""
+    """Whether a key is empty: missing, or an empty text, list or object, also one whose values are all empty."""
     found = plain(value)
     if isinstance(found, Mapping):
         return all(empty(part) for part in found.values())

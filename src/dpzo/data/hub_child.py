@@ -9,7 +9,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Read what is asked from standard input; write `saved`, or why not, as names that are public on the hub."""
+    """Read the request from standard input; write `saved`, or the reason for failure, as names public on the hub."""
     asked = json.load(sys.stdin)
     try:
         answer = fetch(asked)
@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def fetch(asked: dict[str, Any]) -> dict[str, Any]:
-    """Save the split; or return the configurations or the splits that there are, if the one asked for is not."""
+    """Save the split; or return the existing configurations or splits, if the requested one does not exist."""
     import datasets
 
     place, revision = asked["name"], asked["revision"]

@@ -72,7 +72,7 @@ class InMemory:
         raises an exception.
         """
         reader, number = _reader(self.table), 0
-        assert reader is not None  # __post_init__ has seen it
+        assert reader is not None  # checked in __post_init__
         try:
             for number, values in reader(self.table, columns):
                 yield number, values

@@ -21,7 +21,7 @@ def used_fields(data: DataConfig, task: Task, *, from_folder: bool) -> frozenset
         fields |= {"completion_column", "max_answer_tokens", "end_token"}
     else:
         fields |= {"label_column"}
-    if from_folder:  # its files say which column is which
+    if from_folder:  # its files determine the columns
         return frozenset(fields - {"label_column", "completion_column"} | {"layout"})
     if task.option_fields is not None:
         fields |= {"max_answer_tokens"}

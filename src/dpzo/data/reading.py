@@ -66,9 +66,9 @@ def read_records(
 def kind_by_columns(
     place: str | Path | InMemory, data: DataConfig, *, split: str | None = None, tell: Tell = untold
 ) -> Literal["completion", "chat"] | None:
-    """What the columns of a file say that its records are, where they say it without doubt; else None.
+    """The kind of records in a file if its columns determine it unambiguously; else None.
 
-    Names of columns decide (in jsonl those of the first record), never what a record holds. A hub is not asked.
+    Column names decide (in jsonl those of the first record), never the contents of a record. No hub is contacted.
     """
     if parse_hub(str(place)) is not None:
         return None

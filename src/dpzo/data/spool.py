@@ -191,7 +191,7 @@ class TextSpool:
 
 
 class _MappedTexts(Sequence[str]):
-    """Texts one after the other in one buffer, decoded when they are asked for."""
+    """Texts one after the other in one buffer, decoded on access."""
 
     def __init__(self, data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
         self._data = data

@@ -132,7 +132,7 @@ def _wrapped(
     kind: AdapterKind, model: nn.Module, architecture: str, fresh: list[str], lora: LoraSettings, virtual_tokens: int
 ) -> nn.Module:
     with silent_libraries():
-        import peft  # it brings in every library it could serve, so only what needs it pays
+        import peft  # it imports every library it supports, so import it only where needed
 
     task: Any = {
         "causal": peft.TaskType.CAUSAL_LM,

@@ -86,7 +86,7 @@ class MicroBatch:
     answer_lengths: Tensor  # (rows,) int64
     targets: Tensor  # (records,) int64
     mask_positions: Tensor | None  # (rows,) int64; 0 for filling
-    start: int  # where its records stand in the request
+    start: int  # position of its records in the request
     count: int  # how many of them are real
     scored: Tensor | None = None  # (rows, max_answer_tokens) bool; the last columns, where not all of them count
 

@@ -206,7 +206,7 @@ def _other_than_plain(loaded: LoadedModel, what: str) -> DpzoError:
 
 
 def tolerance(loaded: LoadedModel) -> float:
-    """What may be rounding, given how the model is held."""
+    """The difference that rounding may cause, given how the model is held."""
     dtypes = {parameter.dtype for parameter in loaded.module.parameters() if parameter.dtype in ROUNDING}
     held = max((ROUNDING[dtype] for dtype in dtypes), default=ROUNDING[torch.float32])
     return held if loaded.storage.quantization == "none" else max(held, ROUNDING[torch.bfloat16])

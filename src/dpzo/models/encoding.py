@@ -270,5 +270,5 @@ def _tokenise(tokenizer: Any, texts: list[str], pairs: list[str] | None, **optio
 
 
 def _plain(text: str) -> str:
-    """The text with lone surrogates, which no tokenizer takes, replaced by a question mark."""
+    """The text with lone surrogates, which no tokenizer accepts, replaced by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")

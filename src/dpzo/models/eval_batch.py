@@ -23,7 +23,7 @@ class _Through(nn.Module):
         self._run = run
 
     def forward(self) -> Tensor:
-        """What `run` gives."""
+        """The result of `run`."""
         return self._run()
 
 

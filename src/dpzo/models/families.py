@@ -94,11 +94,11 @@ FAMILIES: dict[str, Family] = {
 
 @dataclass(frozen=True)
 class FamilyOutcome:
-    """What was found for one family; `reason` is set for one that is refused."""
+    """The result for one family; `reason` is set if it is refused."""
 
     family: str
     form: str
-    microbatch: int | None = None  # records that may share a pass, of `MICROBATCH` asked for
+    microbatch: int | None = None  # records that may share a pass, out of `MICROBATCH`
     passed: tuple[str, ...] = ()
     reason: str = ""
 

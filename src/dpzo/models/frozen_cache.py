@@ -185,7 +185,7 @@ def _put_back(layer: nn.Module, forward: Callable[..., Any] | None) -> None:
 class SharedPrefix:
     """Evaluates micro-batches, each through the frozen layers once: a step, or (`run`) a run.
 
-    - `batch`: states of the records asked for last are held, up to `HELD_AT_MOST` bytes, and dropped when others are.
+    - `batch`: states of the last requested records are held, up to `HELD_AT_MOST` bytes, until others are requested.
     - `run`: states of a record are computed when it is first asked for and kept till the process ends, in memory or in
       a nameless owner-only file (`spool.RowStore`).
 
@@ -252,7 +252,7 @@ class SharedPrefix:
             yield batch, result
 
     def _learn(self, store: RowStore, chosen: Indices, run: Callable[[MicroBatch], Tensor]) -> None:
-        """States of the records that are asked for for the first time, in micro-batches of the same shape."""
+        """States of the records that are requested for the first time, in micro-batches of the same shape."""
         missing = np.unique(chosen[~self._known[chosen]])
         for batch in microbatches(self._encoded, missing, self._size, self._device):
             states = self._frozen.states(partial(run, batch))

@@ -37,7 +37,7 @@ def generate(
     - The model's own generation settings (sampling, penalties, beams) are set aside. Padding on the left. Nothing is
       written to a disk, printed or logged.
 
-    What is said of a private prompt is private. Errors: DpzoError for a model that is not causal, or a bad number.
+    The answer to a private prompt is private. Errors: DpzoError for a model that is not causal, or a bad number.
     """
     if loaded.architecture != "causal":
         raise DpzoError("this model is a classifier: it generates no text; use a run of a causal model")

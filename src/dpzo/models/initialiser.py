@@ -13,7 +13,7 @@ from dpzo.zo.initial import public_uniform
 def seeded_initialiser(seed: int) -> Initialiser:
     """Uniform values on [−1, 1) from the public seed: a pure function of seed, parameter name and shape.
 
-    They come from counters that no direction uses, so what is drawn at the start is never drawn again.
+    They come from counters that no direction uses, so no initial value is ever drawn again.
     """
 
     def initialise(name: str, shape: tuple[int, ...]) -> Tensor:

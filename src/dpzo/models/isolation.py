@@ -114,7 +114,7 @@ def check_isolation(objective: RecordObjective, microbatch_size: int, records: i
     if not keeps_bits(objective.losses, size, total):
         return False
     if size == 1:
-        return True  # a record alone may take a course of its own
+        return True  # a single record may use a different sequence of operators
     half = np.arange(size, dtype=np.int64)
     courses = (np.full(size, 1, dtype=np.int64), half, total - 1 - half)  # short ones alone, two mixtures
     return same_course([partial(objective.losses, records) for records in courses])

@@ -1,6 +1,6 @@
-"""What is asked of a record's logits: a loss, or a score that no gradient reaches. One number a record, smaller better.
+"""Losses of a record's logits, or scores without a gradient. One number per record, smaller is better.
 
-Zeroth-order steps only ask for values, so 1 − accuracy or 1 − F1 serves as well as cross-entropy. Each is bounded in
+Zeroth-order steps only need values, so 1 − accuracy or 1 − F1 can be used like cross-entropy. Each is bounded in
 [0, 1], a step function of the weights, and of a record alone. A slope is a multiple of 1/(2·smoothing), mostly 0.
 """
 
@@ -64,7 +64,7 @@ def answer_measure(measure: Measure, logits: Tensor, input_ids: Tensor, answer_l
 
 
 def _matched(guess: Tensor, truth: Tensor, scored: Tensor) -> Tensor:
-    """(B, A) flags of answer tokens that find a partner of their own among the guesses: Σ = multiset intersection.
+    """(B, A) flags of answer tokens matched one to one with guesses: Σ = multiset intersection.
 
     The r-th occurrence of a token in the answer is matched if the guesses hold that token at least r times.
     """

@@ -65,7 +65,7 @@ class LoadedModel:
 
     @property
     def stand_in_token(self) -> int:
-        """What replaces a token that the model has no embedding for."""
+        """The replacement for a token without an embedding in the model."""
         names = ("unk_token_id", "eos_token_id", "bos_token_id", "pad_token_id")
         ids = (getattr(self.tokenizer, name, None) for name in names)
         return next((int(token) for token in ids if token is not None and token < self.vocabulary), 0)

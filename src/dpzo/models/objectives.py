@@ -139,7 +139,7 @@ class TokenObjective:
             yield from self._shared.evaluate(records, logits)
 
     def forget(self) -> None:
-        """Drop what the frozen layers gave for the records asked for last; what is kept for the run stays."""
+        """Drop the frozen layers' output for the last requested records; output kept for the run stays."""
         if self._shared is not None:
             self._shared.forget()
 
@@ -300,7 +300,7 @@ class FeatureObjective:
         return result
 
     def forget(self) -> None:
-        """Drop the blocks of the records asked for last; the features stay."""
+        """Drop the blocks of the last requested records; the features stay."""
         self._kept = (None, [])
 
     def evaluate_filling(self) -> None:
@@ -352,7 +352,7 @@ def compute_features(
 
 
 def _last_columns(needed: int, _layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The columns whose logits are asked for, in one piece of memory.
+    """The columns whose logits are requested, in contiguous memory.
 
     A slice would be multiplied row by row, with the whole vocabulary read from memory for each; and `contiguous` does
     not see the variants that lie between two rows.

@@ -272,7 +272,7 @@ def build_skeleton(
 
 
 def _shifted_bytes(parameter: nn.Parameter, sliced: bool) -> int:
-    """What is held of it while the layer that owns it runs."""
+    """The part of it that is held while its layer runs."""
     elements = slice_height(parameter) * parameter.shape[1] if sliced else parameter.numel()
     return elements * parameter.element_size()
 

@@ -60,7 +60,7 @@ class Storage:
         return options
 
     def describe(self) -> str:
-        """What the base fingerprint adds for quantised weights: they are a function of the checkpoint and of this."""
+        """The base fingerprint's entry for quantised weights: they are a function of the checkpoint and of this."""
         if self.quantization == "none":
             return ""
         package = "bitsandbytes" if self.quantization.startswith("bnb") else "torchao"
@@ -89,7 +89,7 @@ def quantise(module: nn.Module, storage: Storage) -> None:
 
 
 def _int4_group(layer: nn.Linear) -> int | None:
-    """Inputs that share a scale in an int4 layer of this shape; None where int4 does not fit and int8 serves."""
+    """Inputs that share a scale in an int4 layer of this shape; None where int4 does not fit and int8 is used."""
     if layer.out_features % _INT4_ROWS:
         return None
     return next((group for group in _GROUPS if layer.in_features % group == 0), None)

@@ -32,7 +32,7 @@ class UnitObjective:
 
     @property
     def variants(self) -> int:
-        """How many settings of the trainable part the objective over records takes at a time."""
+        """The number of settings of the trainable part that the objective over records evaluates at a time."""
         return self.objective.variants if isinstance(self.objective, VariantObjective) else 1
 
     @property
@@ -41,7 +41,7 @@ class UnitObjective:
         return self.objective.planned_passes if isinstance(self.objective, PaddedObjective) else 0
 
     def variant_losses(self, records: Indices, weights: Weights) -> Losses:
-        """Loss of each named unit at each of V settings, shape (V, B). TypeError where the objective takes but one."""
+        """Loss of each given unit at each of V settings, shape (V, B). TypeError if the objective takes only one."""
         if not isinstance(self.objective, VariantObjective):
             raise TypeError("this objective takes one setting at a time")
         members = self._members(records)
@@ -49,7 +49,7 @@ class UnitObjective:
         return np.stack([_means(np.asarray(own, dtype=np.float64), members) for own in values])
 
     def forget(self) -> None:
-        """Drop what the objective over records holds for the records asked for last."""
+        """Drop what the objective over records holds for the last requested records."""
         if isinstance(self.objective, ForgetfulObjective):
             self.objective.forget()
 

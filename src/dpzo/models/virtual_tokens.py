@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class VirtualPrompt:
-    """What stands before every row of a PEFT model that learns a prompt, and the base model that reads it."""
+    """The virtual tokens before every row of a PEFT model that learns a prompt, and the base model that reads them."""
 
     peft: Any
     model: nn.Module

@@ -1,4 +1,4 @@
-"""What a task is: a public, declarative description of a data set and of how a model is asked about it."""
+"""A task: a public, declarative description of a data set and of the prompts for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANSWER_METRICS: frozenset[str] = frozenset({"loss", "squad_f1", "drop_f1", "bleu
 
 @dataclass(frozen=True)
 class Task:
-    """A data set and how a model is asked about it. All of it is public: it is printed, hashed and published.
+    """A data set and its prompts. All of it is public: it is printed, hashed and published.
 
     - `template`: a text with named fields, `{text} It was`, for a causal model; a record's prompt is the template with
       its texts put in, each through the filters that follow its name (`{question|question}`; see `templates.FILTERS`).
@@ -157,7 +157,7 @@ class Task:
         return render(self.answer_template, {COMPLETION: records.completions}, len(records))
 
     def blank(self, records: Records) -> NDArray[np.bool_]:
-        """Which records hold no text of their own in any field; shape (n,)."""
+        """Which records have no text in any field; shape (n,)."""
         columns = [self._column(name, records) for name in self.text_fields]
         return np.array([not any(text.strip() for text in row) for row in zip(*columns, strict=True)], np.bool_)
 

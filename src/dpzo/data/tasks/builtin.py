@@ -23,7 +23,7 @@ NAMES = (
 
 
 class _BuiltInTasks(Mapping[str, Task]):
-    """Tasks by name, each read when it is asked for."""
+    """Tasks by name, each read on first access."""
 
     def __getitem__(self, name: str) -> Task:
         return DEMO if name == DEMO.name else _read(name)

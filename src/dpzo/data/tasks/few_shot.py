@@ -21,7 +21,7 @@ def k_shot(records: Records, k: int, seed: int) -> tuple[Records, Records]:
     - Which records are drawn depends on all of them: declare a unit's data public before it is drawn from, or draw
       first and take what was drawn as the private set.
 
-    Errors: DpzoError for records without labels, k < 1, or a seed that numpy would not take.
+    Errors: DpzoError for records without labels, k < 1, or a seed that numpy does not accept.
     Source: LM-BFF (Gao et al. 2021).
     """
     if records.labels is None:

@@ -68,7 +68,7 @@ def _filtered(slot: str, text: str) -> str:
 
 
 def slots_in(template: str, what: str = "template") -> tuple[str, ...]:
-    """What stands in the braces, filters included, each once."""
+    """The contents of the braces, including filters, each once."""
     try:
         parts = list(Formatter().parse(template))
     except ValueError:

@@ -19,7 +19,7 @@ _ORDERS = 4
 
 
 def bleu_rows(answers: Sequence[str], golds: Sequence[Sequence[str]]) -> Rows:
-    """What BLEU sums: for each text, matches and totals of 1- to 4-grams, its length, the reference length; (n, 10).
+    """BLEU's statistics: for each text, matches and totals of 1- to 4-grams, its length, the reference length; (n, 10).
 
     sacrebleu's tokens (13a, cased) and its closest reference length.
     """

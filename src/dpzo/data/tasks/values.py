@@ -18,14 +18,14 @@ _MISSING_TYPES = frozenset({"NAType", "NaTType"})
 
 
 class ClassLabel(NamedTuple):
-    """A label that a data set stores as a number beside the names of all classes (`datasets.ClassLabel`)."""
+    """A label that a data set stores as a number, with a list of all class names (`datasets.ClassLabel`)."""
 
     number: int
     names: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """The class that the number stands for."""
+        """The class of the number."""
         return self.names[self.number]
 
 
