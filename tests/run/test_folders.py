@@ -419,7 +419,7 @@ def test_an_output_that_is_not_new_is_refused_before_any_work(tiny_bert: Path, d
         ("data", {"text_column": "absent"}, "has no column 'absent'"),
         ("data", {"labels": ["calm", "other"]}, "row 2: column 'label' holds a label that is not declared"),
         ("privacy", {"expected_batch_size": 1000}, "`expected_batch_size` must lie between 0 and `num_examples`"),
-        ("privacy", {"noise_multiplier": None}, "give exactly one of --epsilon and --noise-multiplier"),
+        ("privacy", {"noise_multiplier": None}, "give exactly one of `epsilon` and `noise_multiplier`"),
         ("model", {"name": "/no/such/model"}, "/no/such/model"),
     ],
 )

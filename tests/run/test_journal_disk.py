@@ -117,8 +117,10 @@ def _dies(*arguments: object, **options: object) -> None:
     raise _Died
 
 
-def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attempts", [1, 10])
+def test_a_run_can_be_read_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
     """Someone may look at any moment: what is found is a run, never one that was cut short."""
+    monkeypatch.setattr("dpzo.run.journal._READS", attempts)
     steps = 400
     header = {**HEADER, "plan": {**HEADER["plan"], "steps": steps}}
     journal = Journal.create(tmp_path, header)

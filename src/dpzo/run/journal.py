@@ -82,12 +82,14 @@ def read(folder: Path) -> Transcript:
         before = _head_bytes(folder / HEAD)
         found = _scan(folder)
         if _head_bytes(folder / HEAD) == before:
-            break
-    return _judged(found, _read_head(folder / HEAD, before))
+            return _judged(found, _read_head(folder / HEAD, before))
+    # The writer is faster than this reader: judge what was there when the last read began. Lines are only appended.
+    head = _read_head(folder / HEAD, before)
+    return _judged(_scan(folder, int(head["step"]) + 1), head)
 
 
-_READS = 50
-"""Attempts to read a run that is being written; the last attempt is judged regardless."""
+_READS = 10
+"""Attempts to read all of a run that is being written."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class _Scanned:
     size: int
 
 
-def _scan(folder: Path) -> _Scanned:
+def _scan(folder: Path, most: int | None = None) -> _Scanned:
+    """The journal's lines, verified against each other; the first `most` steps alone, if given."""
     path = folder / JOURNAL
     try:
         file = path.open("rb")
@@ -126,7 +129,7 @@ def _scan(folder: Path) -> _Scanned:
         num_steps, size, torn = 0, len(line), False
         hashes: tuple[str, ...] = (hashed,)
         longest = longest_line(width)
-        while line := file.readline(longest + 1):
+        while num_steps != most and (line := file.readline(longest + 1)):
             if len(line) > longest:
                 raise DpzoError(f"{path}: line {num_steps + 2} (step {num_steps}) is longer than any that is written")
             if not line.endswith(b"\n"):
