@@ -69,6 +69,6 @@ def test_the_changelog_begins_with_this_version() -> None:
     page = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = re.findall(r"^## \[(.+?)\]", page, re.MULTILINE)
     assert versions[:2] == ["Unreleased", dpzo.__version__]
-    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Privacy"}
     assert set(re.findall(r"^### (.+)$", page, re.MULTILINE)) <= kinds
     assert re.search(rf"^## \[{re.escape(dpzo.__version__)}\] - \d{{4}}-\d\d-\d\d$", page, re.MULTILINE)

@@ -40,7 +40,7 @@ def test_a_forecast_from_a_configuration_alone(dpzo: Callable[..., Any], tiny_be
     for words in (
         "memory",
         "the process, at most",
-        "guessed",
+        "estimated: ",
         "not measured: the model's weights",
         "million parameters",
     ):

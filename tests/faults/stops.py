@@ -30,7 +30,7 @@ PHASES: dict[str, tuple[Any, str]] = {
     "isolation check": (assembly, "isolated_or_refused"),
     "forecast": (assembly, "timed_evaluations"),
     "preparing": (runs, "objective"),
-    "folder": (runs, "dump_config"),
+    "folder": (runs, "config_text"),
     "draw": (PrivateChannel, "draw_batch"),
     "release": (PrivateChannel, "release"),
     "step": (Journal, "append"),

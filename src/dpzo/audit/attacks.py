@@ -154,9 +154,9 @@ def attacks(plan: PrivacyPlan) -> tuple[Attack, ...]:
     - all coordinates: alike in each (directions clipped one by one);
     - between coordinates: one less another (noise that directions share);
     - far sums: by the sum alone, which a faulty clip moves further than any likelihood expects; if all units are in
-    every batch, the bystanders' rows have the opposite sign (batches clipped after their sum);
+      every batch, the bystanders' rows have the opposite sign (batches clipped after their sum);
     - known noise, known batches: the draws of a second run of the program with the same public seed are subtracted,
-    or used as the batches.
+      or used as the batches.
     """
     width = plan.num_directions
     one, zero = (BEYOND, *[0.0] * (width - 1)), (0.0,) * width

@@ -34,7 +34,7 @@ class DpGradient:
     """DP-SGD or DP-Adam: θ ← U(θ, ĝ),  ĝ = (Σ_{i ∈ B_t} g_i·min(1, C/‖g_i‖₂) + σC·N(0, I_d)) / (qN).
 
     - `clip_norm` C: in gradient units (loss per unit step), in place of the plan's; σ, q, N, δ, T are the plan's, which
-    has one Gaussian query of L2 sensitivity C per step, for any d.
+      has one Gaussian query of L2 sensitivity C per step, for any d.
     - Batches are Poisson and secret; an empty one releases noise; micro-batches split a large one; T steps exactly;
       the divisor is the public qN. Noise and batches come from the operating system.
     - `rule`: sgd with `momentum`, or adam (β = 0.9, 0.999). `average`: the last part of the iterates that is averaged.

@@ -58,7 +58,8 @@ def clipped_sums(
     """Within the block: units (B,) → Σ of their clipped gradients, one fp32 tensor per parameter, in header order.
 
     - `hooks` hold every unit's gradient, about twice `microbatch_size` · d numbers; they support tied weights, several
-    records per unit and several rows per record. `ghost` holds none and runs backward twice; it supports none of these.
+      records per unit and several rows per record. `ghost` holds none and runs backward twice; it supports none of
+      these.
     - `order` 1 clips in L1, which needs the gradients themselves, so hooks.
     - An empty batch gives zeros. Micro-batches bound the memory, not the batch.
     - Two units of the first batch are recomputed by autograd alone, and a module where Opacus finds other norms (a

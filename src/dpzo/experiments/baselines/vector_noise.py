@@ -31,7 +31,7 @@ class VectorNoise:
     - `clip_norm` C: of the vector d_i·u; None: √d times the plan's, so that slopes are clipped as scalar methods clip
       them. σ, q, N, δ, T are the plan's; a slope that is not finite counts as 0.
     - Scalar noise moves θ by σ·C/√d·‖u‖ = σC per step, this noise by about σC·√d: if the loss is equally sensitive to
-    all coordinates, d times the squared displacement for the same ε.
+      all coordinates, d times the squared displacement for the same ε.
     - One direction per step, for any K of the plan. `nonprivate_randomness`: for tests.
 
     Guarantee: none on a computer (floating-point noise); (ε, δ) of the plan in real arithmetic. Raises DpzoError for a

@@ -50,7 +50,7 @@ class Grid:
     - `fields`: declarations about the model and the data, by config field (`data.labels`), the same for all cells.
     - `assignments`: `group.field=value` for all, `NAME:group.field=value` for one; they override the method's values.
     - `own`: whether the data are the user's files and not the published files of `tasks`; `tasks` then has the one
-    name under which the table lists them.
+      name under which the table lists them.
     """
 
     names: tuple[str, ...]

@@ -131,9 +131,9 @@ class Recipe:
     """A published experiment. Public; building one loads no model and no library.
 
     - `config`: every value as published, in dpzo's units. If the paper gives a grid but not the choice, one value of
-    the grid, and a caveat says so.
+      the grid, and a caveat says so.
     - `epsilon`: as published; None for a method without a guarantee. `published_noise`: the noise multiplier that the
-    paper's code used for that ε, if known; the ε that it gives is computed, not copied.
+      paper's code used for that ε, if known; the ε that it gives is computed, not copied.
     - `caveats`: what to know before comparing with the figure.
     """
 
