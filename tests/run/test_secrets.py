@@ -156,7 +156,7 @@ def test_commands_over_unique_records_leave_no_trace_of_them(place: Place, tiny_
         {"arguments": _train(place, tiny_bert, "c", "train.jsonl", *CLASSES), "plant": "raise"},
     )
     assert codes == [130, 0, 0, 0, 0, 0, 1]
-    assert b"stopped after step 3 of 6; dpzo resume" in err
+    assert b"stopped after step 3 of 6; continue with dpzo resume" in err
     assert b"equal to the run's, bit for bit" in out
     assert b"internal error: RuntimeError in command_line.py" in err
     assert (place.scratch / "b" / "privacy_card.md").is_file()
