@@ -26,7 +26,7 @@ def test_every_task_is_shown_with_its_example(dpzo: Callable[..., Any]) -> None:
 def test_an_example_is_rendered_in_every_form(dpzo: Callable[..., Any]) -> None:
     shown = json.loads(dpzo("tasks", "show", "rte", "--json").out)
     assert shown["example"]["masked model"].endswith("repairs?<mask>, the museum was closed.")
-    assert [text.rpartition("\n")[2] for text in shown["example"]["causal model, one line an option"]] == ["Yes", "No"]
+    assert [text.rpartition("\n")[2] for text in shown["example"]["causal model, one line per option"]] == ["Yes", "No"]
     assert {"name": "superglue", "num_examples": {"train": 2490, "test": 277}} in shown["layouts"]
 
 

@@ -61,7 +61,7 @@ def _rendered(task: Task) -> dict[str, Any]:
     if task.option_fields is not None:
         (options,) = task.options(records)
     if options is not None:
-        forms["causal model, one line an option"] = [prompt + option for option in options]
+        forms["causal model, one line per option"] = [prompt + option for option in options]
     if task.mask_template is not None:
         filled = {slot: texts[0] for slot, texts in task.mask_fields(records).items()}
         forms["masked model"] = task.mask_template.format_map({**filled, "mask": "<mask>"})
